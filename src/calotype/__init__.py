@@ -1,0 +1,25 @@
+"""Calotype: fifteen published generative-vision methods on one shared core."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load": "calotype.backbones",
+    "Image": "calotype.core.types",
+    "Mask": "calotype.core.types",
+    "Video": "calotype.core.types",
+    "TimeReversalFusion": "calotype.methods.time_reversal_fusion",
+}
+
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and diffusers only when something that needs them is asked for."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'calotype' has no attribute {name!r}")

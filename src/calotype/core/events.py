@@ -1,0 +1,46 @@
+"""What long work tells its listeners: stages, steps, notes, metrics, previews and resumable states.
+
+Library code never prints. It calls the `Events` object that it was given; progress bars, `progress.jsonl` and the web page are subclasses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from calotype.core.types import Image, Video
+
+
+class Events:
+    """A listener that ignores everything. Subclass it and override what you want to hear."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A new stage begins; `total` is its number of steps where that is known."""
+
+    def step(self, advance: int = 1) -> None:
+        """`advance` steps of the current stage are done."""
+
+    def note(self, message: str) -> None:
+        """Something that the user should know, in one line (a conversion, a warning)."""
+
+    def metric(self, name: str, value: float) -> None:
+        """A number worth recording, such as `model_calls`."""
+
+    def preview(self, make: Callable[[], Image | Video]) -> None:
+        """An intermediate result can be made by calling `make`; a listener that wants none never calls it."""
+
+    def save_state(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Offer a resumable state. The listener decides how often it writes one."""
+
+    def load_state(self, key: str) -> dict[str, Tensor] | None:
+        """The last state saved under `key` by an interrupted run, or None."""
+        return None
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the user asked to stop. Called once a step, after `save_state`."""
+
+
+SILENT = Events()

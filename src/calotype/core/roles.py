@@ -1,0 +1,93 @@
+"""What a method may ask of a checkpoint: one small protocol per role. `calotype.backbones` implements them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from calotype.core.denoiser import Condition, Denoiser
+from calotype.core.guidance import Guidance
+from calotype.core.types import Image, Video
+
+
+class CountingDenoiser(Denoiser, Protocol):
+    """A denoiser that counts the network's evaluations."""
+
+    calls: int
+    """Samples that the network has evaluated so far: one row of one branch at one noise level is one call."""
+
+
+class Model(Protocol):
+    """What every diffusion checkpoint offers."""
+
+    name: str
+    """The name that it was loaded by."""
+    size: tuple[int, int]
+    """Height and width in pixels that the checkpoint was trained at."""
+
+    def sigmas(self, num_inference_steps: int) -> Tensor:
+        """Noise levels of a sampling run, [num_inference_steps + 1], float64, falling, the last one 0."""
+        ...
+
+    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance) -> CountingDenoiser:
+        """A denoiser over the labelled branches. Each branch's condition has as many rows as the tensors to come."""
+        ...
+
+
+class TextToImage(Model, Protocol):
+    """Prompt to picture: SD 1.x, SD 2.x, SDXL, toy-t2i. Latents are [B, C, h, w], scaled."""
+
+    def condition(self, prompt: str | Sequence[str], *, size: tuple[int, int] | None = None) -> Condition:
+        """One row per prompt."""
+        ...
+
+    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """[C, h, w] for a picture of that height and width."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in [0, 1] to latents (the posterior's mode)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pixels [B, 3, H, W] in [0, 1]."""
+        ...
+
+
+class ImageToVideo(Model, Protocol):
+    """First frame to clip: SVD, SVD-XT, toy-i2v. Latents are [B, F, C, h, w], scaled."""
+
+    num_frames: int
+    """Frames that the checkpoint was trained for."""
+
+    def condition(
+        self,
+        image: Image,
+        *,
+        prompt: str = "",
+        fps: int = 7,
+        motion_bucket_id: int = 127,
+        noise_aug_strength: float = 0.02,
+        seed: int = 0,
+    ) -> Condition:
+        """One row. The image must already have the size that is sampled at; `seed` makes the augmentation noise.
+        A checkpoint without a text encoder ignores `prompt` and says so."""
+        ...
+
+    def unconditional(self, condition: Condition) -> Condition:
+        """The same rows with the image's embedding and latents zeroed, as classifier-free guidance asks for."""
+        ...
+
+    def latent_shape(self, num_frames: int | None = None, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
+        """[F, C, h, w] for a clip of that length, height and width."""
+        ...
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Pixels [F, 3, H, W] in [0, 1] to latents [1, F, C, h, w] (the posterior's mode, scaled)."""
+        ...
+
+    def decode(self, latents: Tensor, fps: float) -> Video:
+        """Latents [1, F, C, h, w] to a clip."""
+        ...

@@ -1,0 +1,73 @@
+"""The literal table of methods and embedded models. Imports nothing heavy: `calotype list` reads this file alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method: where its class is (None while it is planned), its family and what it does in one line."""
+
+    target: str | None
+    family: str
+    summary: str
+    paper: str
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One checkpoint that can be named: an embedded one (`folder` under `checkpoints/`) or a public one on the hub."""
+
+    role: str
+    summary: str
+    licence: str
+    folder: str | None = None
+    megabytes: int | None = None
+
+
+METHODS: dict[str, MethodRow] = {
+    "time-reversal-fusion": MethodRow(
+        "calotype.methods.time_reversal_fusion:TimeReversalFusion",
+        "video from a still model",
+        "start and end picture -> the clip between them, or a loop",
+        "arXiv 2403.14611",
+    ),
+    "anyv2v": MethodRow(None, "video from a still model", "clip + edited first frame -> edited clip", "arXiv 2403.14468"),
+    "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
+    "cage": MethodRow(None, "video from a still model", "unannotated clips -> composer; object parts placed and moved -> clip", "arXiv 2403.14368"),
+    "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
+    "ovam": MethodRow(None, "picture editing through attention", "prompt or picture + any words -> attention maps, masks, tokens", "arXiv 2403.14291"),
+    "design-edit": MethodRow(None, "picture editing through attention", "picture + masks -> remove, move, resize, flip, pan, compose", "arXiv 2403.14487"),
+    "harmonized-customization": MethodRow(
+        None, "picture editing through attention", "one subject picture + prompt -> the subject in a new scene", "arXiv 2403.14155"
+    ),
+    "portrait-stylization": MethodRow(
+        None, "picture editing through attention", "portrait -> styled portrait that keeps the skin tone; nudity gate", "arXiv 2403.14264"
+    ),
+    "click-to-grasp": MethodRow(
+        None, "geometry and robots", "a click on one picture + multi-view RGB-D of another instance -> gripper pose", "arXiv 2403.14526"
+    ),
+    "diffusion-segmentation": MethodRow(None, "medicine", "images + masks -> trained segmenter; the analysis of how it trains", "arXiv 2403.14440"),
+    "style-extracting-diffusion": MethodRow(
+        None, "medicine", "few annotated + many plain slides -> synthetic annotated slides -> better segmenter", "arXiv 2403.14429"
+    ),
+    "qsmdiff": MethodRow(None, "medicine", "MRI field map -> susceptibility map", "arXiv 2403.14070"),
+    "dp-rdm": MethodRow(None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"),
+    "umed": MethodRow(None, "privacy and protection", "segmentation data set -> imperceptibly protected data set", "arXiv 2403.14250"),
+}
+
+MODELS: dict[str, ModelRow] = {
+    "toy-vae": ModelRow("Autoencoder", "the autoencoder of the toy family, 64 px, f = 4", "Apache-2.0", "toy-vae"),
+    "toy-t2i": ModelRow("TextToImage", "caption to picture of the toy world, 64 px", "Apache-2.0", "toy-t2i"),
+    "toy-i2v": ModelRow("ImageToVideo", "first frame to clip of the toy world, 64 px, 8 frames", "Apache-2.0", "toy-i2v"),
+    "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
+        "ImageToVideo", "SVD-XT, 25 frames at 576x1024", "Stability AI Community (non-commercial below its terms)", None, 4530
+    ),
+    "stabilityai/stable-video-diffusion-img2vid": ModelRow(
+        "ImageToVideo", "SVD, 14 frames at 576x1024", "Stability AI Community (non-commercial below its terms)", None, 4530
+    ),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelRow("TextToImage", "SD 1.5, 512 px", "CreativeML OpenRAIL-M", None, 2740),
+    "stabilityai/stable-diffusion-2-1": ModelRow("TextToImage", "SD 2.1, 768 px", "CreativeML OpenRAIL++-M", None, 2580),
+    "stabilityai/stable-diffusion-xl-base-1.0": ModelRow("TextToImage", "SDXL, 1024 px", "CreativeML OpenRAIL++-M", None, 6940),
+}
