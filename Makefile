@@ -1,0 +1,41 @@
+# Everything runs in .venv, made on first use. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test setup bench docs lint clean
+
+demo: $(VENV)/.runtime  ## the main job on the embedded model, on two example pictures
+	@$(BIN)/calotype demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: $(VENV)/.development  ## everything that is tested
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.development  ## .venv with everything that tests, evaluations and the docs need
+
+bench: $(VENV)/.development  ## wall time against bare model calls; writes results/bench.csv
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc -q
+	$(BIN)/python benchmarks/record.py
+
+docs: $(VENV)/.development  ## the site, built strictly, in site/
+	$(BIN)/mkdocs build --strict
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.development: $(VENV)/.runtime
+	$(PIP) install --quiet -c constraints.txt -e ".[test,docs,plot]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .benchmarks
