@@ -1,0 +1,21 @@
+"""Numbers that say how good a picture or a clip is, measured against ground truth; nothing here knows a model."""
+
+from calotype.metrics.intervals import Interval, bootstrap
+from calotype.metrics.pictures import PSNR_CAP_DB, flicker, psnr, rmse
+from calotype.metrics.tracking import Track, centroid_error, ghost_share, jump_ratio, monotonicity, opacity, track
+
+__all__ = [
+    "PSNR_CAP_DB",
+    "Interval",
+    "Track",
+    "bootstrap",
+    "centroid_error",
+    "flicker",
+    "ghost_share",
+    "jump_ratio",
+    "monotonicity",
+    "opacity",
+    "psnr",
+    "rmse",
+    "track",
+]
