@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each says what was given, what was expected and what to do, and carries the exit status of the command line."""
+"""Errors that a user can act on: each says what was given, what was expected and what to do, and carries the command line's exit status."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class MissingError(CalotypeError):
     exit_status = 3
 
 
-class Cancelled(CalotypeError):
+class Cancelled(CalotypeError):  # noqa: N818
     """The user stopped the run; its state was saved and `calotype resume` continues it."""

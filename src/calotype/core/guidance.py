@@ -1,0 +1,99 @@
+"""Guidance: which branches of a condition the network is asked for, and how their estimates are combined.
+
+A branch is a label, never a place in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from calotype.core.errors import InputError
+
+
+class Guidance(Protocol):
+    """Lists the branches that it needs and combines their estimates."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The branches to evaluate; each is a key of the conditions."""
+        ...
+
+    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
+        """Estimates of x0 by branch, all of one shape [B, ...], to the guided estimate of that shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoGuidance:
+    """One branch, taken as it is."""
+
+    label: str = "cond"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The one branch."""
+        return (self.label,)
+
+    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
+        """The branch itself."""
+        return estimates[self.label]
+
+
+@dataclass(frozen=True)
+class ClassifierFreeGuidance:
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6, in the convention scale = 1 + w): negative + scale * (positive - negative).
+
+    Combining estimates of x0, epsilon or v is the same thing at one noise level, since each is affine in the others.
+    As in diffusers, a scale of at most 1 everywhere means no guidance: the negative branch is not evaluated.
+
+    Example:
+        >>> import torch
+        >>> cfg = ClassifierFreeGuidance(3.0)
+        >>> cfg.labels
+        ('uncond', 'cond')
+        >>> cfg.combine({"cond": torch.tensor([2.0]), "uncond": torch.tensor([1.0])}, sigma=1.0)
+        tensor([4.])
+        >>> ClassifierFreeGuidance(1.0).labels
+        ('cond',)
+    """
+
+    scale: float | Tensor
+    """A number, or a tensor that broadcasts against the estimates (see `linear_ramp`)."""
+    positive: str = "cond"
+    negative: str = "uncond"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The negative branch (where it is needed), then the positive one."""
+        highest = float(self.scale.max()) if isinstance(self.scale, Tensor) else self.scale
+        return (self.positive,) if highest <= 1 else (self.negative, self.positive)
+
+    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
+        """The guided estimate; the positive branch alone where it is the only label."""
+        positive = estimates[self.positive]
+        if len(self.labels) == 1:
+            return positive
+        negative = estimates[self.negative]
+        scale = self.scale.to(positive) if isinstance(self.scale, Tensor) else self.scale
+        return negative + scale * (positive - negative)
+
+
+def linear_ramp(min_scale: float, max_scale: float, num_frames: int) -> Float[Tensor, "1 frames 1 1 1"]:
+    """Per-frame guidance scales for clips [B, F, C, h, w]: `min_scale` at the first frame, `max_scale` at the last (as SVD).
+
+    Example:
+        >>> linear_ramp(1.0, 3.0, 5).flatten().tolist()
+        [1.0, 1.5, 2.0, 2.5, 3.0]
+
+    Raises:
+        InputError: `num_frames` is less than 1.
+    """
+    if num_frames < 1:
+        raise InputError(f"num_frames is {num_frames}; it must be at least 1")
+    return torch.linspace(min_scale, max_scale, num_frames).view(1, num_frames, 1, 1, 1)

@@ -1,0 +1,179 @@
+"""Pictures and clips as files, with what made them in their metadata. PIL and PyAV are imported when they are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from calotype.core.errors import InputError
+from calotype.core.files import atomic_path
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+CLIP_SUFFIXES = (".mp4", ".gif", ".webp")
+
+_DESCRIPTION = 0x010E
+"""Exif's ImageDescription: where WebP files keep the metadata."""
+_CRF = 12
+"""H.264 quality: errors of about one grey level in smooth pictures, so that a clip survives being read back."""
+
+
+def save_picture(
+    picture: PIL.Image.Image,
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str],
+    overwrite: bool = False,
+    *,
+    lossless_only: bool = False,
+) -> None:
+    """Write PNG (one text chunk per entry of `metadata`), JPEG (comment) or WebP (Exif), by the suffix.
+
+    Raises:
+        InputError: another suffix, or the file exists and `overwrite` is false.
+    """
+    suffixes = (".png", ".webp") if lossless_only else PICTURE_SUFFIXES
+    suffix = _check_suffix(path, suffixes, "picture")
+    options: dict[str, Any]
+    if suffix == ".png":
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        for key, value in metadata.items():
+            info.add_itxt(key, value)
+        options = {"format": "PNG", "pnginfo": info}
+    elif suffix == ".webp":
+        options = {"format": "WEBP", "quality": 95, "lossless": lossless_only, **_exif(metadata)}
+    else:
+        options = {"format": "JPEG", "quality": 95, "subsampling": 0, **_comment(metadata)}
+    with atomic_path(path, overwrite) as temporary:
+        picture.save(temporary, **options)
+
+
+def save_clip(
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    fps: float,
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str],
+    overwrite: bool = False,
+) -> None:
+    """Write MP4 (H.264, yuv420p, as every player wants it), GIF or animated WebP, by the suffix.
+
+    An odd side is padded by one repeated row or column in MP4, which yuv420p needs.
+
+    Raises:
+        InputError: another suffix, or the file exists and `overwrite` is false.
+    """
+    suffix = _check_suffix(path, CLIP_SUFFIXES, "clip")
+    with atomic_path(path, overwrite) as temporary:
+        if suffix == ".mp4":
+            _write_mp4(frames, fps, temporary, metadata)
+        else:
+            _write_animation(frames, fps, temporary, metadata, suffix)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What `save` was given as `metadata`, from a PNG, JPEG, WebP, GIF or MP4 file; empty where there is none.
+
+    Raises:
+        InputError: the file is missing or can't be read.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{os.fspath(path)} is no file; give a picture or a clip that calotype wrote")
+    try:
+        if Path(path).suffix.lower() == ".mp4":
+            import av
+
+            with av.open(os.fspath(path)) as container:
+                return _parse(container.metadata.get("comment", ""))
+        from PIL import Image as PILImage
+
+        with PILImage.open(path) as picture:
+            if picture.format == "PNG":
+                return {str(key): str(value) for key, value in getattr(picture, "text", {}).items()}
+            if picture.format == "WEBP":
+                return _parse(picture.getexif().get(_DESCRIPTION, ""))
+            comment = picture.info.get("comment", b"")
+            return _parse(comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{os.fspath(path)} can't be read ({error}); give a picture or a clip that calotype wrote") from error
+
+
+def _check_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...], what: str) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in suffixes:
+        given = f"the suffix {suffix}" if suffix else "no suffix"
+        raise InputError(f"{os.fspath(path)} has {given}; a {what} is written as {', '.join(suffixes)}")
+    return suffix
+
+
+def _write_mp4(frames: UInt8[np.ndarray, "frames height width 3"], fps: float, path: Path, metadata: Mapping[str, str]) -> None:
+    import av
+
+    height, width = frames.shape[1:3]
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        if metadata:
+            container.metadata["comment"] = _text(metadata)
+        # One thread: the file is then the same bytes on every run.
+        options = {"crf": str(_CRF), "preset": "medium", "threads": "1"}
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_animation(
+    frames: UInt8[np.ndarray, "frames height width 3"], fps: float, path: Path, metadata: Mapping[str, str], suffix: str
+) -> None:
+    from PIL import Image as PILImage
+
+    pictures = [PILImage.fromarray(frame) for frame in frames]
+    options: dict[str, Any]
+    if suffix == ".gif":
+        # One palette for the whole clip, made from its frames laid side by side: a palette per frame would flicker.
+        every = max(1, len(frames) // 16)
+        sheet = PILImage.fromarray(np.concatenate(list(frames[::every]), axis=1))
+        palette = sheet.quantize(256, method=PILImage.Quantize.MEDIANCUT)
+        pictures = [picture.quantize(palette=palette, dither=PILImage.Dither.FLOYDSTEINBERG) for picture in pictures]
+        # GIF counts hundredths of a second, and browsers slow down anything below two of them.
+        options = {"format": "GIF", "duration": max(2, round(100 / fps)) * 10, "optimize": False, **_comment(metadata)}
+    else:
+        options = {"format": "WEBP", "duration": round(1000 / fps), "quality": 95, **_exif(metadata)}
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], loop=0, **options)
+
+
+def _text(metadata: Mapping[str, str]) -> str:
+    return json.dumps(dict(metadata), ensure_ascii=True)
+
+
+def _comment(metadata: Mapping[str, str]) -> dict[str, Any]:
+    return {"comment": _text(metadata).encode("ascii")} if metadata else {}
+
+
+def _exif(metadata: Mapping[str, str]) -> dict[str, Any]:
+    if not metadata:
+        return {}
+    from PIL import Image as PILImage
+
+    exif = PILImage.Exif()
+    exif[_DESCRIPTION] = _text(metadata)
+    return {"exif": exif}
+
+
+def _parse(text: str) -> dict[str, str]:
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in entries.items()} if isinstance(entries, dict) else {}

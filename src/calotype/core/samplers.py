@@ -1,0 +1,182 @@
+"""Sampling: stateless steps, and the one loop that walks the noise levels.
+
+Everything is written for x = x0 + sigma n, where the probability-flow equation is dx/dsigma = (x - D(x; sigma)) / sigma (Karras et al.
+2022, eq. 1 and 3). A variance-preserving checkpoint is the same equation under z = x / sqrt(1 + sigma^2), so that DDIM with eta = 0 is
+`euler_step`, and a flow checkpoint is it under z = x / (1 + sigma).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import sqrt
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from calotype.core.denoiser import Denoiser
+from calotype.core.errors import InputError
+from calotype.core.events import SILENT, Events
+from calotype.core.timetravel import Move
+
+if TYPE_CHECKING:
+    from calotype.core.types import Image, Video
+
+History = Mapping[str, Tensor]
+"""What a multistep method remembers of its last step; empty at the start and after a re-noising."""
+_NOTHING: dict[str, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The result of one step."""
+
+    x: Tensor
+    """The sample at the next noise level."""
+    x0: Tensor
+    """The estimate of the clean sample that the step began with."""
+    history: History = field(default_factory=dict)
+
+
+class Step(Protocol):
+    """One step from `sigma` to `sigma_next` (lower when sampling, higher when inverting; `sigma` > 0).
+
+    `position` is the place in the walk; a stochastic step takes its noise by it.
+    """
+
+    def __call__(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
+    ) -> Stepped: ...
+
+
+def move_to(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """Euler's step given the estimate `x0`: x + (sigma_next - sigma) (x - x0) / sigma, in the form that doesn't cancel at large sigma."""
+    return x0 + (sigma_next / sigma) * (x - x0)
+
+
+def euler_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+    """Euler's method, first order, one call. Equals diffusers' `EulerDiscreteScheduler`, and `FlowMatchEulerDiscreteScheduler` for flow.
+
+    Example:
+        >>> import torch
+        >>> euler_step(lambda x, sigma: torch.zeros_like(x), torch.tensor([4.0]), 2.0, 1.0).x
+        tensor([2.])
+    """
+    x0 = denoise(x, sigma)
+    return Stepped(move_to(x, x0, sigma, sigma_next), x0)
+
+
+def renoise_variance(sigma: float, sigma_next: float) -> float:
+    """sigma^2 - sigma_next^2 for sigma >= sigma_next, written so that close levels don't cancel."""
+    return (sigma - sigma_next) * (sigma + sigma_next)
+
+
+def sample(
+    denoise: Denoiser,
+    x: Float[Tensor, "batch ..."],
+    sigmas: Float[Tensor, " levels"],
+    *,
+    step: Step = euler_step,
+    walk: Sequence[Move] | None = None,
+    renoise: Callable[[int], Tensor] | None = None,
+    noise_scale: float = 1.0,
+    preview: Callable[[Tensor], Image | Video] | None = None,
+    events: Events = SILENT,
+    key: str = "sample",
+) -> Float[Tensor, "batch ..."]:
+    """Walk the noise levels from the first to the last: the one sampling loop.
+
+    After each move the state (sample, position, history) is offered to `events.save_state`; a run that is called again with the same
+    arguments and a listener that returns that state goes on from there, and ends bit-equal to the uninterrupted one.
+
+    Args:
+        denoise: (x, sigma) -> estimate of x0.
+        x: the sample at level sigmas[0], usually sigmas[0] * noise. Taken as float32.
+        sigmas: noise levels [n + 1], falling; the last one is usually 0.
+        step: how to go down.
+        walk: ("down", k) goes from level k to k + 1, ("up", k) adds the noise that leads from level k + 1 back to k. Plain descent if None.
+        renoise: fresh noise for the move at a position of the walk, shaped like x (see `calotype.core.noise.renoiser`). Needed for "up".
+        noise_scale: factor on that noise; 1 restores the level's variance exactly.
+        preview: makes a picture or a clip from an estimate of x0; called only if a listener wants one.
+        events: told of each step; may stop the run.
+        key: name of the stage and of the saved state; must be unique in a run.
+
+    Returns:
+        The sample at level sigmas[-1], float32.
+
+    Raises:
+        InputError: the levels don't fall, the walk jumps, or the saved state belongs to another run.
+        Cancelled: the user stopped; the state was saved.
+
+    Example:
+        >>> import torch
+        >>> sample(lambda x, sigma: torch.ones_like(x), torch.tensor([[5.0]]), torch.tensor([4.0, 2.0, 0.0]))
+        tensor([[1.]])
+    """
+    levels = [float(s) for s in sigmas]
+    moves = list(walk) if walk is not None else [("down", k) for k in range(len(levels) - 1)]
+    _check(levels, moves, renoise)
+    x = x.float()
+    position, history = 0, _NOTHING
+    state = events.load_state(key)
+    if state is not None:
+        x, position, history = _resume(state, x, sigmas, len(moves), key)
+    events.stage(key, len(moves))
+    if position:
+        events.step(position)
+    while position < len(moves):
+        kind, k = moves[position]
+        if kind == "down":
+            stepped = step(denoise, x, levels[k], levels[k + 1], history, position)
+            x, history = stepped.x, dict(stepped.history)
+            if preview is not None:
+                _offer(events, preview, stepped.x0)
+        else:
+            assert renoise is not None
+            x = x + noise_scale * sqrt(renoise_variance(levels[k], levels[k + 1])) * renoise(position).to(x)
+            history = _NOTHING
+        position += 1
+        events.step()
+        events.save_state(
+            key,
+            {"x": x, "position": torch.tensor(position), "sigmas": torch.tensor(levels, dtype=torch.float64)}
+            | {f"history.{name}": tensor for name, tensor in history.items()},
+        )
+        events.check()
+    return x
+
+
+def _offer(events: Events, preview: Callable[[Tensor], Image | Video], x0: Tensor) -> None:
+    events.preview(lambda: preview(x0))
+
+
+def _check(levels: list[float], moves: Sequence[Move], renoise: Callable[[int], Tensor] | None) -> None:
+    if len(levels) < 2 or any(not a > b >= 0 for a, b in pairwise(levels)):
+        raise InputError(
+            f"the noise levels are {[round(s, 4) for s in levels[:8]]}...; they must be at least two, fall, and end at 0 or above"
+        )
+    at = 0
+    for kind, k in moves:
+        if kind not in ("down", "up") or (k if kind == "down" else k + 1) != at or not 0 <= k < len(levels) - 1:
+            raise InputError(
+                f"the walk has the move {(kind, k)} at level {at} of {len(levels) - 1}; each move must begin where the last one ended"
+            )
+        at = k + 1 if kind == "down" else k
+    if at != len(levels) - 1:
+        raise InputError(f"the walk ends at level {at}; it must end at the last one, {len(levels) - 1}")
+    if renoise is None and any(kind == "up" for kind, _ in moves):
+        raise InputError("the walk goes up but `renoise` is missing; pass calotype.core.noise.renoiser(shape, seed)")
+
+
+def _resume(state: Mapping[str, Tensor], x: Tensor, sigmas: Tensor, moves: int, key: str) -> tuple[Tensor, int, dict[str, Tensor]]:
+    position = int(state["position"])
+    same_levels = state["sigmas"].shape == sigmas.shape and torch.equal(state["sigmas"].cpu(), sigmas.double().cpu())
+    if state["x"].shape != x.shape or not same_levels or position > moves:
+        raise InputError(
+            f"the saved state of {key!r} belongs to a run with other settings; start anew, or resume with the run's own settings"
+        )
+    history = {name.removeprefix("history."): tensor.to(x.device) for name, tensor in state.items() if name.startswith("history.")}
+    return state["x"].to(x), position, history
