@@ -1,16 +1,26 @@
 """The one interface between checkpoints and samplers.
 
-Every noisy tensor is `x = x0 + sigma * n` with `n ~ N(0, I)`, whatever parametrisation the checkpoint was trained with.
+Every noisy tensor is `x = x0 + sigma * n` with `n ~ N(0, I)`, whatever parametrisation the checkpoint was trained with. `Preconditioner`
+translates between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from math import log
+from typing import Literal, Protocol, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from calotype.core.errors import InputError
+
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+"""What a network's output means; the first three are diffusers' `prediction_type`."""
+Level = float | Tensor
+"""A noise level, or one per row: a tensor that broadcasts against the sample, [B, 1, 1, 1] say."""
 
 
 class Denoiser(Protocol):
@@ -42,3 +52,71 @@ class Condition:
         """Stack the rows of several conditions of the same kind."""
         names = conditions[0].tensors.keys()
         return Condition({name: torch.cat([c.tensors[name] for c in conditions]) for name in names})
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """How a network sees x = x0 + sigma n, and how its output F becomes an estimate of x0 (Karras et al. 2022, section 5 and table 1).
+
+    | prediction | network's input | target | estimate of x0 |
+    | --- | --- | --- | --- |
+    | epsilon | x / sqrt(s^2 + 1) | n | x - s F |
+    | v_prediction | x / sqrt(s^2 + 1) | (n - s x0) / sqrt(s^2 + 1) | x / (s^2 + 1) - F s / sqrt(s^2 + 1) |
+    | sample | x / sqrt(s^2 + 1) | x0 | F |
+    | flow | x / (1 + s) | n - x0 | (x - s F) / (1 + s) |
+
+    Stable Video Diffusion is `v_prediction` with the timestep 0.25 ln s: the EDM preconditioning for data of unit variance.
+
+    Raises:
+        InputError: an unknown prediction.
+
+    Example:
+        >>> import torch
+        >>> p = Preconditioner("v_prediction", edm_timestep)
+        >>> x0, n = torch.tensor([2.0]), torch.tensor([-1.0])
+        >>> p.estimate(x0 + 3.0 * n, p.target(x0, n, 3.0), 3.0)
+        tensor([2.])
+    """
+
+    prediction: Prediction
+    timestep: Callable[[float], float]
+    """The network's timestep of a noise level: `VPSchedule.t`, `edm_timestep` or `flow_timestep`."""
+
+    def __post_init__(self) -> None:
+        if self.prediction not in get_args(Prediction):
+            raise InputError(
+                f"prediction {self.prediction!r} is unknown; this checkpoint must predict one of {', '.join(get_args(Prediction))}"
+            )
+
+    def scale_input(self, x: Float[Tensor, "batch ..."], sigma: Level) -> Float[Tensor, "batch ..."]:
+        """The sample as the network was trained to see it."""
+        return x / (1 + sigma) if self.prediction == "flow" else x / (sigma**2 + 1) ** 0.5
+
+    def estimate(self, x: Float[Tensor, "batch ..."], output: Float[Tensor, "batch ..."], sigma: Level) -> Float[Tensor, "batch ..."]:
+        """The estimate of x0, float32. `x` is the sample itself, before `scale_input`."""
+        x, output = x.float(), output.float()
+        if self.prediction == "epsilon":
+            return x - sigma * output
+        if self.prediction == "v_prediction":
+            return x / (sigma**2 + 1) - output * (sigma / (sigma**2 + 1) ** 0.5)
+        if self.prediction == "flow":
+            return (x - sigma * output) / (1 + sigma)
+        return output
+
+    def target(self, x0: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], sigma: Level) -> Float[Tensor, "batch ..."]:
+        """What the network should have said for x = x0 + sigma * noise: the regression target of training."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "v_prediction":
+            return (noise - sigma * x0) / (sigma**2 + 1) ** 0.5
+        return noise - x0 if self.prediction == "flow" else x0
+
+
+def edm_timestep(sigma: float) -> float:
+    """0.25 ln sigma: the timestep of EDM networks and of Stable Video Diffusion."""
+    return 0.25 * log(sigma)
+
+
+def flow_timestep(sigma: float) -> float:
+    """1000 times the flow time s = sigma / (1 + sigma)."""
+    return 1000 * sigma / (1 + sigma)

@@ -50,7 +50,7 @@ def generator(seed: int, index: int = 0, *, stream: int = START) -> torch.Genera
     return torch.Generator("cpu").manual_seed(number)
 
 
-def noise(shape: Sequence[int], seed: int, index: int = 0, *, stream: int = START) -> Float[Tensor, "*shape"]:
+def noise(shape: Sequence[int], seed: int, index: int = 0, *, stream: int = START) -> Float[Tensor, " *shape"]:
     """Standard normal noise for one item.
 
     Args:
@@ -68,12 +68,14 @@ def noise(shape: Sequence[int], seed: int, index: int = 0, *, stream: int = STAR
     return torch.randn(tuple(shape), generator=generator(seed, index, stream=stream), dtype=torch.float32)
 
 
-def batch_noise(shape: Sequence[int], seed: int, count: int, first_index: int = 0, *, stream: int = START) -> Float[Tensor, "batch *shape"]:
+def batch_noise(
+    shape: Sequence[int], seed: int, count: int, first_index: int = 0, *, stream: int = START
+) -> Float[Tensor, " batch *shape"]:
     """`noise` of the items first_index .. first_index + count - 1, stacked: [count, *shape]."""
     return torch.stack([noise(shape, seed, first_index + i, stream=stream) for i in range(count)])
 
 
-def renoiser(shape: Sequence[int], seed: int, count: int = 1, first_index: int = 0) -> Callable[[int], Float[Tensor, "batch *shape"]]:
+def renoiser(shape: Sequence[int], seed: int, count: int = 1, first_index: int = 0) -> Callable[[int], Float[Tensor, " batch *shape"]]:
     """What `sample` asks for fresh noise during a run: position of the walk -> [count, *shape], a stream of its own for each position."""
 
     def at(position: int) -> Tensor:

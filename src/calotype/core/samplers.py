@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import sqrt
+from math import log, sqrt
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -69,8 +69,86 @@ def euler_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, hi
     return Stepped(move_to(x, x0, sigma, sigma_next), x0)
 
 
+def heun_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+    """Heun's method, second order, two calls, one if `sigma_next` is 0 (Karras et al. 2022, algorithm 1 without churn).
+
+    Equals diffusers' `HeunDiscreteScheduler`.
+
+    Example:
+        >>> import torch
+        >>> calls = []
+        >>> _ = heun_step(lambda x, sigma: calls.append(sigma) or x, torch.tensor([4.0]), 2.0, 1.0)
+        >>> calls
+        [2.0, 1.0]
+    """
+    x0 = denoise(x, sigma)
+    ahead = move_to(x, x0, sigma, sigma_next)
+    if sigma_next == 0:
+        return Stepped(ahead, x0)
+    slope = ((x - x0) / sigma + (ahead - denoise(ahead, sigma_next)) / sigma_next) / 2
+    return Stepped(x + (sigma_next - sigma) * slope, x0)
+
+
+def ddim_step(eta: float = 0.0, noise: Callable[[int], Tensor] | None = None) -> Step:
+    """DDIM, first order, one call (Song et al. 2021, eq. 12 and 16), written for x = x0 + sigma n.
+
+    Its noise has the variance eta^2 sigma_next^2 (sigma^2 - sigma_next^2) / sigma^2. With eta = 0 it is `euler_step`; eta = 1 is DDPM.
+    Equals diffusers' `DDIMScheduler` under z = x / sqrt(1 + sigma^2).
+
+    Args:
+        eta: 0 .. 1.
+        noise: position in the walk -> fresh noise shaped like x (`calotype.core.noise.renoiser`); needed if eta > 0.
+
+    Raises:
+        InputError: eta out of range, or no noise for eta > 0.
+
+    Example:
+        >>> import torch
+        >>> ddim_step()(lambda x, sigma: torch.zeros_like(x), torch.tensor([4.0]), 2.0, 1.0).x
+        tensor([2.])
+    """
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta is {eta}; it must lie between 0 (deterministic) and 1 (DDPM)")
+    if eta == 0:
+        return euler_step
+    if noise is None:
+        raise InputError(f"eta is {eta} but no noise was given; pass calotype.core.noise.renoiser(shape, seed)")
+    fresh = noise
+
+    def stochastic(
+        denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
+    ) -> Stepped:
+        x0 = denoise(x, sigma)
+        up = eta * sigma_next / sigma * sqrt(max(renoise_variance(sigma, sigma_next), 0.0))
+        down = sqrt(max(renoise_variance(sigma_next, up), 0.0))
+        return Stepped(move_to(x, x0, sigma, down) + up * fresh(position).to(x), x0)
+
+    return stochastic
+
+
+def dpmpp_2m_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+    """DPM-Solver++ 2M, second order multistep, one call (Lu et al. 2022, algorithm 2); first order at the start and at `sigma_next` = 0.
+
+    Equals diffusers' `DPMSolverMultistepScheduler` in its default setting (`dpmsolver++`, order 2, midpoint, last level 0).
+
+    Example:
+        >>> import torch
+        >>> first = dpmpp_2m_step(lambda x, sigma: x / 2, torch.tensor([4.0]), 4.0, 2.0)
+        >>> sorted(first.history)
+        ['sigma', 'x0']
+    """
+    x0 = denoise(x, sigma)
+    remembered = {"x0": x0, "sigma": torch.tensor(sigma, dtype=torch.float64)}
+    estimate = x0
+    if history and sigma_next > 0:
+        last = log(float(history["sigma"]) / sigma)
+        step = log(sigma / sigma_next)
+        estimate = x0 + (step / (2 * last)) * (x0 - history["x0"])
+    return Stepped(move_to(x, estimate, sigma, sigma_next), x0, remembered)
+
+
 def renoise_variance(sigma: float, sigma_next: float) -> float:
-    """sigma^2 - sigma_next^2 for sigma >= sigma_next, written so that close levels don't cancel."""
+    """sigma^2 - sigma_next^2, written so that close levels don't cancel."""
     return (sigma - sigma_next) * (sigma + sigma_next)
 
 
@@ -118,7 +196,7 @@ def sample(
     """
     levels = [float(s) for s in sigmas]
     moves = list(walk) if walk is not None else [("down", k) for k in range(len(levels) - 1)]
-    _check(levels, moves, renoise)
+    fresh = _check(levels, moves, renoise)
     x = x.float()
     position, history = 0, _NOTHING
     state = events.load_state(key)
@@ -135,8 +213,7 @@ def sample(
             if preview is not None:
                 _offer(events, preview, stepped.x0)
         else:
-            assert renoise is not None
-            x = x + noise_scale * sqrt(renoise_variance(levels[k], levels[k + 1])) * renoise(position).to(x)
+            x = x + noise_scale * sqrt(renoise_variance(levels[k], levels[k + 1])) * fresh(position).to(x)
             history = _NOTHING
         position += 1
         events.step()
@@ -153,7 +230,7 @@ def _offer(events: Events, preview: Callable[[Tensor], Image | Video], x0: Tenso
     events.preview(lambda: preview(x0))
 
 
-def _check(levels: list[float], moves: Sequence[Move], renoise: Callable[[int], Tensor] | None) -> None:
+def _check(levels: list[float], moves: Sequence[Move], renoise: Callable[[int], Tensor] | None) -> Callable[[int], Tensor]:
     if len(levels) < 2 or any(not a > b >= 0 for a, b in pairwise(levels)):
         raise InputError(
             f"the noise levels are {[round(s, 4) for s in levels[:8]]}...; they must be at least two, fall, and end at 0 or above"
@@ -167,8 +244,9 @@ def _check(levels: list[float], moves: Sequence[Move], renoise: Callable[[int], 
         at = k + 1 if kind == "down" else k
     if at != len(levels) - 1:
         raise InputError(f"the walk ends at level {at}; it must end at the last one, {len(levels) - 1}")
-    if renoise is None and any(kind == "up" for kind, _ in moves):
+    if any(kind == "up" for kind, _ in moves) and renoise is None:
         raise InputError("the walk goes up but `renoise` is missing; pass calotype.core.noise.renoiser(shape, seed)")
+    return renoise or torch.empty
 
 
 def _resume(state: Mapping[str, Tensor], x: Tensor, sigmas: Tensor, moves: int, key: str) -> tuple[Tensor, int, dict[str, Tensor]]:

@@ -1,6 +1,15 @@
-"""Noise schedules: sigma tables, float64, [n + 1], falling to a last level of 0."""
+"""Noise schedules: which noise levels there are, and which of them a run visits.
+
+Levels are sigma of x = x0 + sigma n, whatever the checkpoint was trained with. Tables are float64, [n + 1], falling, the last level 0.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import cos, exp, pi
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float64
@@ -9,6 +18,15 @@ from torch import Tensor
 from calotype.core.errors import InputError
 
 Table = Float64[Tensor, " levels"]
+Spacing = Literal["leading", "trailing", "linspace"]
+SamplerName = Literal["euler", "ddim", "heun", "dpmpp_2m"]
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+
+ZERO_SNR_ALPHA = 2.0**-24
+"""What replaces a cumulative alpha of exactly 0 (sigma infinite) at the end of a zero-terminal-SNR schedule, as diffusers' Euler and
+DPM-Solver schedulers do. The first level is then sigma = 4096."""
+FLOW_SIGMA_MAX = 2.0**20
+"""Level that stands for the flow time 1, where sigma is infinite: the network's input differs from pure noise by a millionth there."""
 
 
 def karras_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Table:
@@ -23,21 +41,255 @@ def karras_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, 
     Returns:
         [n + 1], float64.
 
+    Raises:
+        InputError: no steps, or 0 < sigma_min < sigma_max doesn't hold.
+
     Example:
         >>> karras_sigmas(3, 0.002, 80.0).tolist()[0], karras_sigmas(3, 0.002, 80.0).tolist()[-1]
         (80.0, 0.0)
     """
     _check_steps(num_inference_steps)
-    if not 0 < sigma_min <= sigma_max or (num_inference_steps > 1 and sigma_min == sigma_max):
-        raise InputError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}; 0 < sigma_min < sigma_max must hold")
+    if not 0 < sigma_min <= sigma_max or rho <= 0 or (num_inference_steps > 1 and sigma_min == sigma_max):
+        raise InputError(f"sigma_min is {sigma_min}, sigma_max {sigma_max} and rho {rho}; 0 < sigma_min < sigma_max and rho > 0 must hold")
     ramp = torch.linspace(0, 1, num_inference_steps, dtype=torch.float64)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     sigmas = (high + ramp * (low - high)) ** rho
-    # The power loses the last digit of the ends.
-    sigmas[0] = sigma_max
+    # The power loses the last digits of the ends.
     if num_inference_steps > 1:
         sigmas[-1] = sigma_min
-    return torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+    sigmas[0] = sigma_max
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def flow_sigmas(num_inference_steps: int, *, shift: float = 1.0, num_train_timesteps: int = 1000) -> Table:
+    """The levels of a rectified-flow checkpoint (Esser et al. 2024, section 5.3.2), as `FlowMatchEulerDiscreteScheduler` spaces them.
+
+    Flow time s mixes z = (1 - s) x0 + s n, so sigma = s / (1 - s) and x = z / (1 - s). Time 1 becomes `FLOW_SIGMA_MAX`.
+
+    Args:
+        num_inference_steps: n, at least 1.
+        shift: moves the times towards noise, s -> shift s / (1 + (shift - 1) s); 3 for Stable Diffusion 3.
+        num_train_timesteps: the network's timestep is num_train_timesteps * s.
+
+    Returns:
+        [n + 1], float64.
+
+    Raises:
+        InputError: no steps, or a shift that is not positive.
+
+    Example:
+        >>> [round(s, 3) for s in flow_sigmas(2).tolist()]
+        [1048576.0, 0.001, 0.0]
+    """
+    _check_steps(num_inference_steps)
+    if shift <= 0:
+        raise InputError(f"shift is {shift}; it must be positive")
+    # diffusers shifts twice: once when it makes its training table, whose ends it then spaces evenly, and once more here.
+    ends = [shift * s / (1 + (shift - 1) * s) for s in (1.0, 1.0 / num_train_timesteps)]
+    times = torch.linspace(ends[0], ends[1], num_inference_steps, dtype=torch.float64)
+    times = shift * times / (1 + (shift - 1) * times)
+    return torch.cat([sigma_of_flow_time(times), times.new_zeros(1)])
+
+
+def sigma_of_flow_time(time: Tensor) -> Tensor:
+    """s -> s / (1 - s), at most `FLOW_SIGMA_MAX`."""
+    return (time / (1 - time)).clamp(max=FLOW_SIGMA_MAX)
+
+
+def start_scale(sigma: float, spacing: Spacing) -> float:
+    """Standard deviation of the sample that a run starts from at level `sigma`.
+
+    Spacing `leading` starts below the noisiest level, where the data's own (unit) variance counts: sqrt(sigma^2 + 1). The others start at
+    sigma. So diffusers' `init_noise_sigma` has it.
+    """
+    return float((sigma**2 + 1) ** 0.5) if spacing == "leading" else sigma
+
+
+@dataclass(frozen=True, eq=False)
+class VPSchedule:
+    """The discrete schedule of a variance-preserving checkpoint (DDPM, Stable Diffusion): cumulative alphas by timestep.
+
+    The checkpoint's own variable is z = x / sqrt(1 + sigma^2), with alpha = 1 / (1 + sigma^2).
+
+    Raises:
+        InputError: the alphas don't fall within (0, 1), or are fewer than 2.
+
+    Example:
+        >>> sd = VPSchedule.of("scaled_linear", beta_start=0.00085, beta_end=0.012)
+        >>> round(sd.sigma(999.0), 2), round(sd.t(sd.sigma(500.5)), 6)
+        (14.61, 500.5)
+    """
+
+    alphas_cumprod: Float64[Tensor, " timesteps"]
+    """Falling, in (0, 1)."""
+    interpolation: Literal["linear", "log"] = "linear"
+    """Between whole timesteps: sigma linear in t (the tables of diffusers' schedulers) or log sigma linear in t (what its schedulers use
+    to find the timestep of a Karras table's level)."""
+
+    def __post_init__(self) -> None:
+        alphas = self.alphas_cumprod
+        if alphas.ndim != 1 or len(alphas) < 2 or alphas.dtype != torch.float64:
+            raise InputError(
+                f"the cumulative alphas were given as {alphas.dtype} {list(alphas.shape)}; they must be float64 [timesteps >= 2]"
+            )
+        if not bool((alphas.diff() < 0).all()) or not 0 < float(alphas[-1]) <= float(alphas[0]) < 1:
+            raise InputError("the cumulative alphas must fall and lie between 0 and 1")
+
+    @staticmethod
+    def of(
+        beta_schedule: BetaSchedule = "scaled_linear",
+        *,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        rescale_betas_zero_snr: bool = False,
+        interpolation: Literal["linear", "log"] = "linear",
+    ) -> VPSchedule:
+        """From diffusers' names. `rescale_betas_zero_snr` moves the last level to (almost) pure noise (Lin et al. 2023, algorithm 1).
+
+        Raises:
+            InputError: an unknown beta schedule.
+        """
+        steps = num_train_timesteps
+        if beta_schedule == "linear":
+            betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+        elif beta_schedule == "scaled_linear":
+            betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+        elif beta_schedule == "squaredcos_cap_v2":
+            curve = [cos((i / steps + 0.008) / 1.008 * pi / 2) ** 2 for i in range(steps + 1)]
+            betas = torch.tensor([min(1 - b / a, 0.999) for a, b in zip(curve, curve[1:], strict=False)], dtype=torch.float64)
+        else:
+            raise InputError(f"beta schedule {beta_schedule!r} is unknown; choose one of {', '.join(get_args(BetaSchedule))}")
+        return VPSchedule.from_betas(betas, rescale_betas_zero_snr=rescale_betas_zero_snr, interpolation=interpolation)
+
+    @staticmethod
+    def from_betas(
+        betas: Tensor, *, rescale_betas_zero_snr: bool = False, interpolation: Literal["linear", "log"] = "linear"
+    ) -> VPSchedule:
+        """From per-step betas [timesteps]."""
+        alphas = torch.cumprod(1 - betas.double(), 0)
+        if rescale_betas_zero_snr:
+            root = alphas.sqrt()
+            alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+            alphas[-1] = ZERO_SNR_ALPHA
+        return VPSchedule(alphas, interpolation)
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> VPSchedule:
+        """From a diffusers scheduler's configuration (its `scheduler_config.json`).
+
+        Karras tables look their timesteps up in log sigma, as diffusers does.
+
+        Raises:
+            InputError: an unknown beta schedule.
+        """
+        interpolation: Literal["linear", "log"] = "log" if config.get("use_karras_sigmas") else "linear"
+        zero_snr = bool(config.get("rescale_betas_zero_snr"))
+        if config.get("trained_betas") is not None:
+            betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+            return VPSchedule.from_betas(betas, rescale_betas_zero_snr=zero_snr, interpolation=interpolation)
+        return VPSchedule.of(
+            config.get("beta_schedule", "linear"),
+            num_train_timesteps=int(config.get("num_train_timesteps", 1000)),
+            beta_start=float(config.get("beta_start", 0.0001)),
+            beta_end=float(config.get("beta_end", 0.02)),
+            rescale_betas_zero_snr=zero_snr,
+            interpolation=interpolation,
+        )
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Number of timesteps; they count from 0."""
+        return len(self.alphas_cumprod)
+
+    @cached_property
+    def sigmas(self) -> Float64[Tensor, " timesteps"]:
+        """Level of each whole timestep, rising."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+
+    def sigma(self, t: float) -> float:
+        """Level of a timestep; fractions are interpolated, and what lies outside 0 .. T - 1 is clipped."""
+        values = self.sigmas.log() if self.interpolation == "log" else self.sigmas
+        t = min(max(float(t), 0.0), self.num_train_timesteps - 1.0)
+        below = min(int(t), self.num_train_timesteps - 2)
+        value = float(values[below] + (t - below) * (values[below + 1] - values[below]))
+        if t == int(t):
+            return float(self.sigmas[int(t)])
+        return exp(value) if self.interpolation == "log" else value
+
+    def t(self, sigma: float) -> float:
+        """Timestep of a level, the inverse of `sigma`; a level outside the schedule gets its nearest end.
+
+        A result within 1e-6 of a whole number is that number, so that a network sees the timesteps that it was trained with.
+        """
+        above = int(torch.searchsorted(self.sigmas, torch.tensor(float(sigma), dtype=torch.float64)))
+        if above == 0:
+            return 0.0
+        if above == self.num_train_timesteps:
+            return self.num_train_timesteps - 1.0
+        low, high, value = self.sigmas[above - 1], self.sigmas[above], torch.tensor(float(sigma), dtype=torch.float64)
+        if self.interpolation == "log":
+            low, high, value = low.log(), high.log(), value.log()
+        t = above - 1 + float((value - low) / (high - low))
+        return float(round(t)) if abs(t - round(t)) < 1e-6 else t
+
+    def timesteps(
+        self, num_inference_steps: int, *, spacing: Spacing = "leading", steps_offset: int = 0, sampler: SamplerName = "euler"
+    ) -> Float64[Tensor, " steps"]:
+        """The timesteps of a run, falling [n], as diffusers' scheduler of that name spaces them (Lin et al. 2023, table 2).
+
+        DPM-Solver++ divides the range by n + 1 and leaves the least noisy point out (`leading`, `linspace`); DDIM rounds to whole timesteps.
+
+        Raises:
+            InputError: no steps, more steps than timesteps, or an unknown spacing.
+        """
+        _check_steps(num_inference_steps)
+        total, n = self.num_train_timesteps, num_inference_steps
+        if n > total:
+            raise InputError(f"num_inference_steps is {n}; this checkpoint has {total} timesteps, choose at most that many")
+        if spacing not in get_args(Spacing):
+            raise InputError(f"timestep spacing {spacing!r} is unknown; choose one of {', '.join(get_args(Spacing))}")
+        points = n + 1 if sampler == "dpmpp_2m" else n
+        if spacing == "linspace":
+            t = torch.linspace(0, total - 1, points, dtype=torch.float64).flip(0)
+            t = t.round() if sampler in ("ddim", "dpmpp_2m") else t
+        elif spacing == "leading":
+            t = (torch.arange(points, dtype=torch.float64) * (total // points)).flip(0) + steps_offset
+        else:
+            return torch.tensor([round(total - i * (total / n)) - 1 for i in range(n)], dtype=torch.float64)
+        return t[:n]
+
+    def table(
+        self,
+        num_inference_steps: int,
+        *,
+        spacing: Spacing = "leading",
+        steps_offset: int = 0,
+        sampler: SamplerName = "euler",
+        use_karras_sigmas: bool = False,
+        final: Literal["zero", "first"] = "zero",
+    ) -> Table:
+        """The levels of a run, as diffusers' scheduler of that name has them.
+
+        Args:
+            num_inference_steps, spacing, steps_offset, sampler: see `timesteps`.
+            use_karras_sigmas: replace the levels between the ends by `karras_sigmas`. The ends are the run's own; for DPM-Solver++ the
+                schedule's.
+            final: the last level is 0, or that of timestep 0 (diffusers' `set_alpha_to_one=False`). With the latter a run ends slightly
+                noisy, and z = x / sqrt(1 + sigma^2) is what diffusers returns.
+
+        Returns:
+            [n + 1], float64.
+        """
+        t = self.timesteps(num_inference_steps, spacing=spacing, steps_offset=steps_offset, sampler=sampler)
+        linear = VPSchedule(self.alphas_cumprod)
+        sigmas = torch.tensor([linear.sigma(float(v)) for v in t], dtype=torch.float64)
+        if use_karras_sigmas:
+            ends = self.sigmas if sampler == "dpmpp_2m" else sigmas.flip(0)
+            sigmas = karras_sigmas(num_inference_steps, float(ends[0]), float(ends[-1]))[:-1]
+        last = self.sigmas[:1] if final == "first" else sigmas.new_zeros(1)
+        # A run whose last timestep is 0 has the first alpha already: there is nothing left to do between equal levels.
+        return sigmas if float(sigmas[-1]) == float(last) else torch.cat([sigmas, last])
 
 
 def _check_steps(num_inference_steps: int) -> None:
