@@ -1,0 +1,8 @@
+"""Readers of the user's pictures and clips, checked before any model is loaded, and what shows a result at a glance."""
+
+from calotype.data.fitting import fit
+from calotype.data.images import as_image, check_image, read_image
+from calotype.data.sheets import contact_sheet
+from calotype.data.videos import as_video, read_video
+
+__all__ = ["as_image", "as_video", "check_image", "contact_sheet", "fit", "read_image", "read_video"]

@@ -1,0 +1,103 @@
+"""What is checked of every file before a decoder sees it: that it exists, is a plain file, is not empty; and what it seems to be."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from calotype.core.errors import InputError
+
+MIN_SIDE = 16
+"""Shortest side of a picture, in pixels, that is accepted."""
+MAX_PIXELS = 64_000_000
+"""Most pixels of a picture that are accepted; the header's figure is checked before anything is decoded."""
+
+_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"%PDF", "a PDF document"),
+    (0, b"%!PS", "a PostScript file"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (4, b"ftypheic", "a HEIC picture"),
+    (4, b"ftypheix", "a HEIC picture"),
+    (4, b"ftypmif1", "a HEIF picture"),
+    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM clip"),
+    (4, b"ftyp", "an MP4 or QuickTime clip"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<!DOCTYPE html", "a web page"),
+    (0, b"<html", "a web page"),
+)
+
+
+def plain_file(path: str | os.PathLike[str], name: str = "file") -> Path:
+    """The path of a plain, non-empty, readable file.
+
+    Raises:
+        InputError: nothing is there, it is a folder, a pipe or a device, it is empty, or it may not be read.
+
+    Example:
+        >>> plain_file("/dev/null", "start")
+        Traceback (most recent call last):
+        calotype.core.errors.InputError: start: /dev/null is not a regular file; give the path of a picture or clip on disk
+    """
+    resolved = Path(path).expanduser()
+    try:
+        status = resolved.stat()
+    except FileNotFoundError:
+        raise InputError(f"{name}: {resolved} does not exist; check the path") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: {resolved} can't be opened ({_reason(error)}); check the path and its permissions") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{name}: {resolved} is a folder; give the path of one file")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{name}: {resolved} is not a regular file; give the path of a picture or clip on disk")
+    if status.st_size == 0:
+        raise InputError(f"{name}: {resolved} is empty (0 bytes); save or copy it again")
+    if not os.access(resolved, os.R_OK):
+        raise InputError(f"{name}: {resolved} may not be read; change its permissions")
+    return resolved
+
+
+def seems_to_be(path: Path) -> str:
+    """What the first bytes of a file that no decoder takes look like, for the message; "" if nothing is known."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    for offset, signature, meaning in _SIGNATURES:
+        if head[offset:].lower().startswith(signature.lower()):
+            return meaning
+    if b"<svg" in head:
+        return "an SVG drawing"
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        return "a text file"
+    return ""
+
+
+def is_clip(path: Path) -> bool:
+    """Whether the first bytes are those of a film container (MP4, QuickTime, Matroska, WebM, AVI)."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    picture_brands = (b"heic", b"heix", b"mif1", b"avif", b"avis")
+    film = head[4:8] == b"ftyp" and head[8:12] not in picture_brands
+    return (
+        film or head[4:8] in (b"moov", b"mdat") or head.startswith(b"\x1aE\xdf\xa3") or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
+    )
+
+
+def check_size(width: int, height: int, name: str, path: Path | None = None) -> None:
+    """Refuse pictures that are too small or too large, by what their header says.
+
+    Raises:
+        InputError: a side below 16 px, or more than 64 megapixels.
+    """
+    subject = f"{name}: {path}" if path is not None else f"{name}: the picture"
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{subject} has {width}x{height} = {width * height / 1e6:.0f} megapixels, at most 64 are read; make it smaller first"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InputError(f"{subject} is {width}x{height} px, each side needs at least {MIN_SIDE}; give a larger picture")
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)

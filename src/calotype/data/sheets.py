@@ -1,0 +1,53 @@
+"""Contact sheets: a clip on one picture."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from calotype.core.types import Image, Video
+
+
+def contact_sheet(video: Video, *, max_frames: int = 16, columns: int | None = None, gap: int = 4, target_width: int = 1024) -> Image:
+    """The frames of a clip side by side, first to last, row by row, on white.
+
+    Args:
+        video: the clip; of a long one, `max_frames` frames are chosen evenly, the first and the last among them.
+        columns: frames a row; by default the number that makes rows equally long, at most eight.
+        gap: white pixels between and around the frames.
+        target_width: small frames are enlarged by a whole factor up to this width of the sheet, large ones are reduced to it.
+
+    Example:
+        >>> import torch
+        >>> contact_sheet(Video(torch.zeros(8, 3, 64, 64), 7.0), target_width=600).size
+        (72, 548)
+    """
+    count = min(video.frames.shape[0], max_frames)
+    chosen = torch.linspace(0, video.frames.shape[0] - 1, count).round().long()
+    frames = video.frames[chosen].detach().float().cpu()
+    per_row = columns or _columns(count)
+    width = frames.shape[-1]
+    room = (target_width - gap * (per_row + 1)) // per_row
+    if room >= 2 * width:
+        factor = room // width
+        frames = frames.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
+    elif room < width and room >= 16:
+        height = max(1, round(frames.shape[-2] * room / width))
+        frames = F.interpolate(frames, size=(height, room), mode="bicubic", antialias=True).clamp(0, 1)
+    rows = math.ceil(count / per_row)
+    height, width = frames.shape[-2:]
+    sheet = torch.ones(3, rows * (height + gap) + gap, per_row * (width + gap) + gap)
+    for index, frame in enumerate(frames):
+        top = gap + (index // per_row) * (height + gap)
+        left = gap + (index % per_row) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = frame
+    return Image(sheet)
+
+
+def _columns(count: int) -> int:
+    if count <= 8:
+        return count
+    rows = math.ceil(count / 8)
+    return math.ceil(count / rows)

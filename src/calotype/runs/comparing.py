@@ -1,0 +1,118 @@
+"""Two runs side by side: in what their settings differ, and in what came of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calotype.data import read_image, read_video
+from calotype.runs.record import Record, read_record
+
+
+@dataclass(frozen=True)
+class Line:
+    """One value of both runs."""
+
+    section: str
+    name: str
+    left: Any
+    right: Any
+
+    @property
+    def same(self) -> bool:
+        """Whether both runs have it and it is equal."""
+        return bool(self.left == self.right)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All values of two runs."""
+
+    left: str
+    right: str
+    lines: tuple[Line, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: the two names, and every line with whether it is the same."""
+        lines = [
+            {"section": line.section, "name": line.name, "left": line.left, "right": line.right, "same": line.same} for line in self.lines
+        ]
+        return {"left": self.left, "right": self.right, "lines": lines}
+
+
+def compare(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Comparison:
+    """Table the settings, metrics and results of two runs.
+
+    Args:
+        left, right: run folders, `run.json` files, or pictures or clips that a run made.
+
+    Raises:
+        InputError: one of them is no run.
+    """
+    (first, first_folder), (second, second_folder) = read_record(left), read_record(right)
+    lines = []
+    for (section, name), pair in _merge(_values(first), _values(second)).items():
+        lines.append(Line(section, name, *pair))
+    for name in [name for name in first.outputs if name in second.outputs and not name.endswith("contact-sheet")]:
+        same = first.outputs[name]["pixels_sha256"] == second.outputs[name]["pixels_sha256"]
+        told = "bit for bit the same" if same else _distance(first, first_folder, second, second_folder, name)
+        lines.append(Line("results", name, "reference", told))
+    return Comparison(str(left), str(right), tuple(lines))
+
+
+def _values(record: Record) -> dict[tuple[str, str], Any]:
+    values: dict[tuple[str, str], Any] = {
+        ("run", "method"): record.method,
+        ("run", "model"): record.model.name,
+        ("run", "preset"): record.preset,
+        ("run", "seed"): record.seed,
+        ("run", "status"): record.status,
+    }
+    if record.checkpoint.get("sha256"):
+        values["run", "checkpoint"] = record.checkpoint["sha256"][:12]
+    for name, told in record.inputs.items():
+        values["inputs", name] = f"{told['name']} ({told['sha256'][:8]})"
+    for section, source in (("parameters", record.parameters), ("arguments", record.arguments), ("metrics", record.metrics)):
+        values.update({(section, name): value for name, value in _flat(source).items()})
+    values.update({("cost", f"seconds, {name}"): value for name, value in record.seconds.items()})
+    values.update({("cost", f"peak MB, {name}"): round(value / 2**20) for name, value in record.peak_memory_bytes.items()})
+    for name in ("device", "device_name", "threads"):
+        if name in record.environment:
+            values["machine", name] = record.environment[name]
+    values.update({("machine", name): value for name, value in record.environment.get("versions", {}).items()})
+    return values
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _merge(left: dict[tuple[str, str], Any], right: dict[tuple[str, str], Any]) -> dict[tuple[str, str], tuple[Any, Any]]:
+    order = list(dict.fromkeys([key[0] for key in (*left, *right)]))
+    keys = sorted(dict.fromkeys((*left, *right)), key=lambda key: order.index(key[0]))
+    return {key: (left.get(key), right.get(key)) for key in keys}
+
+
+def _distance(first: Record, first_folder: Path | None, second: Record, second_folder: Path | None, name: str) -> str:
+    """PSNR between two results of one shape, as far as the files are there."""
+    if first_folder is None or second_folder is None or not first.outputs[name].get("file"):
+        return "different pixels"
+    places = first_folder / first.outputs[name]["file"], second_folder / second.outputs[name]["file"]
+    if not all(place.is_file() for place in places):
+        return "different pixels (a file is gone)"
+    film = places[0].suffix == ".mp4"
+    pixels = [read_video(place).frames if film else read_image(place).pixels for place in places]
+    if pixels[0].shape != pixels[1].shape:
+        return "different size or length"
+    error = float((pixels[0] - pixels[1]).square().mean())
+    return f"different, PSNR {min(99.0, -10 * math.log10(error)):.1f} dB" if error > 0 else "different below what the file keeps"

@@ -1,0 +1,156 @@
+"""What a method asks for, read from its annotations and docstrings: the one source of flags, records and tables."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import itertools
+import re
+import sys
+import textwrap
+import types
+import typing
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Any
+
+from calotype.core.errors import InputError
+
+_HANDLED = ("self", "model", "seed", "events")
+_MEDIA = ("Image", "Mask", "Video")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a method's call."""
+
+    name: str
+    kind: str
+    """"image", "mask" or "video" for one file, "images" or "videos" for several, "value" for anything else."""
+    annotation: Any
+    """The type that a plain value has; for files, None."""
+    default: Any
+    """The default, or `inspect.Parameter.empty` where the user must give one."""
+    help: str
+    """Its line in the docstring's `Args:`."""
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is inspect.Parameter.empty
+
+
+def call_parameters(method: type) -> tuple[Parameter, ...]:
+    """The arguments of `method.__call__` that a user gives: all but the model, the seed and the events.
+
+    Raises:
+        InputError: an argument without an annotation, or one that can't be resolved.
+    """
+    call = method.__call__
+    notes = argument_notes(inspect.getdoc(call) or "")
+    result = []
+    for name, parameter in inspect.signature(call).parameters.items():
+        if name in _HANDLED:
+            continue
+        if parameter.annotation is inspect.Parameter.empty:
+            raise InputError(f"{method.__name__}.__call__: the argument {name} has no annotation; every argument needs one")
+        annotation = resolve(parameter.annotation, method)
+        kind = _kind(annotation)
+        result.append(Parameter(name, kind, None if kind != "value" else annotation, parameter.default, notes.get(name, "")))
+    return tuple(result)
+
+
+def field_types(configuration: type) -> dict[str, Any]:
+    """The resolved annotation of every field of a dataclass."""
+    owners = {name: owner for owner in reversed(configuration.__mro__) for name in inspect.get_annotations(owner)}
+    return {field.name: resolve(field.type, owners.get(field.name, configuration)) for field in fields(configuration)}
+
+
+def field_default(field: Any) -> Any:
+    """A dataclass field's default value, or MISSING."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def resolve(annotation: Any, owner: type) -> Any:
+    """An annotation that may be a string, as the type that it names in its class's module.
+
+    Names that the module imports for type checkers alone are looked for in the shared types.
+
+    Raises:
+        InputError: it names something that exists in neither.
+    """
+    if not isinstance(annotation, str):
+        return annotation
+    module = sys.modules.get(owner.__module__)
+    namespace: dict[str, Any] = {**vars(typing), **vars(importlib.import_module("calotype.core.types")), **vars(module)} if module else {}
+    try:
+        return eval(annotation, namespace)
+    except Exception as error:
+        raise InputError(
+            f"{owner.__name__}: the annotation {annotation!r} can't be resolved ({error}); import its types in the module"
+        ) from None
+
+
+def _kind(annotation: Any) -> str:
+    """Whether an annotation asks for files, and of what kind."""
+    members = (
+        typing.get_args(annotation) if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union else ()
+    )
+    for member in members or (annotation,):
+        name = getattr(member, "__name__", "")
+        if name in _MEDIA and isinstance(member, type):
+            return name.lower()
+        inner = typing.get_args(member)
+        if inner and typing.get_origin(member) is not typing.Literal and getattr(inner[0], "__name__", "") in _MEDIA:
+            return f"{inner[0].__name__.lower()}s"
+    return "value"
+
+
+@cache
+def field_notes(configuration: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass, its first paragraph on one line."""
+    notes: dict[str, str] = {}
+    for owner in reversed(configuration.__mro__):
+        if owner is object:
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        except (OSError, TypeError, SyntaxError):
+            continue
+        body = getattr(tree, "body", [])
+        for statement, following in itertools.pairwise(body):
+            is_field = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+            is_text = (
+                isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant) and isinstance(following.value.value, str)
+            )
+            if is_field and is_text:
+                notes[statement.target.id] = one_line(following.value.value)
+    return notes
+
+
+def argument_notes(docstring: str) -> dict[str, str]:
+    """The lines of a docstring's `Args:` by argument name.
+
+    Example:
+        >>> argument_notes("Does it.\\n\\nArgs:\\n    start: first picture,\\n        in [0, 1].\\n    end: last one.\\n")
+        {'start': 'first picture, in [0, 1].', 'end': 'last one.'}
+    """
+    match = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring, flags=re.MULTILINE)
+    if match is None:
+        return {}
+    notes: dict[str, str] = {}
+    current = ""
+    for line in textwrap.dedent(match.group(1)).splitlines():
+        head = re.match(r"(\w+)(?: \([^)]*\))?:\s*(.*)", line)
+        if head:
+            current = head.group(1)
+            notes[current] = head.group(2)
+        elif current and line.strip():
+            notes[current] = f"{notes[current]} {line.strip()}"
+    return notes
+
+
+def one_line(text: str) -> str:
+    """The first paragraph of a text on one line."""
+    return " ".join(textwrap.dedent(text).strip().split("\n\n")[0].split())
