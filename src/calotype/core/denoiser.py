@@ -74,8 +74,8 @@ class Preconditioner:
         >>> import torch
         >>> p = Preconditioner("v_prediction", edm_timestep)
         >>> x0, n = torch.tensor([2.0]), torch.tensor([-1.0])
-        >>> p.estimate(x0 + 3.0 * n, p.target(x0, n, 3.0), 3.0)
-        tensor([2.])
+        >>> round(p.estimate(x0 + 3.0 * n, p.target(x0, n, 3.0), 3.0).item(), 5)
+        2.0
     """
 
     prediction: Prediction

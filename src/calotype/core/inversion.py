@@ -1,7 +1,7 @@
 """Deterministic inversion: from a clean sample up the noise levels, along the path that sampling comes down.
 
-It is the probability-flow equation run upwards over a sigma table (DDIM inversion is its Euler form under z = x / sqrt(1 + sigma^2); Song et
-al. 2021, section 4.3), so variance-preserving and variance-exploding checkpoints share it.
+It is the probability-flow equation run upwards over a sigma table (DDIM inversion is its Euler form under z = x / sqrt(1 + sigma^2); Song
+et al. 2021, section 4.3), so variance-preserving and variance-exploding checkpoints share it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def invert(
     table = sigmas.double().cpu()
     if table.ndim != 1 or len(table) < 2 or not bool((table.diff() < 0).all()) or float(table[-1]) < 0:
         raise InputError(
-            f"the inversion's noise levels are given as {list(table.shape)}; they must be at least two, fall, and end at 0 or above"
+            "the inversion's noise levels must be at least two, fall, and end at 0 or above; pass a table such as model.sigmas(500)"
         )
     kept_levels = _levels_to_keep(table, keep, events)
     need = len(kept_levels) * x0.numel() * torch.empty((), dtype=dtype).element_size() / 1e6
@@ -119,7 +119,8 @@ def invert(
             "dtype=torch.float16, or a larger max_megabytes"
         )
     rising = [float(s) for s in table.flip(0)]
-    x, position, history, kept = x0.float(), 0, _EMPTY, {}
+    kept: dict[int, Tensor] = {}
+    x, position, history = x0.float(), 0, _EMPTY
     state = events.load_state(key)
     if state is not None:
         x, position, history, kept = _resume(state, x, table, key)
@@ -209,17 +210,15 @@ def _levels_to_keep(table: Table, keep: Table | None, events: Events) -> set[flo
     off = sum(shift > _SAME for shift in shifts)
     if off:
         events.note(
-            f"{off} of the {len(wanted)} sampling levels are not among the {len(positive)} inversion levels: the nearest were kept "
-            f"(largest shift {max(shifts):.1%}); choose step numbers whose grids nest, such as 500 and 50, or sample with the trajectory's table"
+            f"{off} of {len(wanted)} sampling levels are not among the {len(positive)} inversion levels: the nearest were kept (largest shift "
+            f"{max(shifts):.1%}); choose step numbers whose grids nest, such as 500 and 50, or sample with the trajectory's table"
         )
     return set(found)
 
 
 def _resume(state: Mapping[str, Tensor], x: Tensor, table: Table, key: str) -> tuple[Tensor, int, dict[str, Tensor], dict[int, Tensor]]:
     if state["x"].shape != x.shape or state["sigmas"].shape != table.shape or not torch.equal(state["sigmas"].cpu(), table):
-        raise InputError(
-            f"the saved state of {key!r} belongs to a run with other settings; start anew, or resume with the run's own settings"
-        )
+        raise InputError(f"the saved state of {key!r} belongs to a run with other settings; start anew, or resume with its own settings")
     history = {name.removeprefix("history."): tensor.to(x.device) for name, tensor in state.items() if name.startswith("history.")}
     kept = {int(name.removeprefix("kept.")): tensor.cpu() for name, tensor in state.items() if name.startswith("kept.")}
     return state["x"].to(x), int(state["position"]), history, kept

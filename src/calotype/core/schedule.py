@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import cos, exp, pi
 from typing import Any, Literal, get_args
 
@@ -157,7 +158,7 @@ class VPSchedule:
             betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
         elif beta_schedule == "squaredcos_cap_v2":
             curve = [cos((i / steps + 0.008) / 1.008 * pi / 2) ** 2 for i in range(steps + 1)]
-            betas = torch.tensor([min(1 - b / a, 0.999) for a, b in zip(curve, curve[1:], strict=False)], dtype=torch.float64)
+            betas = torch.tensor([min(1 - b / a, 0.999) for a, b in pairwise(curve)], dtype=torch.float64)
         else:
             raise InputError(f"beta schedule {beta_schedule!r} is unknown; choose one of {', '.join(get_args(BetaSchedule))}")
         return VPSchedule.from_betas(betas, rescale_betas_zero_snr=rescale_betas_zero_snr, interpolation=interpolation)
@@ -238,7 +239,7 @@ class VPSchedule:
     ) -> Float64[Tensor, " steps"]:
         """The timesteps of a run, falling [n], as diffusers' scheduler of that name spaces them (Lin et al. 2023, table 2).
 
-        DPM-Solver++ divides the range by n + 1 and leaves the least noisy point out (`leading`, `linspace`); DDIM rounds to whole timesteps.
+        DPM-Solver++ divides the range by n + 1 and leaves the least noisy point out (`leading`, `linspace`); DDIM rounds to whole numbers.
 
         Raises:
             InputError: no steps, more steps than timesteps, or an unknown spacing.
