@@ -1,0 +1,229 @@
+"""Names to folders: embedded models, local folders, the Hugging Face cache; and the one explicit download. Imports neither torch nor diffusers."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calotype.backbones.folder import NEEDED, OPTIONAL, Checkpoint, open_checkpoint, read_json
+from calotype.core.errors import InputError, MissingError
+from calotype.core.events import SILENT, Events
+from calotype.index import MODELS
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+"""Where the embedded models lie."""
+
+MARKS = {"feature_extractor": "preprocessor_config.json", "scheduler": "scheduler_config.json"}
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint on this machine."""
+
+    name: str
+    checkpoint: Checkpoint
+    revision: str | None
+    """The hub's commit for a checkpoint in its cache."""
+    licence: str
+    embedded: bool
+
+
+def locate(name: str | Path, *, variant: str | None = None, revision: str | None = None, half: bool = False) -> Located:
+    """Find a checkpoint without loading or downloading anything.
+
+    Args:
+        name: an embedded model, a folder in the diffusers layout, or a hub id that is in the cache.
+        variant: see `open_checkpoint`.
+        revision: branch, tag or commit of a hub id (default `main`).
+        half: see `open_checkpoint`.
+
+    Raises:
+        InputError: nothing of that name exists; the message lists near misses.
+        MissingError: the checkpoint is known but not, or not completely, on this machine.
+
+    Example:
+        >>> locate("toy-i2w")
+        Traceback (most recent call last):
+            ...
+        calotype.core.errors.InputError: no model 'toy-i2w'; did you mean toy-i2v? `calotype models` lists all; a folder or a hub id works too
+    """
+    text = str(name)
+    row = MODELS.get(text)
+    if row is not None and row.folder is not None:
+        folder = CHECKPOINTS / row.folder
+        remedy = f"train it with `calotype train {text}`"
+        if not folder.is_dir():
+            raise MissingError(f"{text} has no weights in this installation ({folder} doesn't exist); {remedy}")
+        return Located(text, open_checkpoint(folder, variant=variant, half=half, remedy=remedy), None, row.licence, True)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        checkpoint = open_checkpoint(folder, variant=variant, half=half, remedy="copy or save the folder again")
+        return Located(text, checkpoint, None, "as its folder says", False)
+    if folder.exists():
+        raise InputError(f"{text} is a file; give the folder in the diffusers layout that holds model_index.json")
+    if not _is_hub_id(text):
+        raise InputError(f"no model {text!r}; {_near_misses(text)}`calotype models` lists all; a folder or a hub id works too")
+    cached = cached_folder(text, revision)
+    if cached is None:
+        known = "" if row is not None else f"{_near_misses(text)}"
+        raise MissingError(f"{text} is not on this machine{_facts(text)}; {known}{_remedy(text, revision)}")
+    checkpoint = open_checkpoint(cached, variant=variant, half=half, remedy=f"{_remedy(text, revision)}{_facts(text)}")
+    return Located(text, checkpoint, cached.name, row.licence if row is not None else "as its model card says", False)
+
+
+def _is_hub_id(text: str) -> bool:
+    parts = text.split("/")
+    return len(parts) == 2 and all(part and not part.startswith((".", "~")) for part in parts) and "\\" not in text
+
+
+def _near_misses(text: str) -> str:
+    names = list(MODELS)
+    lowered = text.lower()
+    near = difflib.get_close_matches(lowered, names, n=3, cutoff=0.6) or [name for name in names if name.lower().endswith("/" + lowered)]
+    return f"did you mean {', '.join(near)}? " if near else ""
+
+
+def _facts(text: str) -> str:
+    row = MODELS.get(text)
+    return f" ({row.megabytes} MB in all, licence: {row.licence})" if row is not None and row.megabytes else ""
+
+
+def _remedy(text: str, revision: str | None) -> str:
+    return f"run `calotype models get {text}{f' --revision {revision}' if revision else ''}`"
+
+
+def cached_folder(name: str, revision: str | None = None) -> Path | None:
+    """The snapshot folder of a hub id in the Hugging Face cache, however incomplete; None if there is none. Never downloads."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    home = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    wanted = revision or "main"
+    reference = home / "refs" / wanted
+    snapshot = home / "snapshots" / (reference.read_text().strip() if reference.is_file() else wanted)
+    return snapshot if snapshot.is_dir() else None
+
+
+def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | None) -> list[str]:
+    """Which files of a hub repository a checkpoint needs: the parts that its role reads, in one variant, as safetensors.
+
+    Args:
+        files: every path in the repository.
+        index: the content of its model_index.json.
+        variant: variant of the weight files; None takes half-precision files where the repository has them, since they are half the size.
+
+    Raises:
+        InputError: the repository holds another kind of pipeline, or a part has no safetensors file in that variant.
+
+    Example:
+        >>> index = {"_class_name": "StableVideoDiffusionPipeline", "unet": ["diffusers", "UNetSpatioTemporalConditionModel"]}
+        >>> choose_files(["unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "svd.safetensors", "model_index.json"], index, None)
+        ['model_index.json', 'unet/config.json', 'unet/diffusion_pytorch_model.fp16.safetensors']
+    """
+    pipeline = str(index.get("_class_name"))
+    if pipeline not in NEEDED:
+        raise InputError(f"the repository holds a {pipeline}; calotype reads {', '.join(NEEDED)}")
+    names = [name for name in NEEDED[pipeline] + OPTIONAL.get(pipeline, ()) if isinstance(index.get(name), list) and index[name][1]]
+    chosen = ["model_index.json"]
+    listed = sorted(files)
+    chosen += [file for file in listed if "/" not in file and file.lower().startswith(("readme", "license"))]
+    for name in names:
+        inside = [file for file in listed if file.startswith(name + "/") and file.count("/") == 1]
+        weights = [file for file in inside if file.endswith(".safetensors") or ".safetensors.index." in file]
+        chosen += [file for file in inside if file.endswith((".json", ".txt")) and file not in weights]
+        if name in MARKS or name.startswith("tokenizer"):
+            continue
+        picked = _variant_files(weights, variant)
+        if not picked:
+            raise InputError(f"the repository has no safetensors files for {name}" + (f" in variant {variant!r}" if variant else ""))
+        chosen += picked
+    return chosen
+
+
+def _variant_files(weights: Sequence[str], variant: str | None) -> list[str]:
+    """Weight files of the wanted variant; plain ones if a part has none of it."""
+    plain = [file for file in weights if Path(file).name.split("-")[0].count(".") <= 1 or file.endswith(".safetensors.index.json")]
+    plain = [file for file in plain if not fnmatch.fnmatch(file, "*.safetensors.index.*.json")]
+    wanted = variant or "fp16"
+    marked = [
+        file
+        for file in weights
+        if fnmatch.fnmatch(file, f"*.{wanted}.safetensors")
+        or fnmatch.fnmatch(file, f"*.{wanted}-*-of-*.safetensors")
+        or file.endswith(f".safetensors.index.{wanted}.json")
+    ]
+    return [file for file in (marked or plain) if not fnmatch.fnmatch(file, "*.non_ema*")]
+
+
+def download(name: str, *, variant: str | None = None, revision: str | None = None, events: Events = SILENT) -> Path:
+    """Fetch a hub checkpoint into the Hugging Face cache: only the parts that its role reads, only safetensors, JSON and text files.
+
+    Args:
+        name: the hub id, such as "stabilityai/stable-video-diffusion-img2vid-xt".
+        variant: variant of the weight files; None takes "fp16" where there is one.
+        revision: branch, tag or commit.
+
+    Returns:
+        The snapshot folder, complete.
+
+    Raises:
+        InputError: the name is no hub id, or the repository isn't one that a role exists for.
+        MissingError: the hub can't be reached or refuses.
+    """
+    row = MODELS.get(name)
+    if row is not None and row.folder is not None:
+        raise InputError(f"{name} is part of calotype; it isn't downloaded")
+    if not _is_hub_id(name):
+        raise InputError(f"{name!r} is no hub id such as stabilityai/stable-video-diffusion-img2vid-xt; {_near_misses(name)}".rstrip("; "))
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+        if "model_index.json" not in sizes:
+            raise InputError(f"{name} has no model_index.json: it isn't in the diffusers layout")
+        index_path = Path(hf_hub_download(name, "model_index.json", revision=info.sha))
+        files = choose_files(sizes, read_json(index_path), variant)
+        megabytes = round(sum(sizes[file] for file in files) / 1e6)
+        events.note(f"{name}: {len(files)} files, {megabytes} MB, licence: {row.licence if row else 'see its model card'}")
+        events.stage(f"download {name}", total=len(files))
+        for file in files:
+            events.check()
+            hf_hub_download(name, file, revision=info.sha)
+            events.step()
+    except GatedRepoError:
+        raise MissingError(
+            f"{name} asks you to accept its licence first: open https://huggingface.co/{name}, then `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise InputError(
+            f"the hub has no {name}{f' at {revision}' if revision else ''} ({type(error).__name__}); {_near_misses(name)}"
+        ) from None
+    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else type(error).__name__
+        raise MissingError(f"{name} could not be fetched ({reason}): check the network, then run the command again; it continues") from None
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in {"httpx", "httpcore", "requests"}:
+            raise MissingError(
+                f"{name} could not be fetched ({type(error).__name__}): check the network and try again; it continues"
+            ) from None
+        raise
+    if revision is None or info.sha != revision:
+        _remember_reference(name, revision or "main", str(info.sha))
+    return index_path.parent
+
+
+def _remember_reference(name: str, revision: str, commit: str) -> None:
+    """Let the cache find the commit by the name that it was asked for, as the hub's own client does."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    path = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "refs" / revision
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(commit)

@@ -1,0 +1,195 @@
+"""`load`: a name, a folder or a pipeline object to a model with a role."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from calotype.backbones.autoencoder import Autoencoder
+from calotype.backbones.base import DiffusionModel
+from calotype.backbones.folder import PIPELINES, Checkpoint, Part, read_json
+from calotype.backbones.hub import locate
+from calotype.backbones.image_to_video import StableVideoDiffusion
+from calotype.backbones.placement import Placement, check_torchvision, place, settle
+from calotype.backbones.source import Source
+from calotype.backbones.text_to_image import StableDiffusion, StableDiffusionXL
+from calotype.core.errors import InputError
+
+ADAPTERS: dict[str, type[DiffusionModel]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableVideoDiffusionPipeline": StableVideoDiffusion,
+}
+ORDER_OF_USE = ("text_encoder", "text_encoder_2", "image_encoder", "unet", "vae")
+
+
+def load(
+    name: str | Path | Any,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    variant: str | None = None,
+    revision: str | None = None,
+    offload: str | None = None,
+    max_rows: int | None = None,
+    decode_chunk_size: int | None = None,
+) -> Any:
+    """Load a checkpoint in its role. Never downloads, never reads pickled weights.
+
+    Args:
+        name: an embedded model ("toy-i2v"), a folder in the diffusers layout, a hub id that is in the cache ("stabilityai/stable-video-diffusion-img2vid-xt"),
+            or a StableDiffusionPipeline, StableDiffusionXLPipeline or StableVideoDiffusionPipeline object, which stays as it is.
+        device: "auto" (CUDA, else MPS, else CPU), or a torch device.
+        dtype: "auto" (float16 on a GPU, float32 on the CPU and for embedded models), "float32", "float16", "bfloat16". The autoencoder runs in
+            float32 where its config says that float16 overflows.
+        variant: variant of the weight files, such as "fp16"; None takes what fits.
+        revision: branch, tag or commit of a hub id.
+        offload: on a GPU, keep "model" (whole networks) or "sequential" (single layers) in main memory until they are needed.
+        max_rows: rows that the denoising network evaluates at once; None takes all rows of all branches.
+        decode_chunk_size: pictures or frames that are decoded at once; None takes 8 frames at 576x1024, more of smaller ones.
+
+    Returns:
+        A `TextToImage`, `ImageToVideo` or `Autoencoder` model (`calotype.core.roles`).
+
+    Raises:
+        InputError: no such name (near misses are listed), or a checkpoint of an unknown kind.
+        MissingError: not, or not completely, on this machine; the message names files, size, licence and the command that gets them.
+    """
+    options = {"max_rows": max_rows, "decode_chunk_size": decode_chunk_size}
+    if not isinstance(name, str | Path):
+        if (device, dtype, variant, revision, offload) != ("auto", "auto", None, None, None):
+            raise InputError(
+                "a pipeline object keeps its own device, precision and weights: call its own .to(...) and leave out the other arguments"
+            )
+        return _from_pipeline(name, options)
+    placement = place(device, dtype, offload)
+    located = locate(name, variant=variant, revision=revision, half=placement.half)
+    if located.embedded:
+        placement = place(device, dtype, offload, prefer_float32=True)
+    check_torchvision()
+    checkpoint = located.checkpoint
+    source = Source(located.name, checkpoint.folder, located.revision, located.licence, checkpoint.weights, located.embedded)
+    modules = _load_parts(checkpoint, placement)
+    settle([modules[part] for part in ORDER_OF_USE if part in modules], placement)
+    if checkpoint.role == "Autoencoder":
+        return Autoencoder(source, modules["vae"], placement.device, decode_chunk_size=decode_chunk_size)
+    scheduler = checkpoint.parts["scheduler"]
+    extra = _extra(checkpoint.pipeline, read_json(checkpoint.folder / "model_index.json"), _image_processor(checkpoint))
+    return ADAPTERS[checkpoint.pipeline](
+        source,
+        modules,
+        scheduler=read_json(scheduler.folder / "scheduler_config.json"),
+        scheduler_class=scheduler.class_name,
+        device=placement.device,
+        **options,
+        **extra,
+    )
+
+
+def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> DiffusionModel:
+    """Borrow a diffusers pipeline's networks."""
+    kinds = [base.__name__ for base in type(pipeline).__mro__]
+    kind = next((base for base in kinds if base in PIPELINES), None)
+    if kind is None:
+        raise InputError(f"a {type(pipeline).__name__} was given; load takes a name, a folder, or a {', '.join(PIPELINES)} object")
+    components = {name: part for name, part in pipeline.components.items() if part is not None}
+    needed = [name for name in ORDER_OF_USE if name in components]
+    tokenizers = [name for name in components if name.startswith("tokenizer")]
+    processor = getattr(components.get("feature_extractor"), "__dict__", {})
+    config = dict(pipeline.config)
+    source = Source(str(config.get("_name_or_path") or kind), None, None, "as its source says")
+    return ADAPTERS[kind](
+        source,
+        {name: components[name] for name in needed + tokenizers},
+        scheduler=dict(pipeline.scheduler.config),
+        scheduler_class=type(pipeline.scheduler).__name__,
+        device=torch.device(pipeline._execution_device),
+        **options,
+        **_extra(kind, config, processor),
+    )
+
+
+def _extra(pipeline: str, index: Mapping[str, Any], image_processor: Mapping[str, Any]) -> dict[str, Any]:
+    """What one adapter takes beside the common arguments."""
+    if pipeline == "StableDiffusionXLPipeline":
+        return {"force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True))}
+    return {"image_processor": image_processor} if pipeline == "StableVideoDiffusionPipeline" else {}
+
+
+def _image_processor(checkpoint: Checkpoint) -> dict[str, Any]:
+    part = checkpoint.parts.get("feature_extractor")
+    return read_json(part.folder / "preprocessor_config.json") if part is not None else {}
+
+
+def _load_parts(checkpoint: Checkpoint, placement: Placement) -> dict[str, Any]:
+    import diffusers
+    import transformers
+
+    modules: dict[str, Any] = {}
+    with _quiet():
+        for name, part in checkpoint.parts.items():
+            if name.startswith("tokenizer"):
+                modules[name] = transformers.CLIPTokenizer.from_pretrained(str(part.folder), local_files_only=True)
+            elif part.weights:
+                library = diffusers if hasattr(diffusers, part.class_name) else transformers
+                modules[name] = _load_network(getattr(library, part.class_name), part, placement)
+    return modules
+
+
+def _load_network(network: Any, part: Part, placement: Placement) -> nn.Module:
+    """One network from its safetensors files; every one of its tensors must be there."""
+    dtype = placement.dtype
+    if (
+        part.class_name.startswith("Autoencoder")
+        and dtype == torch.float16
+        and read_json(part.folder / "config.json").get("force_upcast", True)
+    ):
+        dtype = torch.float32
+    argument = "torch_dtype" if network.__module__.startswith("diffusers") else "dtype"
+    try:
+        module, report = network.from_pretrained(
+            str(part.folder),
+            variant=part.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **{argument: dtype},
+        )
+    except (ValueError, RuntimeError, OSError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{part.folder} doesn't load as a {part.class_name}: {reason}") from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in report.get(kind, ()))
+        if keys:
+            raise InputError(
+                f"{part.folder}: {len(keys)} tensors are {kind.split('_')[0]} in its weight files, such as {keys[0]}; config.json and weights don't belong together"
+            )
+    result: nn.Module = module.eval().requires_grad_(False)
+    return result
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars and load reports off the terminal: the library tells its listeners, and nobody else."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.disable_progress_bar()
+        library.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        for library, bar, level in zip(libraries, bars, levels, strict=True):
+            if bar:
+                library.enable_progress_bar()
+            library.set_verbosity(level)
