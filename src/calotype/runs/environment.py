@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -88,32 +88,37 @@ def peak_memory(device: str) -> dict[str, int]:
 
 
 @contextmanager
-def repeatable(threads: int | None = None) -> Iterator[None]:
+def repeatable(device: str, threads: int | None = None) -> Iterator[None]:
     """Settings under which the same call on the same machine gives the same bits; the old ones are put back afterwards.
 
     Args:
+        device: the torch device that the model runs on. On a GPU torch is told to choose algorithms that add up in a fixed order; on the
+            CPU it always does.
         threads: CPU threads to use, since sums depend on how they are split; None leaves them as they are.
     """
+    before = torch.get_num_threads()
+    if threads is not None and threads != before:
+        torch.set_num_threads(threads)
+    try:
+        with _fixed_order() if device.startswith("cuda") else nullcontext():
+            yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _fixed_order() -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.backends.cudnn.benchmark,
-        torch.utils.deterministic.fill_uninitialized_memory,
-        torch.get_num_threads(),
-    )
+    enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        if threads is not None and threads != before[4]:
-            torch.set_num_threads(threads)
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = before[2]
-        torch.utils.deterministic.fill_uninitialized_memory = before[3]
-        torch.set_num_threads(before[4])
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def differences(recorded: dict[str, Any], present: dict[str, Any]) -> list[str]:

@@ -215,20 +215,22 @@ def _execute(
             listener.log("resumed", session=record.sessions)
         record = record.changed(status="running")
         record.write(folder)
-        with repeatable(_threads(record)):
-            if record.model.name:
-                listener.stage(f"load {record.model.name}")
-            began = time.monotonic()
-            model = load_model(record.model) if record.model.name else None
-            seconds["load"] = round(time.monotonic() - began, 3)
-            record = _located(record, model, listener, resumed)
-            record.write(folder)
+        if record.model.name:
+            listener.stage(f"load {record.model.name}")
+        began = time.monotonic()
+        model = load_model(record.model) if record.model.name else None
+        seconds["load"] = round(time.monotonic() - began, 3)
+        threads = _threads(record)
+        record = _located(record, model, listener, resumed)
+        record.write(folder)
+        with repeatable(record.environment["device"], threads):
+            record.environment["threads"] = torch.get_num_threads()
             began = time.monotonic()
             returned = method(model, **_grouped(values), **plain, seed=record.seed, events=listener)  # type: ignore[operator]
             seconds["method"] = round(time.monotonic() - began, 3)
-            listener.stage("save")
-            results = named_results(returned)
-            saved = outputs.save(folder, results, record)
+        listener.stage("save")
+        results = named_results(returned)
+        saved = outputs.save(folder, results, record)
         record = _ended(record, listener, seconds, "finished").changed(outputs=saved)
         listener.log("finished")
         record.write(folder)
@@ -256,7 +258,7 @@ def _located(record: Record, model: Any, listener: RunEvents, resumed: bool) -> 
     device = str(getattr(model, "device", "cpu"))
     found, checkpoint = environment(device), checkpoint_description(model)
     if resumed:
-        for line in differences(record.environment, found):
+        for line in differences({**record.environment, "threads": found["threads"]}, found):
             listener.note(f"this run began elsewhere: {line}")
         then, now = record.checkpoint.get("sha256"), checkpoint.get("sha256")
         if then and now and then != now:

@@ -1,0 +1,99 @@
+"""A method of a few lines for tests of run folders and of the command line: it needs no checkpoint, keeps its state and can be slow."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Self
+
+import torch
+
+from calotype.core.errors import InputError
+from calotype.core.events import SILENT, Events
+from calotype.core.method import Method
+from calotype.core.noise import noise
+from calotype.core.types import Image, Video
+from calotype.data import as_image
+
+
+@dataclass(frozen=True)
+class Wobble:
+    """How the fade wobbles."""
+
+    strength: float = 0.1
+    """Standard deviation of the wobble, in [0, 1]."""
+    repeats: int = 1
+    """How often it is added; 0 is off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyFade(Method):
+    """Fades from one picture to another, with noise."""
+
+    slug: ClassVar[str] = "toy-fade"
+    role: ClassVar[str] = ""
+    presets: ClassVar[tuple[str, ...]] = ("paper", "quick")
+
+    num_inference_steps: int = 8
+    """Steps of the fade."""
+    num_frames: int = 4
+    """Frames of the clip."""
+    delay: float = 0.0
+    """Seconds that each step takes."""
+    fault: Literal["none", "error", "strange"] = "none"
+    """What goes wrong half way."""
+    wobble: Wobble = field(default_factory=Wobble)
+    """The wobble of the fade."""
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 1 or more")
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The defaults."""
+        return cls()
+
+    @classmethod
+    def quick(cls) -> Self:
+        """Two steps."""
+        return cls(num_inference_steps=2)
+
+    def __call__(
+        self, model: None, start: Image, end: Image | None = None, *, gain: float = 1.0, seed: int = 0, events: Events = SILENT
+    ) -> Video:
+        """Fade.
+
+        Args:
+            start: the first picture.
+            end: the last picture; without it, `start` again.
+            gain: factor on the noise.
+        """
+        first = as_image(start, size=(32, 32), name="start", events=events).pixels
+        last = first if end is None else as_image(end, size=(32, 32), name="end", events=events).pixels
+        x, position = torch.zeros(self.num_frames, 3, 32, 32), 0
+        state = events.load_state("fade")
+        if state is not None:
+            x, position = state["x"], int(state["position"])
+        events.stage("fade", self.num_inference_steps)
+        events.step(position)
+        while position < self.num_inference_steps:
+            if position == self.num_inference_steps // 2 and self.fault != "none":
+                raise (
+                    InputError("fault: half way there was an error; choose none") if self.fault == "error" else ZeroDivisionError("strange")
+                )
+            weight = torch.linspace(0, 1, self.num_frames).reshape(-1, 1, 1, 1)
+            for repeat in range(self.wobble.repeats):
+                x = x + gain * self.wobble.strength * noise(x.shape, seed, position, stream=repeat)
+            x = 0.9 * x + 0.1 * ((1 - weight) * first + weight * last)
+            position += 1
+            time.sleep(self.delay)
+            events.step()
+            events.preview(lambda: Video(x.clamp(0, 1), 4.0))
+            events.save_state("fade", {"x": x, "position": torch.tensor(position)})
+            events.check()
+        events.metric("model_calls", self.num_inference_steps)
+        return Video(x.clamp(0, 1), 4.0)
+
+
+METHOD = ToyFade
