@@ -1,4 +1,4 @@
-"""Checkpoint folders with the public models' exact config keys at small width and random weights, for tests. Built once a process (`cached`)."""
+"""Checkpoint folders with the public models' exact config keys at small width and random weights. Built once a process (`cached`)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def tiny_svd(path: Path, **save: Any) -> Path:
 
 
 def tiny_toy_i2v(path: Path, **save: Any) -> Path:
-    """The toy image-to-video model: SVD's topology, plain AutoencoderKL with f = 4, tokenizer and text encoder beside it. 8 frames, 64 px."""
+    """The toy image-to-video model: SVD's topology, plain AutoencoderKL with f = 4, a text encoder beside it. 8 frames, 64 px."""
     return _stable_video(path, toy=True, **save)
 
 

@@ -1,6 +1,6 @@
-"""Checkpoints and what runs them: the only room that imports diffusers and transformers, and the only one that picks a device or a precision.
+"""Checkpoints and what runs them: the only room that imports diffusers and transformers or picks a device and a precision.
 
-`load` gives a model in a role (`calotype.core.roles`). Names here are imported on first use, so that looking for a checkpoint needs no torch.
+`load` gives a model in a role (`calotype.core.roles`). Names are imported on first use, so that looking for a checkpoint needs no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The latent space: pixels in [0, 1] to scaled latents and back, in chunks and in a safe precision; and the role of a bare AutoencoderKL."""
+"""The latent space: pixels in [0, 1] to scaled latents and back, in chunks and a safe precision; the role of a bare AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class LatentSpace:
         if any(side % self.factor or side <= 0 for side in size):
             good = tuple(max(self.factor, round(side / self.factor) * self.factor) for side in size)
             raise ShapeError(
-                f"a picture of {size[0]}x{size[1]} (height x width) was given; sides must be multiples of {self.factor}, such as {good[0]}x{good[1]}"
+                f"a picture of {size[0]}x{size[1]} (height x width) was given; "
+                f"sides must be multiples of {self.factor}, such as {good[0]}x{good[1]}"
             )
 
     def mode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:

@@ -1,4 +1,4 @@
-"""What the adapters share: where a checkpoint came from, its noise levels, and the denoiser that runs the branches of a guidance in batches."""
+"""What the adapters share: a checkpoint's noise levels, and the denoiser that runs the branches of a guidance in batches."""
 
 from __future__ import annotations
 
@@ -86,14 +86,16 @@ class DiffusionModel:
     def sigmas(self, num_inference_steps: int, *, sampler: SamplerName = "euler") -> Tensor:
         """Noise levels of a run by the checkpoint's own scheduler config: [num_inference_steps + 1], float64, falling, the last one 0.
 
-        `sampler` matters to "dpmpp_2m" and "ddim", whose diffusers namesakes space their timesteps a little differently.
+        `sampler` is the step's name: where a config leaves the spacing open, diffusers' schedulers differ in it.
         """
         return self.parametrisation.sigmas(num_inference_steps, sampler)
 
-    def init_noise_sigma(self, sigmas: Tensor) -> float:
-        """What standard normal noise is multiplied by to start a run, as the checkpoint's scheduler does it: `leading` spacing starts below the
-        noisiest level and counts the data's own unit variance in, sqrt(sigma_0^2 + 1); the others start from sigma_0."""
-        return self.parametrisation.init_noise_sigma(float(sigmas[0]))
+    def init_noise_sigma(self, sigmas: Tensor, *, sampler: SamplerName = "euler") -> float:
+        """What standard normal noise is multiplied by to start a run, as diffusers' scheduler of that name does it.
+
+        That is sigma_0, or sqrt(sigma_0^2 + 1) where the data's own unit variance is counted in (`leading` spacing, so SVD; DDIM).
+        """
+        return self.parametrisation.init_noise_sigma(float(sigmas[0]), sampler)
 
     def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance) -> BranchDenoiser:
         """A denoiser over labelled branches.

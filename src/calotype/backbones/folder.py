@@ -1,4 +1,4 @@
-"""Looks into a checkpoint folder in the diffusers layout before anything heavy is imported: which parts it has, which files they need, what is missing.
+"""Looks into a checkpoint folder in the diffusers layout: which parts it has, which files they need, what is missing.
 
 Imports neither torch nor diffusers, so that `calotype doctor` and `calotype models` are quick.
 """

@@ -1,4 +1,4 @@
-"""Names to folders: embedded models, local folders, the Hugging Face cache; and the one explicit download. Imports neither torch nor diffusers."""
+"""Names to folders: embedded models, local folders, the Hugging Face cache; and the one explicit download. Imports no torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def locate(name: str | Path, *, variant: str | None = None, revision: str | None
         >>> locate("toy-i2w")
         Traceback (most recent call last):
             ...
-        calotype.core.errors.InputError: no model 'toy-i2w'; did you mean toy-i2v? `calotype models` lists all; a folder or a hub id works too
+        calotype.core.errors.InputError: no model 'toy-i2w'; did you mean toy-i2v? `calotype models` lists all; folders and hub ids work too
     """
     text = str(name)
     row = MODELS.get(text)
@@ -67,7 +67,7 @@ def locate(name: str | Path, *, variant: str | None = None, revision: str | None
     if folder.exists():
         raise InputError(f"{text} is a file; give the folder in the diffusers layout that holds model_index.json")
     if not _is_hub_id(text):
-        raise InputError(f"no model {text!r}; {_near_misses(text)}`calotype models` lists all; a folder or a hub id works too")
+        raise InputError(f"no model {text!r}; {_near_misses(text)}`calotype models` lists all; folders and hub ids work too")
     cached = cached_folder(text, revision)
     if cached is None:
         known = "" if row is not None else f"{_near_misses(text)}"
@@ -122,8 +122,9 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
 
     Example:
         >>> index = {"_class_name": "StableVideoDiffusionPipeline", "unet": ["diffusers", "UNetSpatioTemporalConditionModel"]}
-        >>> choose_files(["unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "svd.safetensors", "model_index.json"], index, None)
-        ['model_index.json', 'unet/config.json', 'unet/diffusion_pytorch_model.fp16.safetensors']
+        >>> listed = ["unet/config.json", "unet/m.fp16.safetensors", "unet/m.safetensors", "svd.safetensors", "model_index.json"]
+        >>> choose_files(listed, index, None)
+        ['model_index.json', 'unet/config.json', 'unet/m.fp16.safetensors']
     """
     pipeline = str(index.get("_class_name"))
     if pipeline not in NEEDED:

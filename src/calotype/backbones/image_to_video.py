@@ -27,8 +27,9 @@ SVD_SAMPLE_SIZE = 96
 class StableVideoDiffusion(DiffusionModel):
     """SVD, SVD-XT, toy-i2v.
 
-    Conditions hold `context` [B, 1 + caption tokens, width], the picture's embedding followed by the caption's tokens where the folder has a text
-    encoder; `image_latents` [B, C, h, w], not scaled, for every frame; and `added_time_ids` [B, 3] = fps - 1, motion bucket, noise strength.
+    Conditions hold `context` [B, 1 + caption tokens, width], the picture's embedding followed by the caption's tokens where the folder has
+    a text encoder; `image_latents` [B, C, h, w], not scaled, for every frame; and `added_time_ids` [B, 3]: fps - 1, motion bucket, strength
+    of the augmentation noise.
     """
 
     role = "ImageToVideo"
@@ -130,7 +131,7 @@ class StableVideoDiffusion(DiffusionModel):
     def decode(self, latents: Float[Tensor, "1 frames channels h w"], fps: float) -> Video:
         """Scaled latents to a clip.
 
-        A temporal decoder sees only the frames of one chunk at a time, so `with_decode_chunk_size` changes its result slightly at the seams.
+        A temporal decoder sees only the frames of one chunk at a time, so `with_decode_chunk_size` changes the seams slightly.
 
         Raises:
             ShapeError: more than one clip, or latents of another shape.

@@ -43,11 +43,12 @@ def load(
     """Load a checkpoint in its role. Never downloads, never reads pickled weights.
 
     Args:
-        name: an embedded model ("toy-i2v"), a folder in the diffusers layout, a hub id that is in the cache ("stabilityai/stable-video-diffusion-img2vid-xt"),
-            or a StableDiffusionPipeline, StableDiffusionXLPipeline or StableVideoDiffusionPipeline object, which stays as it is.
+        name: an embedded model ("toy-i2v"), a folder in the diffusers layout, a hub id that is in the cache
+            ("stabilityai/stable-video-diffusion-img2vid-xt"), or a StableDiffusionPipeline, StableDiffusionXLPipeline or
+            StableVideoDiffusionPipeline object, which stays as it is.
         device: "auto" (CUDA, else MPS, else CPU), or a torch device.
-        dtype: "auto" (float16 on a GPU, float32 on the CPU and for embedded models), "float32", "float16", "bfloat16". The autoencoder runs in
-            float32 where its config says that float16 overflows.
+        dtype: "auto" (float16 on a GPU, float32 on the CPU and for embedded models), "float32", "float16", "bfloat16". The autoencoder
+            runs in float32 where its config says that float16 overflows.
         variant: variant of the weight files, such as "fp16"; None takes what fits.
         revision: branch, tag or commit of a hub id.
         offload: on a GPU, keep "model" (whole networks) or "sequential" (single layers) in main memory until they are needed.
@@ -168,7 +169,8 @@ def _load_network(network: Any, part: Part, placement: Placement) -> nn.Module:
         keys = sorted(str(key) for key in report.get(kind, ()))
         if keys:
             raise InputError(
-                f"{part.folder}: {len(keys)} tensors are {kind.split('_')[0]} in its weight files, such as {keys[0]}; config.json and weights don't belong together"
+                f"{part.folder}: {len(keys)} tensors are {kind.split('_')[0]} in its weight files, such as {keys[0]}; "
+                "config.json and weights don't belong together: fetch or save the checkpoint again"
             )
     result: nn.Module = module.eval().requires_grad_(False)
     return result

@@ -56,7 +56,7 @@ def place(device: str | torch.device, dtype: str | torch.dtype, offload: str | N
     present = torch.cuda.device_count() if chosen.type == "cuda" else int(torch.backends.mps.is_available()) if chosen.type == "mps" else 1
     if (chosen.index or 0) >= present:
         raise MissingError(
-            f"device {chosen} was asked for and this machine's torch {torch.__version__} finds {present} of that kind; use device auto or cpu"
+            f"device {chosen} was asked for and torch {torch.__version__} finds {present} of that kind on this machine; use auto or cpu"
         )
     if isinstance(dtype, str):
         if dtype not in DTYPES and dtype != "auto":

@@ -70,7 +70,10 @@ class StableDiffusion(DiffusionModel):
 
 
 class StableDiffusionXL(StableDiffusion):
-    """SDXL: two text encoders side by side, the second one's pooled text, and sizes. Conditions hold `text`, `pooled` and `time_ids` [B, 6]."""
+    """SDXL: two text encoders side by side, the second one's pooled text, and sizes.
+
+    Conditions hold `text` [B, tokens, width], `pooled` [B, width] and `time_ids` [B, 6].
+    """
 
     def __init__(self, *arguments: Any, force_zeros_for_empty_prompt: bool = True, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -90,7 +93,8 @@ class StableDiffusionXL(StableDiffusion):
         Args:
             prompt: for both encoders.
             size: height and width of the picture to come (default: the size that the checkpoint was trained at).
-            original_size, crops_coords_top_left, target_size: SDXL's micro-conditioning, (height, width) in pixels; default `size`, no crop, `size`.
+            original_size, crops_coords_top_left, target_size: SDXL's micro-conditioning, (height, width) in pixels; by default `size`, no
+                crop, `size`.
         """
         prompts = _listed(prompt)
         states, pooled = [], torch.empty(0)
@@ -105,7 +109,7 @@ class StableDiffusionXL(StableDiffusion):
         return Condition({"text": torch.cat(states, dim=-1).to(self.dtype), "pooled": pooled.to(self.dtype), "time_ids": time_ids})
 
     def unconditional(self, condition: Condition) -> Condition:
-        """What guidance subtracts unless a negative prompt is given: zeros, or the empty prompt where the checkpoint's config says so; same sizes."""
+        """What guidance subtracts unless a negative prompt is given: zeros, or the empty prompt if the config says so; same sizes."""
         tensors = condition.tensors
         if self.force_zeros_for_empty_prompt:
             return Condition({**tensors, "text": torch.zeros_like(tensors["text"]), "pooled": torch.zeros_like(tensors["pooled"])})
