@@ -108,15 +108,13 @@ def invert(
     """
     table = sigmas.double().cpu()
     if table.ndim != 1 or len(table) < 2 or not bool((table.diff() < 0).all()) or float(table[-1]) < 0:
-        raise InputError(
-            "the inversion's noise levels must be at least two, fall, and end at 0 or above; pass a table such as model.sigmas(500)"
-        )
+        raise InputError("the inversion's noise levels must be at least two, fall and end at 0 or above, such as model.sigmas(500)")
     kept_levels = _levels_to_keep(table, keep, events)
     need = len(kept_levels) * x0.numel() * torch.empty((), dtype=dtype).element_size() / 1e6
     if need > max_megabytes:
         raise InputError(
-            f"{len(kept_levels)} kept levels would take {need:.0f} MB and {max_megabytes:.0f} MB are allowed; pass the sampling table as keep, "
-            "dtype=torch.float16, or a larger max_megabytes"
+            f"{len(kept_levels)} kept levels would take {need:.0f} MB and {max_megabytes:.0f} MB are allowed; "
+            "pass the sampling table as keep, dtype=torch.float16, or a larger max_megabytes"
         )
     rising = [float(s) for s in table.flip(0)]
     kept: dict[int, Tensor] = {}
@@ -164,7 +162,7 @@ def round_trip_psnr(
         x0: what was inverted.
         trajectory: its inversion.
         step: the sampler of the way back.
-        decode: latents to pixels in [0, 1]; with it the PSNR is that of pixels with peak 1, without it that of latents with their own range.
+        decode: latents to pixels in [0, 1]; with it the PSNR is that of pixels (peak 1), without it that of latents (their own range).
         events: hears the metric `round_trip_psnr_db`.
 
     Returns:
@@ -210,15 +208,15 @@ def _levels_to_keep(table: Table, keep: Table | None, events: Events) -> set[flo
     off = sum(shift > _SAME for shift in shifts)
     if off:
         events.note(
-            f"{off} of {len(wanted)} sampling levels are not among the {len(positive)} inversion levels: the nearest were kept (largest shift "
-            f"{max(shifts):.1%}); choose step numbers whose grids nest, such as 500 and 50, or sample with the trajectory's table"
+            f"{off} of {len(wanted)} sampling levels are not among the {len(positive)} inversion levels: the nearest were kept (shifted by "
+            f"at most {max(shifts):.1%}); choose step numbers whose grids nest, such as 500 and 50, or sample with the trajectory's table"
         )
     return set(found)
 
 
 def _resume(state: Mapping[str, Tensor], x: Tensor, table: Table, key: str) -> tuple[Tensor, int, dict[str, Tensor], dict[int, Tensor]]:
     if state["x"].shape != x.shape or state["sigmas"].shape != table.shape or not torch.equal(state["sigmas"].cpu(), table):
-        raise InputError(f"the saved state of {key!r} belongs to a run with other settings; start anew, or resume with its own settings")
+        raise InputError(f"the saved state of {key!r} is of a run with other settings; start anew, or resume with its own settings")
     history = {name.removeprefix("history."): tensor.to(x.device) for name, tensor in state.items() if name.startswith("history.")}
     kept = {int(name.removeprefix("kept.")): tensor.cpu() for name, tensor in state.items() if name.startswith("kept.")}
     return state["x"].to(x), int(state["position"]), history, kept

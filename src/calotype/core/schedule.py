@@ -153,9 +153,9 @@ class VPSchedule:
         """
         steps = num_train_timesteps
         if beta_schedule == "linear":
-            betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+            betas = torch.linspace(beta_start, beta_end, steps)
         elif beta_schedule == "scaled_linear":
-            betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+            betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2
         elif beta_schedule == "squaredcos_cap_v2":
             curve = [cos((i / steps + 0.008) / 1.008 * pi / 2) ** 2 for i in range(steps + 1)]
             betas = torch.tensor([min(1 - b / a, 0.999) for a, b in pairwise(curve)], dtype=torch.float64)
@@ -167,11 +167,19 @@ class VPSchedule:
     def from_betas(
         betas: Tensor, *, rescale_betas_zero_snr: bool = False, interpolation: Literal["linear", "log"] = "linear"
     ) -> VPSchedule:
-        """From per-step betas [timesteps]."""
-        alphas = torch.cumprod(1 - betas.double(), 0)
+        """From per-step betas [timesteps].
+
+        The products are taken in float32, as diffusers takes them: near the end of a zero-SNR schedule the rounding moves sigma by 1e-5
+        of itself, and checkpoints were trained with the rounded levels.
+        """
+        betas = betas.float()
         if rescale_betas_zero_snr:
-            root = alphas.sqrt()
-            alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+            root = torch.cumprod(1 - betas, 0).sqrt()
+            first, last = root[0].clone(), root[-1].clone()
+            rescaled = ((root - last) * (first / (first - last))) ** 2
+            betas = 1 - torch.cat([rescaled[:1], rescaled[1:] / rescaled[:-1]])
+        alphas = torch.cumprod(1 - betas, 0).double()
+        if rescale_betas_zero_snr:
             alphas[-1] = ZERO_SNR_ALPHA
         return VPSchedule(alphas, interpolation)
 
