@@ -16,7 +16,6 @@ setup: $(VENV)/.development  ## .venv with everything that tests, evaluations an
 
 bench: $(VENV)/.development  ## wall time against bare model calls; writes results/bench.csv
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc -q
-	$(BIN)/python benchmarks/record.py
 
 docs: $(VENV)/.development  ## the site, built strictly, in site/
 	$(BIN)/mkdocs build --strict
