@@ -1,7 +1,7 @@
 """Following one object of known colours through a clip whose background is known.
 
-A pixel p over the background b that shows the object's colour c with opacity a is p = b + a (c - b). Solving for a by least squares says where the
-object is, and also where it is a half-transparent ghost, as in a cross-fade.
+A pixel p over the background b that shows the object's colour c with opacity a is p = b + a (c - b). Solving for a by least squares says
+where the object is, and also where it is a half-transparent ghost, as in a cross-fade.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONTRAST = 0.2
 """Smallest RGB distance between a colour and the background at which that colour can be told from it."""
 SMALLEST_PART = 0.15
 """Components below this share of the true area are noise, not a part of the object."""
-AREA_RANGE = (0.6, 1.5)
+AREA_RANGE = (0.65, 1.35)
 """Area over true area of a picture with exactly one whole object."""
 
 

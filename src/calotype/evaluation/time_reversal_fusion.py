@@ -1,0 +1,325 @@
+"""The proof of Time Reversal Fusion on ground truth: does it reach the end picture, on the true path, with one object; where does it fail.
+
+Three experiments, on the embedded model and on an exact one (`@exact`: the posterior mean over rendered clips, a perfect model of them):
+
+- T1 (bare names): motion that looks the same backwards. The method must beat plain image-to-video, a cross-fade and a cut.
+- T2 (`@directed`): the same paths by things that always go nose-first. The method must fail here: its backward path, too, goes nose-first.
+- T3 (`@loop`): the same picture at both ends. The clip must close, and move.
+
+Every row sees the same scenes, noise, caption, frame rate, motion bucket and steps; nothing is taken from the truth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calotype.core.events import SILENT, Events
+from calotype.core.roles import ImageToVideo
+from calotype.core.timetravel import Reinject
+from calotype.core.types import Image, Video
+from calotype.evaluation.baselines import cross_fade, cut, image_to_video
+from calotype.evaluation.pairs import FRAMES, SIZE, Pair, at_end, bank_of, directed_twin, symmetric_pairs
+from calotype.evaluation.report import Claim, Report, Role, Row
+from calotype.methods.time_reversal_fusion import TimeReversalFusion
+from calotype.metrics import Interval, bootstrap, psnr, rmse
+from calotype.world import PRESETS
+from calotype.world.exact import ExactImageToVideo
+
+SLUG = TimeReversalFusion.slug
+COUNT = 24
+BATCH = 6
+"""Pairs that are sampled together."""
+EXACT_SIZE = 32
+"""Side in pixels of the exact model's clips."""
+EXACT_BANK = 384
+"""Rendered clips in the bank of each picture."""
+
+Scenes = dict[str, list[float]]
+Clips = list[Float[Tensor, "frames 3 height width"]]
+Maker = Callable[[Sequence[Pair], int, Events], Clips]
+"""Makes the clips of some pairs with the noise of that seed."""
+
+
+class Listener(Events):
+    """Counts the network's evaluations; lets a stop through and keeps the inner steps to itself."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self.calls = 0.0
+
+    def metric(self, name: str, value: float) -> None:
+        """Add up `model_calls`."""
+        if name == "model_calls":
+            self.calls += value
+
+    def check(self) -> None:
+        """Pass on."""
+        self._events.check()
+
+
+class Experiment:
+    """Runs variants on pairs and keeps the numbers of every scene, so that claims can compare scene by scene."""
+
+    def __init__(self, seed: int, events: Events) -> None:
+        self.seed = seed
+        self.events = events
+        self.rows: list[Row] = []
+        self.scenes: dict[str, Scenes] = {}
+
+    def run(
+        self,
+        variant: str,
+        role: Role,
+        pairs: Sequence[Pair],
+        make: Maker,
+        measure: Callable[[Pair, Tensor], dict[str, float]] = Pair.measure,
+        batch: int = BATCH,
+    ) -> None:
+        """Make the clips of all pairs and measure them."""
+        self.add(variant, role, self._numbers(pairs, make, measure, batch))
+
+    def add(self, variant: str, role: Role, found: Iterable[dict[str, float]]) -> None:
+        """Add a row of per-scene numbers."""
+        numbers: Scenes = {}
+        for scene in found:
+            for name, value in scene.items():
+                numbers.setdefault(name, []).append(value)
+        self.scenes[variant] = numbers
+        self.rows.append(Row.of(variant, role, numbers))
+
+    def _numbers(
+        self, pairs: Sequence[Pair], make: Maker, measure: Callable[[Pair, Tensor], dict[str, float]], batch: int
+    ) -> Iterable[dict[str, float]]:
+        for first in range(0, len(pairs), batch):
+            some = pairs[first : first + batch]
+            listener, began = Listener(self.events), time.perf_counter()
+            clips = make(some, self.seed + some[0].index, listener)
+            seconds = (time.perf_counter() - began) / len(some)
+            for pair, clip in zip(some, clips, strict=True):
+                yield {**measure(pair, clip), "seconds": seconds, "model_calls": listener.calls / len(some)}
+            self.events.step(len(some))
+            self.events.check()
+
+
+def _frames(videos: Sequence[Video]) -> Clips:
+    return [video.frames for video in videos]
+
+
+def fused(model: ImageToVideo, settings: TimeReversalFusion, loop: bool = False) -> Maker:
+    """The method, on the pairs or on loops from their start pictures."""
+
+    def make(pairs: Sequence[Pair], seed: int, events: Events) -> Clips:
+        starts = [pair.start for pair in pairs]
+        ends = starts if loop else [pair.end for pair in pairs]
+        return _frames(settings.between(model, starts, ends, seed=seed, events=events))
+
+    return make
+
+
+def continued(model: ImageToVideo, settings: TimeReversalFusion, replace_last: bool = False) -> Maker:
+    """Plain image-to-video from the start pictures, or with the last frame replaced at every step."""
+
+    def make(pairs: Sequence[Pair], seed: int, events: Events) -> Clips:
+        ends = [pair.end for pair in pairs] if replace_last else None
+        return _frames(image_to_video(model, settings, [pair.start for pair in pairs], ends, seed=seed, events=events))
+
+    return make
+
+
+def fixed(make: Callable[[Image, Image, int], Tensor]) -> Maker:
+    """A clip that needs no model."""
+    return lambda pairs, seed, events: [make(pair.start, pair.end, FRAMES) for pair in pairs]
+
+
+def loop_measure(model: ImageToVideo) -> Callable[[Pair, Tensor], dict[str, float]]:
+    """Metrics of a loop: how far its last frame is from its first, beside the autoencoder's own error, and how far the object goes."""
+
+    def measure(pair: Pair, frames: Float[Tensor, "frames 3 size size"]) -> dict[str, float]:
+        rebuilt = model.decode(model.encode(pair.clip[:1]), 1.0).frames[0]
+        found = pair.follow(frames)
+        away = np.linalg.norm(found.centroids[1:-1] - found.centroids[0], axis=1)
+        return {
+            "start_psnr_db": psnr(frames[0], pair.clip[0]).item(),
+            "loop_rmse": rmse(frames[-1], frames[0]).item(),
+            "autoencoder_rmse": rmse(rebuilt, pair.clip[0]).item(),
+            "motion_px": float(away[np.isfinite(away)].mean() if np.isfinite(away).any() else 0.0) * SIZE / pair.size,
+        }
+
+    return measure
+
+
+def main_rows(
+    test: Experiment, model: ImageToVideo, settings: TimeReversalFusion, pairs: Sequence[Pair], at: str = "", batch: int = BATCH
+) -> None:
+    """T1: the method, its baselines and its ablations."""
+    bare = dataclasses.replace(settings, reinject=Reinject(repeats=0))
+    test.run("method" + at, "method", pairs, fused(model, settings))
+    test.run("image-to-video" + at, "baseline", pairs, continued(model, settings))
+    test.run("crossfade" + at, "baseline", pairs, fixed(cross_fade))
+    test.run("cut" + at, "baseline", pairs, fixed(cut))
+    test.run("replace-last" + at, "baseline", pairs, continued(model, settings, replace_last=True))
+    test.run("no-reinjection" + at, "ablation", pairs, fused(model, bare))
+    test.run("sequential" + at, "ablation", pairs, fused(model, dataclasses.replace(bare, fusion="sequential")))
+
+
+def trained_rows(test: Experiment, model: ImageToVideo, settings: TimeReversalFusion, pairs: Sequence[Pair], nosed: str) -> None:
+    """T1, T2 and T3 on a trained model."""
+    main_rows(test, model, settings, pairs)
+    straight = [pair for pair in pairs if pair.family == "straight"]
+    test.run("method@directed", "limit", [directed_twin(pair, nosed) for pair in straight], fused(model, settings))
+    loops = straight
+    measure = loop_measure(model)
+    test.run("method@loop", "method", loops, fused(model, settings, loop=True), measure)
+    test.run("image-to-video@loop", "baseline", loops, continued(model, settings), measure)
+    test.run("frozen@loop", "baseline", loops, fixed(lambda start, _, frames: cut(start, start, frames)), measure)
+
+
+def exact_rows(test: Experiment, settings: TimeReversalFusion, pairs: Sequence[Pair], nosed: str, bank: int = EXACT_BANK) -> None:
+    """T1, T2 and T3 on an exact model of each pair: banks of clips that start with its first and with its last picture."""
+    found: dict[str, tuple[Role, list[dict[str, float]]]] = {}
+
+    def keep(test_of_one: Experiment) -> None:
+        for row in test_of_one.rows:
+            numbers = test_of_one.scenes[row.variant]
+            found.setdefault(row.variant, (row.role, []))[1].append({name: values[0] for name, values in numbers.items()})
+
+    for pair in pairs:
+        small = Pair(pair.scene, pair.index, EXACT_SIZE)
+        one = Experiment(test.seed, Listener(test.events))
+        model = exact_model(small, bank)
+        main_rows(one, model, settings, [small], "@exact")
+        loop, measure = ExactImageToVideo([model.banks[0]]), loop_measure(model)
+        one.run("method@exact-loop", "method", [small], fused(loop, settings, loop=True), measure)
+        one.run("image-to-video@exact-loop", "baseline", [small], continued(loop, settings), measure)
+        if pair.family == "straight":
+            twin = directed_twin(small, nosed)
+            one.run("method@exact-directed", "limit", [twin], fused(exact_model(twin, bank), settings))
+        keep(one)
+        test.events.step(1)
+        test.events.check()
+    for variant, (role, numbers) in found.items():
+        test.add(variant, role, numbers)
+
+
+def exact_model(pair: Pair, bank: int = EXACT_BANK) -> ExactImageToVideo:
+    """What a perfect model knows of a pair: all that may follow its first and its last picture."""
+    first = pair.scene.objects[0]
+    return ExactImageToVideo([bank_of(pair, thing, bank, seed=0) for thing in (first, at_end(first))])
+
+
+def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ratio of means."""
+    return np.asarray(ours.mean(-1) / theirs.mean(-1))
+
+
+def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean difference."""
+    return np.asarray((ours - theirs).mean(-1))
+
+
+def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean."""
+    return np.asarray(values.mean(-1))
+
+
+def claims(scenes: dict[str, Scenes], exact: bool = False) -> list[Claim]:
+    """The claims, with bars fixed beforehand; each is decided by the 90 % bootstrap interval over scenes (the limit: 95 %).
+
+    The exact model answers for T1 only: it is told no motion bucket, so its things may go as slowly as they need to.
+    """
+    at, where = ("@exact", "exact model: ") if exact else ("", "")
+
+    def of(variant: str, metric: str) -> list[float]:
+        return scenes[variant][metric]
+
+    def both(metric: str, other: str, compare: Callable[..., NDArray[np.float64]]) -> Interval:
+        return bootstrap(compare, of("method" + at, metric), of(other + at, metric))
+
+    gain = both("end_psnr_db", "image-to-video", difference)
+    found = [
+        Claim.at_least(f"{where}last frame better than plain image-to-video's, in dB", gain, 6.0),
+        Claim.at_most(f"{where}mid-frame error over plain image-to-video's", both("mid_centroid_error_px", "image-to-video", ratio), 0.6),
+        Claim.at_most(f"{where}mid-frame error over a cut's", both("mid_centroid_error_px", "cut", ratio), 0.7),
+        Claim.at_most(f"{where}ghosts over a cross-fade's", both("ghost_share", "crossfade", ratio), 0.5),
+        Claim.at_most(f"{where}largest over mean step (jump_ratio)", bootstrap(mean, of("method" + at, "jump_ratio")), 2.5),
+    ]
+    if exact:
+        return found
+    closes = bootstrap(ratio, of("method@loop", "loop_rmse"), of("method@loop", "autoencoder_rmse"))
+    one_way = [value for value in of("method", "monotonicity") if math.isfinite(value)]
+    lower = bootstrap(difference, one_way, of("method@directed", "monotonicity"), level=0.95)
+    return [
+        *found,
+        Claim.at_most("loop: first to last frame over the autoencoder's own error, RMSE", closes, 1.5),
+        Claim.at_least("loop: the object moves, in pixels", bootstrap(mean, of("method@loop", "motion_px")), 1.0),
+        Claim.at_least("limit: nose-first things ping-pong, monotonicity below that of the same paths without a nose", lower, 0.15),
+    ]
+
+
+def notes(scenes: dict[str, Scenes]) -> list[str]:
+    """What the table says about re-injection, whichever way it comes out."""
+    lines = []
+    for at, where in (("", "on the trained model"), ("@exact", "on the exact model")):
+        if "method" + at not in scenes:
+            continue
+        ours, theirs = scenes["method" + at]["ghost_share"], scenes["no-reinjection" + at]["ghost_share"]
+        found = bootstrap(difference, ours, theirs)
+        word = "fewer" if found.high < 0 else "more" if found.low > 0 else "no fewer"
+        interval = f"{found.value:+.3f}, 90 % interval {found.low:+.3f} to {found.high:+.3f}"
+        lines.append(f"re-injection {where}: {word} ghosts than without it (share {interval})")
+    return lines
+
+
+def measure(
+    model: ImageToVideo,
+    *,
+    seed: int,
+    count: int = COUNT,
+    exact: bool = True,
+    split: str = "eval",
+    preset: str = "small",
+    settings: TimeReversalFusion | None = None,
+    events: Events = SILENT,
+) -> Report:
+    """The whole experiment on a model.
+
+    Args:
+        model: an image-to-video model of 8 frames of 64 px of the toy world.
+        seed: of scenes and noise.
+        count: pairs of T1; half of them are straight and make T2 and T3, half of them are repeated on the exact model.
+        exact: whether to add the rows of the exact model.
+        split: `eval`, or `tune` for whoever chooses settings.
+        preset: the world that the model was trained on.
+        settings: the method; `TimeReversalFusion.toy()` by default.
+        events: hears one step per clip, or per pair of the exact model.
+    """
+    began = time.perf_counter()
+    settings = settings or TimeReversalFusion.toy()
+    pairs = symmetric_pairs(preset, split, seed, count)
+    straight = sum(pair.family == "straight" for pair in pairs)
+    few = pairs[: (count + 1) // 2] if exact else []
+    events.stage(f"evaluate {SLUG}", 7 * count + 4 * straight + len(few))
+    nosed = PRESETS[preset].directed[0]
+    test = Experiment(seed, events)
+    trained_rows(test, model, settings, pairs, nosed)
+    found = claims(test.scenes)
+    if few:
+        exact_rows(test, settings, few, nosed)
+        found += claims(test.scenes, exact=True)
+    device = str(getattr(model, "device", "cpu"))
+    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, found, notes(test.scenes))
+
+
+def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
+    """See `calotype.evaluation.evaluate`."""
+    from calotype.backbones import load
+
+    return measure(load("toy-i2v", device=device), seed=seed, count=count or (4 if quick else COUNT), exact=not quick, events=events)
