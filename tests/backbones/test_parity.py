@@ -77,18 +77,18 @@ def _picture(size: tuple[int, int], seed: int) -> PILImage.Image:
     return PILImage.fromarray(coarse).resize((size[1], size[0]), PILImage.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("svd", (64, 96)), ("svd", (256, 64)), ("toy-i2v", (64, 64))], ids=lambda value: str(value))
+@pytest.mark.parametrize(("kind", "size"), [("svd", (64, 96)), ("svd", (232, 64)), ("toy-i2v", (64, 64))], ids=lambda value: str(value))
 def test_image_to_video_equals_the_pipeline(kind: str, size: tuple[int, int]) -> None:
     from diffusers import StableVideoDiffusionPipeline
 
     folder = cached(kind)
-    model = load(folder, device="cpu", decode_chunk_size=4)
+    model = load(folder, device="cpu", decode_chunk_size=2)
     # The stock pipeline knows no caption: the toy folder is compared with the picture's token alone.
     model.modules.pop("text_encoder", None)
     extra = {"text_encoder": None, "tokenizer": None} if kind == "toy-i2v" else {}
     pipeline: Any = StableVideoDiffusionPipeline.from_pretrained(folder, **extra)
     pipeline.set_progress_bar_config(disable=True)
-    picture, frames = _picture(size, seed=1), 5
+    picture, frames = _picture(size, seed=1), 3
     noise = batch_noise(model.latent_shape(frames, size), seed=7, count=1)
     theirs = pipeline(
         picture,
@@ -101,7 +101,7 @@ def test_image_to_video_equals_the_pipeline(kind: str, size: tuple[int, int]) ->
         fps=9,
         motion_bucket_id=60,
         noise_aug_strength=0.05,
-        decode_chunk_size=4,
+        decode_chunk_size=2,
         generator=generator(3, stream=AUGMENTATION),
         latents=noise,
         output_type="pt",

@@ -37,8 +37,10 @@ class LatentSpace:
     @property
     def _dtype(self) -> torch.dtype:
         """Precision to run in: float16 overflows in most autoencoders of this family, which their config says."""
-        own = next(self.vae.parameters()).dtype
-        return torch.float32 if own == torch.float16 and cast(Any, self.vae).config.force_upcast else own
+        first = next(self.vae.parameters())
+        # Weights that a pipeline's sequential offload keeps away can't be cast.
+        upcast = first.dtype == torch.float16 and first.device.type != "meta" and cast(Any, self.vae).config.force_upcast
+        return torch.float32 if upcast else first.dtype
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise ShapeError unless height and width are multiples of the factor."""

@@ -108,12 +108,18 @@ def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> Diffusio
     return ADAPTERS[kind](
         source,
         {name: components[name] for name in needed + tokenizers},
-        scheduler=dict(pipeline.scheduler.config),
+        scheduler=_stated(pipeline.scheduler.config),
         scheduler_class=type(pipeline.scheduler).__name__,
         device=torch.device(pipeline._execution_device),
         **options,
         **_extra(kind, config, processor),
     )
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's config without the values that are only that class's defaults, which is what its file says."""
+    defaults = set(config.get("_use_default_values", ()))
+    return {key: value for key, value in config.items() if key not in defaults}
 
 
 def _extra(pipeline: str, index: Mapping[str, Any], image_processor: Mapping[str, Any]) -> dict[str, Any]:

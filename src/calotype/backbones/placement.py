@@ -95,11 +95,12 @@ def precision(module: nn.Module, dtype: torch.dtype) -> Iterator[nn.Module]:
     if own == dtype:
         yield module
         return
-    module.to(dtype=dtype)
+    # nn.Module's own `to`: diffusers' warns about every cast.
+    nn.Module.to(module, dtype=dtype)
     try:
         yield module
     finally:
-        module.to(dtype=own)
+        nn.Module.to(module, dtype=own)
 
 
 def check_torchvision() -> None:

@@ -20,7 +20,7 @@ def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     """
     length = tokenizer.model_max_length
     ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    for prompt, full in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
+    for prompt, full in zip(prompts, tokenizer(list(prompts), verbose=False).input_ids, strict=True):
         if len(full) > length:
             lost = tokenizer.decode(full[length - 1 : -1])
             logger.warning("the prompt %r has %d tokens, the text encoder reads %d: %r is left out", prompt, len(full), length, lost)
