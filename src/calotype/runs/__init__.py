@@ -1,12 +1,34 @@
 """Run folders: what was run, on what, with which result, so that it can be resumed after any interruption and done again bit for bit.
 
-This room imports no method and no checkpoint: `run`, `resume` and `rerun` receive the callables that find and load them.
+This room imports no method and no checkpoint: `run`, `resume` and `rerun` receive the callables that find and load them. Names are imported
+on first use, so that a help page needs no torch.
 """
 
-from calotype.runs.comparing import Comparison, compare
-from calotype.runs.record import ModelRequest, Record, read_record
-from calotype.runs.running import Run, rerun, resume, run
-from calotype.runs.signature import Parameter, call_parameters, field_notes
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calotype.runs.comparing import Comparison, compare
+    from calotype.runs.record import ModelRequest, Record, read_record
+    from calotype.runs.running import Run, rerun, resume, run
+    from calotype.runs.signature import Parameter, call_parameters, field_notes
+
+_HOMES = {
+    "Comparison": "comparing",
+    "ModelRequest": "record",
+    "Parameter": "signature",
+    "Record": "record",
+    "Run": "running",
+    "call_parameters": "signature",
+    "compare": "comparing",
+    "field_notes": "signature",
+    "read_record": "record",
+    "rerun": "running",
+    "resume": "running",
+    "run": "running",
+}
 
 __all__ = [
     "Comparison",
@@ -22,3 +44,9 @@ __all__ = [
     "resume",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"calotype.runs.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'calotype.runs' has no attribute {name!r}")

@@ -77,7 +77,7 @@ def _values(record: Record) -> dict[tuple[str, str], Any]:
     for name, told in record.inputs.items():
         values["inputs", name] = f"{told['name']} ({told['sha256'][:8]})"
     for section, source in (("parameters", record.parameters), ("arguments", record.arguments), ("metrics", record.metrics)):
-        values.update({(section, name): value for name, value in _flat(source).items()})
+        values.update({(section, name): value for name, value in flat(source).items()})
     values.update({("cost", f"seconds, {name}"): value for name, value in record.seconds.items()})
     values.update({("cost", f"peak MB, {name}"): round(value / 2**20) for name, value in record.peak_memory_bytes.items()})
     for name in ("device", "device_name", "threads"):
@@ -87,11 +87,12 @@ def _values(record: Record) -> dict[tuple[str, str], Any]:
     return values
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            flat.update(flat(value, f"{prefix}{name}."))
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -15,7 +15,7 @@ from calotype.core.files import atomic_path
 from calotype.core.types import Image, Mask, Video
 from calotype.data import read_image, read_video
 from calotype.data.files import plain_file
-from calotype.runs.checkpoint import path_digest
+from calotype.runs.hashing import path_digest
 from calotype.runs.record import shortened
 from calotype.runs.signature import Parameter
 

@@ -13,7 +13,7 @@ import numpy as np
 from calotype.core.errors import CalotypeError
 from calotype.core.types import Image, Mask, Video
 from calotype.data import contact_sheet
-from calotype.runs.checkpoint import file_digest
+from calotype.runs.hashing import file_digest
 from calotype.runs.record import Record
 
 Result = Image | Mask | Video

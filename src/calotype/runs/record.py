@@ -30,6 +30,8 @@ class ModelRequest:
     variant: str | None = None
     revision: str | None = None
     offload: str | None = None
+    max_rows: int | None = None
+    decode_chunk_size: int | None = None
 
 
 @dataclass(frozen=True)

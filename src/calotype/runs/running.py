@@ -18,7 +18,6 @@ from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.runs import inputs, outputs
-from calotype.runs.checkpoint import folder_digest
 from calotype.runs.environment import differences, environment, peak_memory, repeatable
 from calotype.runs.listener import PROGRESS_NAME, RunEvents, last_second
 from calotype.runs.outputs import Result, named_results
@@ -267,18 +266,13 @@ def _located(record: Record, model: Any, listener: RunEvents, resumed: bool) -> 
 
 
 def checkpoint_description(model: Any) -> dict[str, Any]:
-    """Where a loaded checkpoint came from, its precision, and the hash over its files."""
-    if model is None:
+    """What a loaded checkpoint is, without where it lies, and the hash over its weights; nothing of an object that is no checkpoint."""
+    if getattr(model, "source", None) is None:
         return {}
-    told: dict[str, Any] = {"dtype": str(getattr(model, "dtype", "")).removeprefix("torch.")}
-    source = getattr(model, "source", None)
-    for name in ("revision", "licence"):
-        if getattr(source, name, None):
-            told[name] = str(getattr(source, name))
-    folder = getattr(source, "folder", None)
-    if folder is not None:
-        told["sha256"] = folder_digest(Path(folder))
-    return told
+    from calotype.backbones import checkpoint_hash, describe
+
+    told = {key: value for key, value in describe(model).items() if key not in ("folder", "device", "name") and value is not None}
+    return {**told, "sha256": checkpoint_hash(model)}
 
 
 def _ended(record: Record, listener: RunEvents, seconds: dict[str, float], status: str) -> Record:

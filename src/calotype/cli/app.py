@@ -1,0 +1,110 @@
+"""From arguments to a verb to an exit status: 0 ok, 1 a claim failed, 2 usage or bad input, 3 something missing, 4 failed, 130 stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from calotype import __version__
+from calotype.core.errors import CalotypeError, Cancelled, InputError
+from calotype.registry import did_you_mean
+
+OK, CLAIM_FAILED, USAGE, MISSING, FAILED, STOPPED = 0, 1, 2, 3, 4, 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One row of the overview; the module is imported when the verb is used, and its function called with the remaining arguments."""
+
+    module: str
+    usage: str
+    summary: str
+    group: str
+
+
+VERBS: dict[str, Verb] = {
+    "list": Verb("listing:list_methods", "", "the methods, and which of them work today", "Look around"),
+    "info": Verb("listing:info", "METHOD", "what a method does, what it needs, its parameters and presets", "Look around"),
+    "models": Verb("models:models", "[get NAME]", "the checkpoints, and which are on this machine; `get` downloads one", "Look around"),
+    "doctor": Verb("doctor:doctor", "[METHOD]", "whether this machine can run it: memory, time, disk, what is missing", "Look around"),
+    "demo": Verb("demo:demo", "", "the first method on two example pictures, with its table against the baselines", "Make something"),
+    "run": Verb("running:run", "METHOD", "run a method on your own pictures or clips", "Make something"),
+    "resume": Verb("running:resume", "RUN", "continue an interrupted run; the result is bit for bit the same", "Make something"),
+    "rerun": Verb("running:rerun", "FILE", "do a run again, from its folder or from a picture or clip that it made", "Make something"),
+    "compare": Verb("running:compare", "RUN RUN", "two runs side by side: settings, metrics, results", "Make something"),
+    "eval": Verb("proving:evaluate", "NAME", "the proof on ground truth: a method or model against its claims", "Prove and train"),
+    "train": Verb("proving:train", "NAME", "train an embedded model, or all that are below their gates", "Prove and train"),
+    "world": Verb("proving:world", "DIR", "write a data set of toy scenes with every ground truth", "Prove and train"),
+}
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit status; messages go to stderr, results to stdout."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        return _dispatch(given)
+    except Cancelled as error:
+        return _say(str(error), STOPPED, as_json)
+    except KeyboardInterrupt:
+        return _say("stopped", STOPPED, as_json)
+    except CalotypeError as error:
+        return _say(" ".join(str(error).split()), error.exit_status, as_json)
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has gone; that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else USAGE
+    except Exception as error:
+        place = _write_traceback()
+        text = " ".join(str(error).split())[:300]
+        return _say(f"unexpected {type(error).__name__}{f': {text}' if text else ''} (traceback: {place})", FAILED, as_json)
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        if len(given) > 1 and given[0] == "help":
+            return _dispatch([*given[1:], "--help"])
+        from calotype.cli.overview import overview
+
+        overview()
+        return OK
+    if given[0] in ("-V", "--version", "version"):
+        sys.stdout.write(f"calotype {__version__}\n")
+        return OK
+    name, rest = given[0], given[1:]
+    verb = VERBS.get(name)
+    if verb is None:
+        kind = "option" if name.startswith("-") else "verb"
+        raise InputError(f"no {kind} {name!r}; {did_you_mean(name, VERBS)}`calotype --help` shows all verbs")
+    module, _, function = verb.module.partition(":")
+    action: Any = getattr(import_module(f"calotype.cli.{module}"), function)
+    return int(action(rest))
+
+
+def _say(message: str, status: int, as_json: bool) -> int:
+    """One line on stderr; with --json also the one object on stdout."""
+    from calotype.cli.console import errors
+
+    label = "stopped" if status == STOPPED else "calotype"
+    text = message.removeprefix("stopped; ") if status == STOPPED else message
+    errors().print(f"[bold {'yellow' if status == STOPPED else 'red'}]{label}:[/] ", end="", highlight=False)
+    errors().print(text, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        sys.stdout.write(json.dumps({"error": message, "status": status}) + "\n")
+    return status
+
+
+def _write_traceback() -> Path:
+    with tempfile.NamedTemporaryFile("w", prefix="calotype-", suffix="-traceback.log", delete=False, encoding="utf-8") as file:
+        file.write(traceback.format_exc())
+    return Path(file.name)

@@ -1,0 +1,182 @@
+"""The verbs `list` and `info`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from calotype.cli import console
+from calotype.cli.options import Common, Help, parse, print_json
+from calotype.index import METHODS, MODELS
+from calotype.registry import plugins, resolve_method
+
+if TYPE_CHECKING:
+    from calotype.core.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Common):
+    """What `list` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions(Common):
+    """What `info` takes."""
+
+    method: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="METHOD")]
+    """Name of the method, as `calotype list` shows it."""
+
+
+def working_methods() -> list[tuple[str, str]]:
+    """Slug and summary of every method that can be run."""
+    own = [(slug, row.summary) for slug, row in METHODS.items() if row.target is not None]
+    return own + [(slug, f"of the package {plugin.package}") for slug, plugin in plugins().items() if not plugin.problem]
+
+
+def first_paragraph(thing: Any) -> str:
+    """The first paragraph of a docstring, without its markup."""
+    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("`", "").replace("\n", " ")
+
+
+def list_methods(arguments: Sequence[str]) -> int:
+    """`calotype list`."""
+    options = parse(ListOptions, arguments, Help("calotype list", "The methods by family, and which of them work today."))
+    added = plugins()
+    if options.json:
+        own = {
+            slug: {"family": row.family, "summary": row.summary, "paper": row.paper, "works": row.target is not None, "package": "calotype"}
+            for slug, row in METHODS.items()
+        }
+        others = {
+            slug: {"family": "", "summary": "", "paper": "", "works": not plugin.problem, "package": plugin.package}
+            for slug, plugin in added.items()
+        }
+        print_json({"methods": {**own, **others}})
+        return 0
+    from rich.table import Table
+
+    out = console.results()
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_column(no_wrap=True, style="dim")
+    family = ""
+    for slug, row in METHODS.items():
+        if row.family != family:
+            if family:
+                table.add_row()
+            family = row.family
+            table.add_row(f"[bold cyan]{family}[/]")
+        works = row.target is not None
+        table.add_row(f"  {slug}", "[green]works[/]" if works else "[dim]planned[/]", row.summary, row.paper, style="" if works else "dim")
+    if added:
+        table.add_row()
+        table.add_row("[bold cyan]from other packages[/]")
+        for slug, plugin in added.items():
+            if not plugin.problem:
+                table.add_row(f"  {slug}", "[green]works[/]", f"of the package {plugin.package}", "")
+    out.print(table)
+    out.print("\n[dim]calotype info METHOD tells more; calotype run METHOD --help shows its flags.[/]", highlight=False)
+    for plugin in added.values():
+        if plugin.problem:
+            console.errors().print(f"warning: {plugin.problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def info(arguments: Sequence[str]) -> int:
+    """`calotype info METHOD`."""
+    options = parse(InfoOptions, arguments, Help("calotype info METHOD", "What a method does, what it needs, its parameters and presets."))
+    method = resolve_method(options.method)
+    from calotype.runs import call_parameters, field_notes
+    from calotype.runs.values import encode
+
+    parameters = call_parameters(method)
+    presets = {name: encode(getattr(method, name)()) for name in method.presets}
+    row = METHODS.get(method.slug)
+    models = [name for name, model in MODELS.items() if model.role == method.role]
+    if options.json:
+        print_json(
+            {
+                "method": method.slug,
+                "summary": first_paragraph(method),
+                "paper": row.paper if row else "",
+                "role": method.role,
+                "models": models,
+                "inputs": [{"name": item.name, "kind": item.kind, "required": item.required, "help": item.help} for item in parameters],
+                "parameters": field_notes(method),
+                "presets": presets,
+            }
+        )
+        return 0
+    _show_info(method, parameters, presets, models)
+    return 0
+
+
+def _show_info(method: type[Method], parameters: Sequence[Any], presets: dict[str, Any], models: list[str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from calotype.runs.comparing import flat
+
+    out = console.results()
+    row = METHODS.get(method.slug)
+    out.print(Text.assemble((method.slug, "bold"), f"  {row.summary if row else ''}  ", (row.paper if row else "", "dim")))
+    out.print()
+    text = (inspect.getdoc(method) or "").partition("\nExample:")[0].replace("`", "").strip()
+    for paragraph in text.split("\n\n"):
+        out.print(Text(paragraph.replace("\n", " ")))
+        out.print()
+    out.print(Text("What it needs", style="bold cyan"))
+    if method.role:
+        out.print(Text.assemble("  a checkpoint of the role ", (method.role, "bold"), f": {', '.join(models) or 'a folder of that kind'}"))
+    for item in parameters:
+        given = "needed" if item.required else "if you like"
+        out.print(
+            Text.assemble("  ", (f"--{item.name.replace('_', '-')}", "bold"), f"  {item.help.replace('`', '')} ", (f"({given})", "dim"))
+        )
+    out.print()
+    out.print(Text("Presets", style="bold cyan"))
+    for name in presets:
+        out.print(Text.assemble("  ", (name, "bold"), f"  {first_paragraph(getattr(method, name))}"))
+    out.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
+    table.add_column("Parameters", no_wrap=True)
+    for name in presets:
+        table.add_column(name, no_wrap=True)
+    table.add_column("", style="dim")
+    columns = {name: flat(values) for name, values in presets.items()}
+    notes = _all_notes(method)
+    for parameter in next(iter(columns.values())):
+        cells = [_short(column.get(parameter)) for column in columns.values()]
+        shown = [cell if index == 0 or cell != cells[0] else f"[dim]{cell}[/]" for index, cell in enumerate(cells)]
+        table.add_row(f"  {parameter}", *shown, notes.get(parameter, "").replace("`", ""))
+    out.print(table)
+    out.print(
+        f"\n[dim]calotype run {method.slug} --help shows the flags; calotype doctor {method.slug} says what it costs here.[/]",
+        highlight=False,
+    )
+
+
+def _all_notes(kind: type, prefix: str = "") -> dict[str, str]:
+    """The docstrings of all fields, those of nested dataclasses with their prefix."""
+    from calotype.runs.signature import field_notes, field_types
+
+    notes = {f"{prefix}{name}": text for name, text in field_notes(kind).items()}
+    for name, annotation in field_types(kind).items():
+        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+            notes |= _all_notes(annotation, f"{prefix}{name}.")
+    return notes
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)

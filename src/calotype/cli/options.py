@@ -1,0 +1,242 @@
+"""One parser for all verbs: a dataclass's fields are the flags, the docstring below each is its help. tyro parses, rich prints the help."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import MISSING, dataclass
+from typing import Any, TypeVar
+
+from calotype.core.errors import InputError
+from calotype.registry import did_you_mean
+
+T = TypeVar("T")
+INPUT_METAVAR = {"image": "FILE", "mask": "FILE", "video": "FILE", "images": "FILE...", "videos": "FILE..."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every verb knows."""
+
+    quiet: bool = False
+    """Say nothing but errors and the result."""
+    json: bool = False
+    """Print exactly one JSON object on stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag or positional argument."""
+
+    name: str
+    metavar: str
+    default: Any
+    help: str
+    group: str
+    takes_value: bool = True
+
+    @property
+    def required(self) -> bool:
+        """Whether the user must give it."""
+        return self.default is MISSING
+
+    @property
+    def positional(self) -> bool:
+        """Whether it is given without its name."""
+        return not self.name.startswith("-")
+
+
+@dataclass(frozen=True)
+class Help:
+    """What a verb's help page says besides its flags."""
+
+    usage: str
+    """Such as "calotype run METHOD --start FILE"."""
+    summary: str
+    details: str = ""
+    examples: tuple[str, ...] = ()
+
+
+def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[str, str] | None = None) -> T:
+    """The arguments as an instance of a dataclass.
+
+    Args:
+        spec: fields are flags (`--num-frames`); `tyro.conf.Positional` ones are positional; dataclass fields whose annotation has
+            `tyro.conf.arg(name="")` are groups of flags, other dataclass fields prefix theirs (`--reinject.ratio`).
+        arguments: without the verb.
+        page: the help page.
+        groups: titles of the groups by field name.
+
+    Raises:
+        InputError: an unknown flag (with the nearest ones), a missing one, or a value that does not fit; one line.
+        SystemExit: 0 after `--help`.
+    """
+    import tyro
+
+    flags = collect(spec, groups or {})
+    if "--help" in arguments or "-h" in arguments:
+        show_help(page, flags)
+        raise SystemExit(0)
+    given = _known(list(arguments), flags, page)
+    captured = io.StringIO()
+    try:
+        with redirect_stderr(captured), redirect_stdout(captured):
+            return tyro.cli(spec, args=given, prog=page.usage, config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit:
+        raise InputError(_condensed(captured.getvalue(), page)) from None
+
+
+def _known(arguments: list[str], flags: Sequence[Flag], page: Help) -> list[str]:
+    """The arguments, after a look for unknown and missing flags, which is what people get wrong most."""
+    known = {flag.name: flag for flag in flags}
+    switches = {f"--no-{flag.name[2:]}": flag for flag in flags if not flag.takes_value}
+    help_line = f"`{_command(page)} --help` shows all"
+    result, seen = [], set()
+    for argument in arguments:
+        if not argument.startswith("--") or argument == "--":
+            result.append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        name = name.replace("_", "-")
+        if name not in known and name not in switches:
+            raise InputError(f"no option {name}; {did_you_mean(name, known)}{help_line}")
+        seen.add(name)
+        switch = known.get(name) or switches[name]
+        if not switch.takes_value and (name in known) == bool(switch.default):
+            continue  # It is so already, by its default or by the preset.
+        result.append(f"{name}{equals}{value}")
+    for flag in flags:
+        if flag.required and not flag.positional and flag.name not in seen:
+            raise InputError(f"{flag.name} {flag.metavar} is needed ({flag.help.rstrip('.')}); {help_line}")
+    return result
+
+
+def _command(page: Help) -> str:
+    words = [word for word in page.usage.split() if not word.startswith(("-", "[", "<")) and not (word.isupper() and len(word) > 1)]
+    return " ".join(words[:3])
+
+
+def _condensed(text: str, page: Help) -> str:
+    """tyro's message without its frame, on one line."""
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in text.splitlines()]
+    useful = [line for line in lines if line and not line.startswith(("For full helptext", "usage:", "Parsing error", "Required options"))]
+    useful = [line for line in useful if "--help" not in line]
+    return f"{' '.join(' '.join(useful).split())[:400]}; `{_command(page)} --help` shows all"
+
+
+def collect(spec: type, titles: dict[str, str], group: str = "Options", prefix: str = "", default: Any = MISSING) -> list[Flag]:
+    """Every flag of a dataclass, those of nested ones included."""
+    from calotype.runs.signature import field_notes
+
+    notes = field_notes(spec)
+    hints = typing.get_type_hints(spec, include_extras=True)
+    flags: list[Flag] = []
+    for field in dataclasses.fields(spec):
+        annotation, extras = _unwrap(hints[field.name])
+        value = getattr(default, field.name) if default is not MISSING else _default(field)
+        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+            flat = any(getattr(extra, "name", None) == "" for extra in extras)
+            inner_prefix = prefix if flat else f"{prefix}{field.name}."
+            title = titles.get(field.name, titles.get(f"{prefix}{field.name}", f"{prefix}{field.name}"))
+            flags += collect(annotation, titles, title, inner_prefix, value)
+            continue
+        positional = any("Positional" in str(extra) or "POSITIONAL" in str(extra) for extra in extras)
+        help_text = next((extra.help for extra in extras if getattr(extra, "help", None)), None) or notes.get(field.name, "")
+        metavar = next((extra.metavar for extra in extras if getattr(extra, "metavar", None)), None) or metavar_of(annotation)
+        name = metavar if positional else f"--{prefix}{field.name}".replace("_", "-")
+        flags.append(Flag(name, metavar, value, help_text, group, takes_value=annotation is not bool))
+    return flags
+
+
+def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    if typing.get_origin(annotation) is typing.Annotated:
+        inner, *extras = typing.get_args(annotation)
+        return inner, tuple(extras)
+    return annotation, ()
+
+
+def _default(field: Any) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def metavar_of(annotation: Any) -> str:
+    """What a value of a type looks like on a help page.
+
+    Example:
+        >>> metavar_of(int | None), metavar_of(typing.Literal["a", "b"]), metavar_of(tuple[float, float])
+        ('N', 'a|b', 'X X')
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return metavar_of(next(argument for argument in arguments if argument is not type(None)))
+    if origin is typing.Literal:
+        return "|".join(str(argument) for argument in arguments)
+    if origin in (tuple, list):
+        if Ellipsis in arguments or origin is list:
+            return f"{metavar_of(arguments[0])}..."
+        return " ".join(metavar_of(argument) for argument in arguments)
+    names = {int: "N", float: "X", str: "TEXT", bool: ""}
+    if annotation in names:
+        return names[annotation]
+    return "PATH" if getattr(annotation, "__name__", "") == "Path" else getattr(annotation, "__name__", "VALUE").upper()
+
+
+def show_help(page: Help, flags: Sequence[Flag]) -> None:
+    """Print a help page: usage, what it does, the flags by group with their defaults, examples."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from calotype.cli.console import results
+
+    out = results()
+    out.print(Text.assemble(("usage: ", "dim"), (page.usage, "bold")))
+    out.print()
+    out.print(Text(page.summary))
+    if page.details:
+        out.print()
+        out.print(Text(page.details))
+    width = min(34, max((len(_label(flag)) for flag in flags), default=0))
+    for group in dict.fromkeys(flag.group for flag in flags):
+        out.print()
+        out.print(Text(group, style="bold cyan"))
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, width=min(out.width, 130) - 2)
+        table.add_column(width=width, no_wrap=False, overflow="fold")
+        table.add_column(ratio=1)
+        for flag in (flag for flag in flags if flag.group == group):
+            label = Text.assemble((flag.name, "bold"), (f" {flag.metavar}" if not flag.positional and flag.metavar else "", "green"))
+            table.add_row(label, Text.assemble(flag.help.replace("`", ""), (_default_text(flag), "dim")))
+        out.print(Padding(table, (0, 0, 0, 2)))
+    if page.examples:
+        out.print()
+        out.print(Text("Examples", style="bold cyan"))
+        for example in page.examples:
+            out.print(Text(f"  {example}"))
+
+
+def _label(flag: Flag) -> str:
+    return flag.name if flag.positional else f"{flag.name} {flag.metavar}"
+
+
+def _default_text(flag: Flag) -> str:
+    if flag.required:
+        return "" if flag.positional else " (needed)"
+    if flag.default in (None, "", ()) or flag.default is False:
+        return ""
+    if flag.default is True:
+        return f" [on; --no-{flag.name[2:]} turns it off]"
+    return f" [{flag.default}]"
+
+
+def print_json(value: Any) -> None:
+    """The one object of `--json`."""
+    import json
+
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()

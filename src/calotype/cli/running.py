@@ -1,0 +1,388 @@
+"""The verbs that make something: run, resume, rerun, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from calotype.cli import console
+from calotype.cli.options import INPUT_METAVAR, Common, Help, parse, print_json
+from calotype.cli.presets import default_model, default_preset, preset_instance
+from calotype.core.errors import InputError
+from calotype.registry import known_methods, resolve_method
+
+if TYPE_CHECKING:
+    from calotype.core.method import Method
+    from calotype.runs import ModelRequest, Parameter, Run
+
+Device = str
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Common):
+    """Where and how a run takes place."""
+
+    model: str = ""
+    """Checkpoint: an embedded model, a folder in the diffusers layout, or a hub id that is on this machine."""
+    preset: str = ""
+    """Settings to begin with."""
+    seed: int = 0
+    """Seed of all noise."""
+    out: Path | None = None
+    """Folder of the run; by default runs/<time>-<method>."""
+    overwrite: bool = False
+    """Replace the run that is in --out."""
+    preview: bool = False
+    """Write pictures of intermediate results to previews/ in the run folder."""
+    device: Device = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    dtype: Dtype = "auto"
+    """Precision of the networks; auto is float16 on a GPU and float32 on the CPU."""
+    variant: str | None = None
+    """Variant of the weight files, such as fp16."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    offload: Literal["model", "sequential"] | None = None
+    """On a GPU, keep whole networks (model) or single layers (sequential) in main memory until they are needed."""
+    max_rows: int | None = None
+    """Clips or pictures that the network evaluates at once; 1 needs the least memory."""
+    decode_chunk_size: int | None = None
+    """Frames that are decoded at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions(Common):
+    """What `resume` takes."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the interrupted run."""
+    preview: bool = False
+    """Write pictures of intermediate results to previews/ in the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerunOptions(Common):
+    """What `rerun` takes."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A run folder, its run.json, or a picture or clip that a run made."""
+    inputs: Path | None = None
+    """Folder with the input files, if they are neither in the run's folder nor where they were."""
+    out: Path | None = None
+    """Folder of the new run; by default runs/<time>-<method>."""
+    overwrite: bool = False
+    """Replace the run that is in --out."""
+    device: Device | None = None
+    """Another device than the recorded one."""
+    preview: bool = False
+    """Write pictures of intermediate results to previews/ in the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Common):
+    """What `compare` takes."""
+
+    left: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run folder, its run.json, or a picture or clip that a run made."""
+    right: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN ")]
+    """The other one."""
+    all: bool = False
+    """Show what is the same, too."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`calotype run METHOD ...`: the method's fields and its call's arguments are the flags."""
+    slug, rest = _method_first(list(arguments))
+    if slug is None:
+        _help_without_method()
+        return 0
+    method = resolve_method(slug)
+    model = _early(rest, "--model") or default_model(method)
+    preset = _early(rest, "--preset") or default_preset(method, model)
+    spec, parameters = _spec(method, preset_instance(method, preset), model, preset)
+    page = _page(method, preset, parameters)
+    titles = {"inputs": "What you give", "method": f"Settings of the method (preset {preset})", "options": "The run"}
+    parsed: Any = parse(spec, rest, page, groups=titles)
+    options: RunOptions = parsed.options
+    given = {name: value for name, value in vars(parsed.inputs).items() if value is not None} if parsed.inputs is not None else {}
+
+    from calotype import runs
+
+    request = _request(options, model)
+    with _output(options) as events:
+        if not _early(rest, "--model") and model:
+            events.note(f"no --model was given, so this runs on {model}, which knows the toy world only; `calotype models` lists others")
+        _look(request)
+        done = runs.run(
+            parsed.method,
+            given,
+            load_model,
+            model=request,
+            preset=preset,
+            seed=options.seed,
+            out=options.out,
+            overwrite=options.overwrite,
+            previews=options.preview,
+            command=("calotype", "run", *arguments),
+            events=events,
+        )
+    _report(done, options)
+    return 0
+
+
+def resume(arguments: Sequence[str]) -> int:
+    """`calotype resume RUN`."""
+    page = Help(
+        "calotype resume RUN", "Continue an interrupted run from its last saved state. The result is bit for bit that of a run in one go."
+    )
+    options = parse(ResumeOptions, arguments, page)
+
+    from calotype import runs
+
+    with _output(options) as events:
+        record, _ = runs.read_record(options.run)
+        if record.status != "finished":
+            _look(record.model)
+        done = runs.resume(options.run, resolve_method=resolve_method, load_model=load_model, previews=options.preview, events=events)
+    _report(done, options)
+    return 0
+
+
+def rerun(arguments: Sequence[str]) -> int:
+    """`calotype rerun FILE`."""
+    page = Help(
+        "calotype rerun FILE [--inputs DIR]",
+        "Do a run again. On the same machine the result is bit for bit the same; elsewhere you are told what differs.",
+        "The parameters are in the picture or clip itself, the input files in the run's folder.",
+    )
+    options = parse(RerunOptions, arguments, page)
+
+    from calotype import runs
+
+    with _output(options) as events:
+        record, _ = runs.read_record(options.file)
+        _look(record.model)
+        done = runs.rerun(
+            options.file,
+            resolve_method=resolve_method,
+            load_model=load_model,
+            out=options.out,
+            overwrite=options.overwrite,
+            input_folder=options.inputs,
+            device=options.device,
+            previews=options.preview,
+            command=("calotype", "rerun", *arguments),
+            events=events,
+        )
+    _report(done, options)
+    return 0
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """`calotype compare RUN RUN`."""
+    page = Help(
+        "calotype compare RUN RUN", "Two runs side by side: in what their settings differ, what they cost, how far the results are apart."
+    )
+    options = parse(CompareOptions, arguments, page)
+
+    from calotype import runs
+
+    comparison = runs.compare(options.left, options.right)
+    if options.json:
+        print_json(comparison.to_json())
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
+    table.add_column("")
+    table.add_column(comparison.left, overflow="fold")
+    table.add_column(comparison.right, overflow="fold")
+    section, equal = "", 0
+    for line in comparison.lines:
+        if line.same and not options.all and line.section not in ("results", "metrics"):
+            equal += 1
+            continue
+        if line.section != section:
+            table.add_row(f"[bold]{line.section}[/]", "", "")
+            section = line.section
+        style = "dim" if line.same else ""
+        table.add_row(f"  {line.name}", _cell(line.left), _cell(line.right), style=style)
+    console.results().print(table)
+    if equal:
+        console.results().print(f"{equal} more values are the same; --all shows them", style="dim", highlight=False)
+    return 0
+
+
+def load_model(request: ModelRequest) -> Any:
+    """The checkpoint that a request names, through `calotype.load`."""
+    import calotype
+
+    values = dataclasses.asdict(request)
+    return calotype.load(values.pop("name"), **values)
+
+
+def _look(request: ModelRequest) -> None:
+    """Find a checkpoint before anything heavy is imported, so that a missing one is told at once."""
+    if request.name:
+        from calotype.backbones.hub import locate
+
+        locate(request.name, variant=request.variant, revision=request.revision)
+
+
+def _request(options: RunOptions, model: str) -> ModelRequest:
+    from calotype.runs import ModelRequest
+
+    return ModelRequest(
+        model,
+        device=options.device,
+        dtype=options.dtype,
+        variant=options.variant,
+        revision=options.revision,
+        offload=options.offload,
+        max_rows=options.max_rows,
+        decode_chunk_size=options.decode_chunk_size,
+    )
+
+
+@contextmanager
+def _output(options: Common) -> Iterator[console.ConsoleEvents]:
+    """A listener, with whatever other libraries print kept away from stdout."""
+    _silence()
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        yield events
+
+
+def _silence() -> None:
+    """Other libraries' progress bars and advice don't belong among ours."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
+def _method_first(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """METHOD, wherever it stands, and the rest; None if only help is wanted."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    known = set(known_methods())
+    for position, argument in enumerate(arguments):
+        if argument in known:
+            return argument, arguments[:position] + arguments[position + 1 :]
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        return None, arguments
+    raise InputError(f"METHOD is needed first, as in: calotype run {next(iter(known_methods()))} --start FILE; `calotype list` shows all")
+
+
+def _help_without_method() -> None:
+    from calotype.cli.listing import working_methods
+
+    out = console.results()
+    out.print("[dim]usage:[/] [bold]calotype run METHOD --help[/]    the flags of one method", highlight=False)
+    out.print("       [bold]calotype run METHOD ...[/]       run it\n", highlight=False)
+    out.print("Methods that work today", style="bold cyan")
+    for slug, summary in working_methods():
+        out.print(f"  {slug}  [dim]{summary}[/]", highlight=False)
+
+
+def _early(arguments: Sequence[str], name: str) -> str:
+    """The value of a flag that is needed before the others can be read."""
+    for position, argument in enumerate(arguments):
+        if argument == name and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return ""
+
+
+def _spec(method: type[Method], default: Method, model: str, preset: str) -> tuple[type, tuple[Parameter, ...]]:
+    """A dataclass of the call's arguments, the method's fields and the run's options, in this order."""
+    from calotype.runs import call_parameters
+
+    parameters = call_parameters(method)
+    fields: list[Any] = []
+    for parameter in parameters:
+        several = parameter.kind.endswith("s")
+        kind: Any = parameter.annotation if parameter.kind == "value" else tuple[Path, ...] if several else Path
+        metavar = INPUT_METAVAR.get(parameter.kind)
+        note = tyro.conf.arg(help=parameter.help, metavar=metavar) if metavar else tyro.conf.arg(help=parameter.help)
+        if parameter.required:
+            fields.append((parameter.name, Annotated[kind, note]))
+        else:
+            optional = kind if parameter.kind == "value" else kind | None
+            fields.append((parameter.name, Annotated[optional, note], parameter.default))
+    inputs = dataclasses.make_dataclass("Inputs", fields, frozen=True, kw_only=True)
+    flat = tyro.conf.arg(name="")
+    groups: list[Any] = [("inputs", Annotated[inputs, flat])] if fields else [("inputs", Annotated[None, tyro.conf.Fixed], None)]
+    groups.append(("method", Annotated[method, flat], default))
+    groups.append(("options", Annotated[RunOptions, flat], RunOptions(model=model, preset=preset)))
+    return dataclasses.make_dataclass("Run", groups, frozen=True, kw_only=True), parameters
+
+
+def _page(method: type[Method], preset: str, parameters: Sequence[Parameter]) -> Help:
+    from calotype.cli.listing import first_paragraph
+
+    needed = " ".join(
+        f"--{parameter.name.replace('_', '-')} {INPUT_METAVAR.get(parameter.kind, 'VALUE')}"
+        for parameter in parameters
+        if parameter.required
+    )
+    usage = f"calotype run {method.slug} {needed} [options]"
+    others = [name for name in method.presets if name != preset]
+    details = f"Presets: {preset} (these defaults){''.join(f', {name}' for name in others)}. Nothing is downloaded; nothing is overwritten."
+    example = f"calotype run {method.slug} " + " ".join(
+        f"--{parameter.name.replace('_', '-')} {parameter.name}.png" for parameter in parameters if parameter.kind == "image"
+    )
+    return Help(usage, first_paragraph(method), details, (f"{example} --seed 1 --out my-run",) if parameters else ())
+
+
+def _report(done: Run, options: Common) -> None:
+    """What was made and where it lies."""
+    record = done.record
+    if options.json:
+        value = {"folder": str(done.folder), **record.to_json()}
+        if done.identical is not None or done.differences:
+            value["identical"], value["differences"] = done.identical, list(done.differences)
+        print_json(value)
+        return
+    out = console.results()
+    if options.quiet:
+        out.print(str(done.folder), markup=False, highlight=False, soft_wrap=True)
+        return
+    for name, entry in record.outputs.items():
+        shape = f"{entry['width']}x{entry['height']} px"
+        if "frames" in entry:
+            shape = f"{entry['frames']} frames, {shape}, {entry['fps']:g} fps"
+        out.print(f"  [bold]{name:<14}[/] {done.folder / entry['file']}  [dim]{shape}[/]", highlight=False, soft_wrap=True)
+    out.print(f"  [bold]{'record':<14}[/] {done.folder / 'run.json'}", highlight=False, soft_wrap=True)
+    out.print(f"  [bold]{'cost':<14}[/] {_cost(record)}", highlight=False, soft_wrap=True)
+    if done.identical is True:
+        out.print("  [green]bit for bit the same as the recorded run[/]", highlight=False)
+    elif done.identical is False:
+        out.print("  [yellow]not bit for bit the recorded run[/]; `calotype compare` shows how far apart they are", highlight=False)
+    for line in done.differences:
+        out.print(f"  [yellow]differs:[/] {line}", highlight=False, soft_wrap=True)
+
+
+def _cost(record: Any) -> str:
+    parts = [console.seconds_text(record.seconds.get("total", 0.0))]
+    if "model_calls" in record.metrics:
+        parts.append(f"{record.metrics['model_calls']:.0f} model calls")
+    for name, value in record.peak_memory_bytes.items():
+        parts.append(f"at most {value / 2**30:.1f} GB {'of memory' if name == 'ram' else 'on the GPU'}")
+    if record.environment.get("device"):
+        parts.append(str(record.environment["device"]))
+    return ", ".join(parts)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

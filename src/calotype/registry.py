@@ -1,0 +1,115 @@
+"""Finds methods by name: the ones of the index, and those that other packages add through the entry-point group `calotype.methods`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from calotype.core.errors import InputError, MissingError
+from calotype.index import METHODS
+
+if TYPE_CHECKING:
+    from calotype.core.method import Method
+
+GROUP = "calotype.methods"
+"""Entry points of this group are methods: the name is the slug, the value is `module:Class`."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A method that another package adds."""
+
+    slug: str
+    target: str
+    package: str
+    problem: str = ""
+    """Why it can't be used; empty if nothing is known against it."""
+
+
+def plugins() -> dict[str, Plugin]:
+    """The methods of other packages by slug, looked up without importing them.
+
+    One that has the name of another method, or no `module:Class` value, is listed with its problem.
+    """
+    found: dict[str, Plugin] = {}
+    for point in entry_points(group=GROUP):
+        package = _package(point)
+        problem = ""
+        if point.name in METHODS:
+            problem = f"the package {package} adds a method {point.name!r}, which calotype has itself; it is not used"
+        elif point.name in found:
+            problem = f"the packages {found[point.name].package} and {package} both add a method {point.name!r}; uninstall one"
+        elif ":" not in point.value:
+            problem = f"the package {package} adds a method {point.name!r} without a class ({point.value!r}); it is not used"
+        key = point.name if point.name not in METHODS else f"{point.name} ({package})"
+        found[key] = Plugin(point.name, point.value, package, problem)
+    return found
+
+
+def resolve_method(slug: str) -> type[Method]:
+    """The class of a method; only its module is imported.
+
+    Raises:
+        InputError: no method of that name; the message has the nearest names.
+        MissingError: the method is planned, or the package that adds it is broken.
+
+    Example:
+        >>> resolve_method("time-reversal-fusoin")
+        Traceback (most recent call last):
+        calotype.core.errors.InputError: no method 'time-reversal-fusoin'; did you mean time-reversal-fusion? `calotype list` shows all
+    """
+    row = METHODS.get(slug)
+    if row is not None:
+        if row.target is None:
+            raise MissingError(f"{slug} is planned but not there yet ({row.paper}); `calotype list` shows the methods that work")
+        return _import(row.target)
+    plugin = plugins().get(slug)
+    if plugin is None:
+        raise InputError(f"no method {slug!r}; {did_you_mean(slug, known_methods())}`calotype list` shows all")
+    if plugin.problem:
+        raise MissingError(plugin.problem)
+    try:
+        return _import(plugin.target)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise MissingError(
+            f"the method {slug} of the package {plugin.package} can't be imported ({reason}); update or uninstall it"
+        ) from error
+
+
+def known_methods() -> list[str]:
+    """Every slug: first those that work, then the planned ones."""
+    working = [slug for slug, row in METHODS.items() if row.target is not None]
+    return [
+        *working,
+        *(slug for slug, plugin in plugins().items() if not plugin.problem),
+        *(slug for slug in METHODS if slug not in working),
+    ]
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The near misses as the middle of a message, "" if there are none.
+
+    Example:
+        >>> did_you_mean("evla", ["eval", "list"])
+        'did you mean eval? '
+    """
+    names = list(known)
+    near = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.6) or [
+        name for name in names if len(given) > 2 and given.lower() in name
+    ]
+    return f"did you mean {' or '.join(near[:3])}? " if near else ""
+
+
+def _import(target: str) -> type[Method]:
+    module, _, name = target.partition(":")
+    found: type[Method] = getattr(import_module(module), name)
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown"
