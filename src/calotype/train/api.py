@@ -1,0 +1,271 @@
+"""`train` and `train_pending`: what the command line calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calotype.core.errors import InputError
+from calotype.core.events import SILENT, Events
+from calotype.train.budget import Budget
+from calotype.train.loop import Fitted, Loop, accelerator_for, held_out_loss
+from calotype.train.recipe import Recipe
+from calotype.train.recipes import RECIPES, find
+from calotype.train.shipping import GATES, device_words, export, missing_gates, read_gates, weights_mark, write_card, write_gates
+from calotype.train.state import POINTER, read_counters
+
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+"""Where the package keeps its embedded models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a training ended."""
+
+    name: str
+    steps: int
+    samples: int
+    seconds: float
+    held_out: float
+    """The moving average's loss on the fixed held-out samples."""
+    held_out_shipped: float | None
+    """The same of the weights that were shipped before, None where there were none."""
+    shipped: bool
+    """Whether the new weights replaced them."""
+    run: Path
+    """The training folder: state, progress.jsonl, loss.png, sheets/."""
+    folder: Path
+    """The model's folder."""
+
+
+def train(
+    name: str,
+    *,
+    budget: str | Budget = "30m",
+    seed: int = 0,
+    out: Path | str | None = None,
+    device: str = "auto",
+    warm_start: bool = True,
+    ship: bool = True,
+    checkpoints: Path | str | None = None,
+    recipe: Recipe | None = None,
+    events: Events = SILENT,
+    save_every: float = 60.0,
+) -> TrainResult:
+    """Train an embedded model, or go on with an interrupted training in the same folder, and ship it if it is better than what is shipped.
+
+    Args:
+        name: `toy-vae`, `toy-t2i`, `toy-i2v`, ... (`RECIPES`).
+        budget: `30m` (schedule by the clock; measuring and exporting come on top) or `500steps` (repeatable bit for bit on one machine).
+        seed: of weights, data order and noise.
+        out: training folder; default `./training/<name>`. An interrupted run there goes on, a finished one is followed by a new one.
+        device: `auto`, `cpu` or `cuda`; several processes under `accelerate launch`.
+        warm_start: start from the shipped weights where there are some (with a lower learning rate), else from random ones.
+        ship: replace the shipped weights if the held-out loss is lower; false only trains.
+        checkpoints: folder of the embedded models; default: the package's own.
+        recipe: for a recipe of your own.
+        events: hears the stage, its steps (seconds of the budget, or steps) and the metric `loss`; `events.check` may cancel.
+        save_every: seconds between states on disk.
+
+    Raises:
+        InputError: a bad name, budget, device or a folder that holds another run.
+        MissingError: a model that this one is built on is not trained yet.
+        CalotypeError: the training diverged.
+    """
+    recipe = recipe or find(name)
+    home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
+    run = Path(out) if out is not None else Path("training") / name
+    shipped = home / name
+    counters = read_counters(run)
+    if counters is not None and counters.get("closed"):
+        _clear(run)
+        counters = None
+    asked = Budget.parse(budget)
+    if counters is not None:
+        warm_start = bool(counters.get("warm_start", True))
+    start = _pinned_start(shipped, run) if warm_start else None
+    loop = Loop(
+        recipe,
+        run,
+        budget=asked,
+        seed=seed,
+        checkpoints=home,
+        start=start,
+        device=device,
+        events=events,
+        save_every=save_every,
+        marks={"warm_start": warm_start},
+    )
+    fitted = loop.fit()
+    facts = read_gates(home).get(name) or {}
+    before = _shipped_loss(recipe, shipped, run, facts, loop, events) if weights_mark(shipped) else None
+    better = before is None or fitted.held_out < before
+    if ship and better and loop.accelerator.is_main_process:
+        events.stage(f"export {name}")
+        _ship(recipe, fitted, home, name, seed, earlier=facts if start is not None else None)
+    elif not better:
+        events.note(f"{name}: held-out loss {fitted.held_out:.5f} is not below the shipped model's {before:.5f}, which is kept")
+    loop.close()
+    return TrainResult(
+        name=name, steps=fitted.steps, samples=fitted.samples, seconds=fitted.seconds, held_out=fitted.held_out, held_out_shipped=before,
+        shipped=ship and better, run=run, folder=shipped,
+    )  # fmt: skip
+
+
+def train_pending(
+    *,
+    budget: str | Budget = "20m",
+    seed: int = 0,
+    device: str = "auto",
+    out: Path | str | None = None,
+    checkpoints: Path | str | None = None,
+    events: Events = SILENT,
+    validate: bool = True,
+) -> list[TrainResult]:
+    """The queue: train every embedded model that is below its gates, most needed first, each for an equal share of the budget.
+
+    A model that others are built on and that doesn't exist comes first; then those that miss more of their gates. Afterwards each
+    new model's gate figures are measured and written to its card and to `gates.json` (`validate`).
+
+    Returns:
+        One result for each model that was trained, in order.
+    """
+    home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
+    waiting = pending(home)
+    asked = Budget.parse(budget)
+    results = []
+    for name in waiting:
+        folder = Path(out) / name if out is not None else None
+        result = train(name, budget=asked.split(1.0 / len(waiting)), seed=seed, out=folder, device=device, checkpoints=home, events=events)
+        if validate and result.shipped:
+            measure_gates(name, seed=1, checkpoints=home, device=device, events=events)
+        results.append(result)
+    return results
+
+
+def pending(checkpoints: Path | None = None) -> list[str]:
+    """The models below their gates, most needed first."""
+    home = checkpoints or CHECKPOINTS
+    known = read_gates(home)
+    need = {}
+    for place, name in enumerate(RECIPES):
+        gates = GATES.get(name, ())
+        missed = missing_gates(name, known.get(name))
+        absent = weights_mark(home / name) is None
+        if absent or missed:
+            need[name] = (not absent, place if absent else 0, -len(missed) / max(1, len(gates)), place)
+    return sorted(need, key=lambda name: need[name])
+
+
+def measure_gates(
+    name: str, *, seed: int, count: int | None = None, checkpoints: Path | str | None = None, device: str = "auto", events: Events = SILENT
+) -> dict[str, float]:
+    """Validate a shipped model and write the figures to `gates.json` and its card."""
+    home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
+    figures = dict(find(name).validate(home / name, seed=seed, count=count, device=device, events=events))
+    facts = read_gates(home).get(name)
+    if facts is None or facts.get("weights") != weights_mark(home / name):
+        raise InputError(f"{home / name} has other weights than gates.json describes; train it with: calotype train {name}")
+    facts = {**facts, "figures": figures, "figures_seed": seed}
+    write_gates(home, name, facts)
+    write_card(home / name, name, facts)
+    return figures
+
+
+def export_run(name: str, *, out: Path | str | None = None, checkpoints: Path | str | None = None, recipe: Recipe | None = None) -> Path:
+    """Ship the moving average of a training as it is now, finished or not, without comparing: for a first look at the whole path.
+
+    The training isn't touched and may go on meanwhile.
+    """
+    recipe = recipe or find(name)
+    home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
+    run = Path(out) if out is not None else Path("training") / name
+    counters = read_counters(run)
+    if counters is None:
+        raise InputError(f"{run} holds no training state; start one with: calotype train {name}")
+    start = run / "start" if counters.get("warm_start") and (run / "start").is_dir() else None
+    loop = Loop(
+        recipe,
+        run,
+        budget=Budget.parse(counters["budget"]),
+        seed=counters["seed"],
+        checkpoints=home,
+        start=start,
+        device="cpu",
+        read_only=True,
+    )
+    fitted = loop.average_now()
+    _ship(recipe, fitted, home, name, counters["seed"], earlier=None)
+    return home / name
+
+
+def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earlier: dict[str, Any] | None) -> None:
+    export(recipe, fitted.trainee, fitted.source, home / name)
+    facts: dict[str, Any] = {
+        "weights": weights_mark(home / name), "held_out": fitted.held_out,
+        "held_out_seed": fitted.settings.held_out_seed, "preset": "small",
+        "steps": fitted.steps, "batch_size": fitted.settings.batch_size, "seconds": round(fitted.seconds, 1), "seed": seed,
+        "device": device_words(fitted.device),
+    }  # fmt: skip
+    if earlier:
+        facts["earlier"] = {"steps": earlier["steps"] + earlier.get("earlier", {}).get("steps", 0)}
+    write_gates(home, name, facts)
+    write_card(home / name, name, facts)
+
+
+def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any], loop: Loop, events: Events) -> float:
+    settings = loop.settings
+    if (
+        facts.get("weights") == weights_mark(shipped)
+        and facts.get("held_out_seed") == settings.held_out_seed
+        and facts.get("held_out") is not None
+    ):
+        return float(facts["held_out"])
+    events.stage(f"measure the shipped {recipe.name}")
+    model = recipe.build(seed=0, start=shipped)
+    source = recipe.source(
+        model,
+        split="tune",
+        seed=settings.held_out_seed,
+        folder=run / "data-shipped",
+        checkpoints=shipped.parent,
+        start=shipped,
+        device=loop.device,
+    )
+    return held_out_loss(model, source, settings, settings.held_out, accelerator_for(loop.device.split(":")[0]))
+
+
+def _pinned_start(shipped: Path, run: Path) -> Path | None:
+    """The weights that a run starts from, copied into it: a resumed run must see them even if others were shipped meanwhile."""
+    from calotype.train.latents import pin
+
+    copy = run / "start"
+    if copy.is_dir():
+        return copy
+    if read_counters(run) is not None or weights_mark(shipped) is None:
+        return None
+    run.mkdir(parents=True, exist_ok=True)
+    pin(shipped, run).rename(copy)
+    return copy
+
+
+def _clear(run: Path) -> None:
+    """Make room for a new run: the finished one's log stays under a number, cached data stays where it still fits."""
+    import shutil
+
+    number = 1 + len(list(run.glob("progress-*.jsonl")))
+    with contextlib.suppress(FileNotFoundError):
+        (run / "progress.jsonl").rename(run / f"progress-{number}.jsonl")
+    for path in _state_files(run):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(run / "start", ignore_errors=True)
+    for part in ("vae", "toy-vae", "text_encoder", "tokenizer"):
+        shutil.rmtree(run / "data" / part, ignore_errors=True)
+
+
+def _state_files(run: Path) -> Iterator[Path]:
+    yield run / POINTER
+    yield from run.glob("state-*.safetensors")

@@ -1,0 +1,177 @@
+"""From a finished training to the shipped folder: export, card, gates file, and the rule that a worse model is never shipped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calotype.core.errors import InputError
+from calotype.core.files import write_json
+from calotype.train.recipe import Recipe, Source
+
+GATES_FILE = "gates.json"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bar that a model must reach; `at_most` turns it round."""
+
+    metric: str
+    bar: float
+    at_most: bool = False
+
+    def holds(self, value: float | None) -> bool:
+        """Whether a measured value reaches the bar; an unmeasured one doesn't."""
+        if value is None:
+            return False
+        return value <= self.bar if self.at_most else value >= self.bar
+
+
+GATES: dict[str, tuple[Gate, ...]] = {
+    "toy-vae": (Gate("psnr_db", 29.0), Gate("latent_condition", 2.0, at_most=True)),
+    "toy-t2i": (
+        Gate("found_one_object", 0.80),
+        Gate("found_two_objects", 0.60),
+        Gate("background", 0.95),
+        Gate("attention_iou", 0.50),
+        Gate("inversion_loss_db", 1.5, at_most=True),
+        Gate("inverted_noise_std_error", 0.1, at_most=True),
+        Gate("seed_distance", 0.05),
+    ),
+    "toy-i2v": (
+        Gate("first_frame_psnr_db", 24.0),
+        Gate("kept", 0.80),
+        Gate("moves", 0.80),
+        Gate("motion_rank_correlation", 0.50),
+        Gate("flicker", 3.0 / 255.0, at_most=True),
+        Gate("nose_first", 0.80),
+        Gate("inversion_psnr_db", 26.0),
+    ),
+    "recogniser": (),
+}
+"""The bars of each embedded model, on the world's `small` preset."""
+
+
+def weights_mark(folder: Path) -> str | None:
+    """A fingerprint of all weights in an exported folder, None where there are none."""
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def read_gates(checkpoints: Path) -> dict[str, dict[str, Any]]:
+    """What is known of each shipped model: `held_out`, `weights`, `figures`, and how it was trained."""
+    path = checkpoints / GATES_FILE
+    if not path.is_file():
+        return {}
+    try:
+        known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not a gates file ({error}); restore it from the repository") from error
+    return known
+
+
+def write_gates(checkpoints: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Replace one model's entry; the bars are written beside it, for people who read the file."""
+    known = read_gates(checkpoints)
+    bars = [{"metric": gate.metric, "bar": gate.bar, "rule": "at most" if gate.at_most else "at least"} for gate in GATES.get(name, ())]
+    known[name] = {**facts, "gates": bars}
+    write_json(checkpoints / GATES_FILE, known)
+
+
+def missing_gates(name: str, facts: Mapping[str, Any] | None) -> list[str]:
+    """The metrics of a model that are below their bar or unmeasured."""
+    figures: Mapping[str, float] = (facts or {}).get("figures") or {}
+    return [gate.metric for gate in GATES.get(name, ()) if not gate.holds(figures.get(gate.metric))]
+
+
+def export(recipe: Recipe, trainee: Any, source: Source, folder: Path) -> None:
+    """Write the model's folder beside its place and swap it in."""
+    temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    for left in (temporary, old):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    recipe.export(trainee, source, temporary)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """The model's README.md: what it is, how it was trained, what it reaches."""
+    figures: Mapping[str, float] = facts.get("figures") or {}
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: diffusers",
+        "tags: [toy-world]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        _ABOUT.get(name, ""),
+        "",
+    ]
+    megabytes = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
+    lines += ["| | |", "|---|---|"]
+    rows = {
+        "recipe": f"`calotype train {name}` (calotype.train, recipe `{name}`)",
+        "data": "the toy world, preset `small`, split `train`, 64 px",
+        "steps": f"{facts['steps']:,} of {facts['batch_size']} samples ({facts['steps'] * facts['batch_size']:,} samples)",
+        "time": f"{facts['seconds'] / 60:.1f} minutes of training",
+        "device": facts["device"],
+        "weights": f"float16 safetensors, {megabytes:.1f} MB, moving average",
+        "held-out loss": f"{facts['held_out']:.5f} (1,024 fixed samples of the split `tune`)",
+        "licence": "Apache-2.0; trained from nothing on pictures that the toy world paints",
+    }
+    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    if facts.get("earlier"):
+        lines += ["", f"It went on from earlier weights of {facts['earlier']['steps']:,} steps."]
+    lines += ["", "## Gates", ""]
+    if figures:
+        lines += [
+            f"`calotype eval {name} --seed {facts.get('figures_seed', 0)}`, scenes of the split `eval`.",
+            "",
+            "| metric | value | bar | holds |",
+            "|---|---|---|---|",
+        ]
+        bars = {gate.metric: gate for gate in GATES.get(name, ())}
+        for metric, value in figures.items():
+            gate = bars.get(metric)
+            bar = "" if gate is None else f"{'<=' if gate.at_most else '>='} {gate.bar:.3g}"
+            holds = "" if gate is None else "yes" if gate.holds(value) else "no"
+            lines.append(f"| {metric} | {value:.4g} | {bar} | {holds} |")
+    else:
+        lines.append(f"Not measured yet: `calotype eval {name}`.")
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def device_words(device: str) -> str:
+    """The training device in words."""
+    import torch
+
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name())
+    return f"CPU, {torch.get_num_threads()} thread(s), {platform.machine()}"
+
+
+_ABOUT = {
+    "toy-vae": "The toy family's autoencoder: 64 px to 16x16x4 latents of mean 0 and unit covariance (`scaling_factor` 1).",
+    "toy-t2i": "Caption to picture of the toy world: a `StableDiffusionPipeline` folder, v-prediction, min-SNR weights.",
+    "toy-i2v": (
+        "First frame and caption to 8 frames: a `StableVideoDiffusionPipeline` folder of SVD's topology with `text_encoder` and "
+        "`tokenizer` beside, EDM v-prediction, sigma up to 80. The picture token is followed by the caption's tokens in the cross-attention "
+        "context; its picture encoder was trained with the UNet."
+    ),
+}

@@ -1,0 +1,86 @@
+"""A training's state on disk: weights, moving average, optimiser and counters as safetensors and JSON; a kill leaves a whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calotype.core.errors import InputError
+from calotype.core.files import atomic_path
+
+POINTER = "state.json"
+
+
+def save_state(folder: Path, counters: dict[str, Any], model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write the state of step `counters["step"]`; `state.json` names the tensors' file and is replaced last, then older files go."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in (("model", model), ("ema", average)):
+        tensors.update({f"{prefix}.{name}": value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{number}.{name}": value.detach().cpu().contiguous() for name, value in values.items()})
+    name = f"state-{counters['step']:08d}.safetensors"
+    with atomic_path(folder / name, overwrite=True) as temporary:
+        save_file(_unshared(tensors), temporary)
+        _sync(temporary)
+    with atomic_path(folder / POINTER, overwrite=True) as temporary:
+        temporary.write_text(json.dumps({**counters, "tensors": name}, indent=1) + "\n", encoding="utf-8")
+        _sync(temporary)
+    for old in folder.glob("state-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def read_counters(folder: Path) -> dict[str, Any] | None:
+    """The counters of the state in a folder, None where there is none."""
+    path = folder / POINTER
+    if not path.is_file():
+        return None
+    try:
+        counters: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not a training state ({error}); delete the folder to start anew") from error
+    return counters
+
+
+def load_tensors(
+    folder: Path, counters: dict[str, Any], *, model: nn.Module | None, average: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> None:
+    """Put a saved state back, exactly."""
+    from safetensors.torch import load_file
+
+    path = folder / counters["tensors"]
+    if not path.is_file():
+        raise InputError(f"{path} is missing although {POINTER} names it; delete {folder} to start anew")
+    tensors = load_file(path)
+    for prefix, module in (("model.", model), ("ema.", average)):
+        if module is not None:
+            module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+    if optimizer is not None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, field = name.split(".", 2)
+                state.setdefault(int(number), {})[field] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Safetensors refuses two names for one storage; tied weights are written twice."""
+    seen: set[int] = set()
+    made = {}
+    for name, value in tensors.items():
+        made[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return made
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
