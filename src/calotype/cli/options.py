@@ -40,6 +40,7 @@ class Flag:
     help: str
     group: str
     takes_value: bool = True
+    group_note: str = ""
 
     @property
     def required(self) -> bool:
@@ -89,7 +90,7 @@ def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[s
         with redirect_stderr(captured), redirect_stdout(captured):
             return tyro.cli(spec, args=given, prog=page.usage, config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit:
-        raise InputError(_condensed(captured.getvalue(), page)) from None
+        raise InputError(_condensed(captured.getvalue(), given, flags, page)) from None
 
 
 def _known(arguments: list[str], flags: Sequence[Flag], page: Help) -> list[str]:
@@ -122,16 +123,58 @@ def _command(page: Help) -> str:
     return " ".join(words[:3])
 
 
-def _condensed(text: str, page: Help) -> str:
-    """tyro's message without its frame, on one line."""
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in text.splitlines()]
-    useful = [line for line in lines if line and not line.startswith(("For full helptext", "usage:", "Parsing error", "Required options"))]
-    useful = [line for line in useful if "--help" not in line]
-    return f"{' '.join(' '.join(useful).split())[:400]}; `{_command(page)} --help` shows all"
+def _condensed(text: str, given: Sequence[str], flags: Sequence[Flag], page: Help) -> str:
+    """tyro's message on one line: which flag, what was given, what it takes."""
+    help_line = f"`{_command(page)} --help` shows all"
+    plain = " ".join(re.sub(r"[│╭╮╰╯─-]{2,}(?![a-z])|[│╭╮╰╯─]", " ", text).split())
+    named = re.findall(r"(?:parsing|argument) '?(--[a-z0-9.-]+|[A-Z]+)'?", plain)
+    flag = next((flag for flag in flags if flag.name.strip() in named), None)
+    if flag is not None:
+        value = _value_of(flag.name, given)
+        return f"{flag.name} {f'was given {value!r} but ' if value is not None else ''}takes {_in_words(flag.metavar)}; {help_line}"
+    surplus = re.search(r"Unrecognized (?:options|arguments)[^:]*:? (.*?)(?: For full| Perhaps|$)", plain)
+    if surplus:
+        return f"{surplus.group(1)!r} is too much here; {help_line}"
+    missing = [flag for flag in flags if flag.required and flag.positional]
+    if "Missing from" in plain and missing:
+        return f"{' '.join(flag.metavar.strip() for flag in missing)} is needed, as in: {page.usage}"
+    return f"{plain[:300]}; {help_line}"
 
 
-def collect(spec: type, titles: dict[str, str], group: str = "Options", prefix: str = "", default: Any = MISSING) -> list[Flag]:
-    """Every flag of a dataclass, those of nested ones included."""
+def _value_of(name: str, given: Sequence[str]) -> str | None:
+    for position, argument in enumerate(given):
+        if argument == name:
+            return given[position + 1] if position + 1 < len(given) and not given[position + 1].startswith("--") else None
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _in_words(metavar: str) -> str:
+    """What a flag takes, from its placeholder.
+
+    Example:
+        >>> _in_words("N"), _in_words("a|b")
+        ('a whole number', 'one of a, b')
+    """
+    if "|" in metavar:
+        return f"one of {metavar.replace('|', ', ')}"
+    words = {
+        "N": "a whole number",
+        "X": "a number",
+        "TEXT": "a text",
+        "PATH": "a path",
+        "FILE": "a file",
+        "X X": "two numbers",
+        "": "no value",
+    }
+    return words.get(metavar, metavar)
+
+
+def collect(
+    spec: type, titles: dict[str, str], group: str = "Options", prefix: str = "", default: Any = MISSING, group_note: str = ""
+) -> list[Flag]:
+    """Every flag of a dataclass, those of nested ones included; what every verb knows comes last."""
     from calotype.runs.signature import field_notes
 
     notes = field_notes(spec)
@@ -144,14 +187,14 @@ def collect(spec: type, titles: dict[str, str], group: str = "Options", prefix: 
             flat = any(getattr(extra, "name", None) == "" for extra in extras)
             inner_prefix = prefix if flat else f"{prefix}{field.name}."
             title = titles.get(field.name, titles.get(f"{prefix}{field.name}", f"{prefix}{field.name}"))
-            flags += collect(annotation, titles, title, inner_prefix, value)
+            flags += collect(annotation, titles, title, inner_prefix, value, "" if flat else notes.get(field.name, ""))
             continue
         positional = any("Positional" in str(extra) or "POSITIONAL" in str(extra) for extra in extras)
         help_text = next((extra.help for extra in extras if getattr(extra, "help", None)), None) or notes.get(field.name, "")
         metavar = next((extra.metavar for extra in extras if getattr(extra, "metavar", None)), None) or metavar_of(annotation)
         name = metavar if positional else f"--{prefix}{field.name}".replace("_", "-")
-        flags.append(Flag(name, metavar, value, help_text, group, takes_value=annotation is not bool))
-    return flags
+        flags.append(Flag(name, metavar, value, help_text, group, annotation is not bool, group_note))
+    return sorted(flags, key=lambda flag: flag.name in ("--quiet", "--json"))
 
 
 def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -205,7 +248,8 @@ def show_help(page: Help, flags: Sequence[Flag]) -> None:
     width = min(34, max((len(_label(flag)) for flag in flags), default=0))
     for group in dict.fromkeys(flag.group for flag in flags):
         out.print()
-        out.print(Text(group, style="bold cyan"))
+        note = next(flag.group_note for flag in flags if flag.group == group)
+        out.print(Text.assemble((group, "bold cyan"), (f"  {note.replace('`', '')}" if note else "", "dim")))
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, width=min(out.width, 130) - 2)
         table.add_column(width=width, no_wrap=False, overflow="fold")
         table.add_column(ratio=1)

@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
     with _output(options) as events:
         if not _early(rest, "--model") and model:
             events.note(f"no --model was given, so this runs on {model}, which knows the toy world only; `calotype models` lists others")
-        _look(request)
+        look(request)
         done = runs.run(
             parsed.method,
             given,
@@ -135,7 +135,7 @@ def run(arguments: Sequence[str]) -> int:
             command=("calotype", "run", *arguments),
             events=events,
         )
-    _report(done, options)
+    report_run(done, options)
     return 0
 
 
@@ -151,9 +151,9 @@ def resume(arguments: Sequence[str]) -> int:
     with _output(options) as events:
         record, _ = runs.read_record(options.run)
         if record.status != "finished":
-            _look(record.model)
+            look(record.model)
         done = runs.resume(options.run, resolve_method=resolve_method, load_model=load_model, previews=options.preview, events=events)
-    _report(done, options)
+    report_run(done, options)
     return 0
 
 
@@ -170,7 +170,7 @@ def rerun(arguments: Sequence[str]) -> int:
 
     with _output(options) as events:
         record, _ = runs.read_record(options.file)
-        _look(record.model)
+        look(record.model)
         done = runs.rerun(
             options.file,
             resolve_method=resolve_method,
@@ -183,7 +183,7 @@ def rerun(arguments: Sequence[str]) -> int:
             command=("calotype", "rerun", *arguments),
             events=events,
         )
-    _report(done, options)
+    report_run(done, options)
     return 0
 
 
@@ -230,7 +230,7 @@ def load_model(request: ModelRequest) -> Any:
     return calotype.load(values.pop("name"), **values)
 
 
-def _look(request: ModelRequest) -> None:
+def look(request: ModelRequest) -> None:
     """Find a checkpoint before anything heavy is imported, so that a missing one is told at once."""
     if request.name:
         from calotype.backbones.hub import locate
@@ -343,7 +343,7 @@ def _page(method: type[Method], preset: str, parameters: Sequence[Parameter]) ->
     return Help(usage, first_paragraph(method), details, (f"{example} --seed 1 --out my-run",) if parameters else ())
 
 
-def _report(done: Run, options: Common) -> None:
+def report_run(done: Run, options: Common) -> None:
     """What was made and where it lies."""
     record = done.record
     if options.json:

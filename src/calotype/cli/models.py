@@ -1,0 +1,119 @@
+"""The verb `models`: the checkpoints that can be named, which of them are on this machine, and the one explicit download."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from calotype.cli import console
+from calotype.cli.options import Common, Help, parse, print_json
+from calotype.core.errors import CalotypeError, InputError
+from calotype.index import MODELS
+from calotype.registry import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions(Common):
+    """What `models` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GetOptions(Common):
+    """What `models get` takes."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Hub id, such as stabilityai/stable-video-diffusion-img2vid-xt."""
+    variant: str | None = None
+    """Variant of the weight files; by default fp16 where there is one, which is half the size."""
+    revision: str | None = None
+    """Branch, tag or commit."""
+
+
+def models(arguments: Sequence[str]) -> int:
+    """`calotype models` and `calotype models get NAME`."""
+    if arguments and arguments[0] == "get":
+        return _get(arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        raise InputError(
+            f"no action {arguments[0]!r}; {did_you_mean(arguments[0], ['get'])}`calotype models` lists, `models get NAME` downloads"
+        )
+    page = Help(
+        "calotype models [get NAME]",
+        "The checkpoints that can be named, and which of them are on this machine.",
+        "A folder in the diffusers layout and other hub ids work as --model too. `get` is the only thing that downloads.",
+    )
+    options = parse(ModelsOptions, arguments, page)
+    states = {name: state_of(name) for name in MODELS}
+    if options.json:
+        rows = {
+            name: {
+                "role": row.role,
+                "summary": row.summary,
+                "licence": row.licence,
+                "embedded": row.folder is not None,
+                "megabytes": row.megabytes,
+                "state": states[name][0],
+                "detail": states[name][1],
+            }
+            for name, row in MODELS.items()
+        }
+        print_json({"models": rows})
+        return 0
+    from rich.table import Table
+
+    colours = {"here": "green", "incomplete": "red", "absent": "dim"}
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
+    for title in ("Model", "Role", "State"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("What it is")
+    table.add_column("Licence", style="dim")
+    for name, row in MODELS.items():
+        state, detail = states[name]
+        size = f", {row.megabytes / 1000:.1f} GB" if row.megabytes and state != "here" else ""
+        shown = (
+            detail if state == "here" else "incomplete" if state == "incomplete" else "not trained yet" if row.folder else f"not here{size}"
+        )
+        table.add_row(f"[bold]{name}[/]", row.role, f"[{colours[state]}]{shown}[/]", row.summary, row.licence)
+    console.results().print(table)
+    console.results().print(
+        "\n[dim]calotype models get NAME downloads one; --model also takes a folder in the diffusers layout.[/]", highlight=False
+    )
+    return 0
+
+
+def state_of(name: str) -> tuple[str, str]:
+    """("here" | "incomplete" | "absent", what there is to say about it)."""
+    from calotype.backbones.hub import locate
+
+    try:
+        found = locate(name)
+    except CalotypeError as error:
+        text = str(error)
+        return ("incomplete" if "incomplete" in text else "absent"), text
+    size = found.checkpoint.bytes / 1e6
+    where = "embedded" if found.embedded else "in the hub cache"
+    return "here", f"{where}, {size / 1000:.1f} GB" if size >= 1000 else f"{where}, {size:.0f} MB"
+
+
+def _get(arguments: Sequence[str]) -> int:
+    page = Help(
+        "calotype models get NAME", "Download a checkpoint into the Hugging Face cache: only safetensors, only the parts that are needed."
+    )
+    options = parse(GetOptions, arguments, page)
+    if options.name not in MODELS and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.name):
+        raise InputError(
+            f"no model {options.name!r}; {did_you_mean(options.name, MODELS)}`calotype models` lists them; a hub id is OWNER/NAME"
+        )
+    from calotype.backbones.hub import download
+
+    with console.listening(quiet=options.quiet) as events:
+        folder = download(options.name, variant=options.variant, revision=options.revision, events=events)
+    if options.json:
+        print_json({"name": options.name, "folder": str(folder)})
+    else:
+        console.results().print(f"  {options.name} is at {folder}", highlight=False, soft_wrap=True)
+    return 0
