@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.noise import batch_noise, noise, renoiser
-from calotype.core.samplers import Step, ddim_step, dpmpp_2m_step, euler_step, heun_step, sample
+from calotype.core.samplers import History, Step, ddim_step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.schedule import karras_sigmas
 from calotype.core.timetravel import Reinject, walk
 from calotype.core.types import Image
@@ -36,10 +36,11 @@ def test_samplers_converge_with_their_order(step: Step, order: int) -> None:
     for n in (40, 80, 160):
         table = karras_sigmas(n + 1, 0.5, 20.0)[:-1]
         # Float64 through the steps themselves: at these step numbers float32's rounding would hide the second order.
-        at, history = x, {}
+        history: History = {}
+        at = x
         for a, b in pairwise(table.tolist()):
             stepped = step(GAUSSIAN.denoise, at, a, b, history)
-            at, history = stepped.x, dict(stepped.history)
+            at, history = stepped.x, stepped.history
         errors.append(float((at - exact).abs().max()))
     measured = [math.log2(a / b) for a, b in pairwise(errors)]
     assert measured == pytest.approx([order] * 2, abs=0.25), (errors, measured)
@@ -186,7 +187,6 @@ def test_resumed_run_is_bit_equal(step: Step, stop_after: int) -> None:
     resumed = sample(denoise, start(), TABLE, events=listener, **options)
     assert torch.equal(resumed, whole)
     assert listener.steps == len(moves)
-    _, once = counted(GAUSSIAN.denoise)
     fresh, once = counted(GAUSSIAN.denoise)
     sample(fresh, start(), TABLE, **options)
     assert len(calls) == len(once)

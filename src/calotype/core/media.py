@@ -123,13 +123,23 @@ def _write_mp4(frames: UInt8[np.ndarray, "frames height width 3"], fps: float, p
     with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         if metadata:
             container.metadata["comment"] = _text(metadata)
-        # One thread: the file is then the same bytes on every run.
-        options = {"crf": str(_CRF), "preset": "medium", "threads": "1"}
+        # The same clip gives the same bytes: x264's macroblock tree and its fast paths differ from run to run, its threads from machine to machine.
+        options = {"crf": str(_CRF), "preset": "medium", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"}
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        # Untagged files are shown in other colours by other players, so the matrix is named: BT.709, limited range.
+        codec = stream.codec_context
+        codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range = 1, 1, 1, 1
+        convert: Any = {
+            "format": "yuv420p",
+            "dst_colorspace": "ITU709",
+            "src_color_range": "JPEG",
+            "dst_color_range": "MPEG",
+            "interpolation": "AREA",
+        }
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(**convert)))
         container.mux(stream.encode())
 
 
