@@ -54,6 +54,7 @@ def train(
     recipe: Recipe | None = None,
     events: Events = SILENT,
     save_every: float = 60.0,
+    report_every: float = 600.0,
 ) -> TrainResult:
     """Train an embedded model, or go on with an interrupted training in the same folder, and ship it if it is better than what is shipped.
 
@@ -69,6 +70,7 @@ def train(
         recipe: for a recipe of your own.
         events: hears the stage, its steps (seconds of the budget, or steps) and the metric `loss`; `events.check` may cancel.
         save_every: seconds between states on disk.
+        report_every: seconds between sample sheets with a held-out loss on part of the samples.
 
     Raises:
         InputError: a bad name, budget, device or a folder that holds another run.
@@ -97,6 +99,7 @@ def train(
         device=device,
         events=events,
         save_every=save_every,
+        report_every=report_every,
         marks={"warm_start": warm_start},
     )
     fitted = loop.fit()
@@ -206,7 +209,7 @@ def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earl
     export(recipe, fitted.trainee, fitted.source, home / name)
     facts: dict[str, Any] = {
         "weights": weights_mark(home / name), "held_out": fitted.held_out,
-        "held_out_seed": fitted.settings.held_out_seed, "preset": "small",
+        "held_out_seed": fitted.settings.held_out_seed, "held_out_count": fitted.held_out_count, "preset": "small",
         "steps": fitted.steps, "batch_size": fitted.settings.batch_size, "seconds": round(fitted.seconds, 1), "seed": seed,
         "device": device_words(fitted.device),
     }  # fmt: skip
@@ -218,11 +221,8 @@ def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earl
 
 def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any], loop: Loop, events: Events) -> float:
     settings = loop.settings
-    if (
-        facts.get("weights") == weights_mark(shipped)
-        and facts.get("held_out_seed") == settings.held_out_seed
-        and facts.get("held_out") is not None
-    ):
+    expected = {"weights": weights_mark(shipped), "held_out_seed": settings.held_out_seed, "held_out_count": settings.held_out}
+    if all(facts.get(key) == value for key, value in expected.items()):
         return float(facts["held_out"])
     events.stage(f"measure the shipped {recipe.name}")
     model = recipe.build(seed=0, start=shipped)

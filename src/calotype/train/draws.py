@@ -1,4 +1,4 @@
-"""Randomness and data order that depend on (seed, step, place in the batch) alone: a resumed or a distributed run draws the same numbers."""
+"""Randomness and data order that depend on (seed, step, place in the batch) alone: resumed and distributed runs draw the same numbers."""
 
 from __future__ import annotations
 

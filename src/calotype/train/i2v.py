@@ -123,9 +123,10 @@ class I2VRecipe:
     """Clips of 8 frames at 64 px of the world's `small` preset, and their captions."""
 
     name = "toy-i2v"
-    settings = Settings(batch_size=16, learning_rate=8e-4, warm_learning_rate=2e-4, ema_decay=0.998)
+    settings = Settings(batch_size=8, learning_rate=6e-4, warm_learning_rate=2e-4, ema_decay=0.998)
     train_count = 65_536
     tune_count = 1024
+    sheet_count = 8
     unet: Mapping[str, Any] = {}
     vision: Mapping[str, Any] = {}
     """Changes to the networks' configs (tests make them narrower)."""
@@ -164,10 +165,10 @@ class I2VRecipe:
         return Clips(vae, encoder, tokenizer, split=split, seed=seed, device=device, count=count, frames=frames, folder=kept)
 
     def sheet(self, trainee: TraineeI2V, source: Clips, path: Path) -> list[Path]:
-        """Eight clips of the `tune` split: the truth on the left, the sample on the right; as a GIF, and as a PNG with a clip a row."""
+        """Clips of the `tune` split: the truth on the left, the sample on the right; as a GIF, and as a PNG with a clip a row."""
         from calotype.train.sheets import save_clips, save_grid
 
-        scenes = [sample_scene("small", split="tune", seed=1, index=i, num_frames=source.frames) for i in range(8)]
+        scenes = [sample_scene("small", split="tune", seed=1, index=i, num_frames=source.frames) for i in range(self.sheet_count)]
         truth = paint(scenes, size=networks.SIZE, num_frames=source.frames)
         made = sample_clips(
             trainee, source, truth[:, 0], [scene.caption for scene in scenes], [(s.fps - 1, s.motion_bucket_id) for s in scenes]

@@ -39,6 +39,8 @@ class Fitted:
     seconds: float
     """Wall time of training itself, over all sessions of the run."""
     held_out: float
+    held_out_count: int
+    """On how many samples `held_out` was measured."""
     device: str
     settings: Settings
 
@@ -72,7 +74,7 @@ class Loop:
         device: str = "auto",
         events: Events = SILENT,
         save_every: float = 60.0,
-        report_every: float = 240.0,
+        report_every: float = 600.0,
         settings: Settings | None = None,
         marks: Mapping[str, Any] | None = None,
         read_only: bool = False,
@@ -118,7 +120,7 @@ class Loop:
             self._log({"held_out": held_out, "final": True})
             self._save(finished=True, held_out=held_out)
         self._draw()
-        return self._fitted(held_out)
+        return self._fitted(held_out, self.settings.held_out)
 
     def close(self) -> None:
         """Note in the state that the run's model was shipped or turned down, so that the next training in this folder is a new one."""
@@ -129,13 +131,15 @@ class Loop:
     def average_now(self) -> Fitted:
         """The moving average of the state on disk, without training; its loss is measured on part of the held-out samples."""
         held_out = self._resume().get("held_out")
-        return self._fitted(self.measure(self.settings.held_out_often) if held_out is None else held_out)
+        if held_out is not None:
+            return self._fitted(held_out, self.settings.held_out)
+        return self._fitted(self.measure(self.settings.held_out_often), self.settings.held_out_often)
 
-    def _fitted(self, held_out: float) -> Fitted:
+    def _fitted(self, held_out: float, count: int) -> Fitted:
         samples = self.step * self.settings.batch_size
         trainee = self.average.module.float().cpu()
         return Fitted(
-            trainee=trainee, source=self.held_out, steps=self.step, samples=samples, seconds=self.seconds, held_out=held_out,
+            trainee=trainee, source=self.held_out, steps=self.step, samples=samples, seconds=self.seconds, held_out=held_out, held_out_count=count,
             device=self.device, settings=self.settings,
         )  # fmt: skip
 

@@ -80,6 +80,7 @@ def image_unet(**changes: Any) -> UNet2DConditionModel:
 def video_unet(**changes: Any) -> UNetSpatioTemporalConditionModel:
     """toy-i2v's denoiser: Stable Video Diffusion's topology. Its classes fix 32 norm groups, so widths are multiples of 32.
 
+    One layer per block where SVD has two: half the time a clip. The blocks keep SVD's names; an up block has two layers instead of three.
     The last layer of each temporal residual branch starts at zero: the network begins as a denoiser of single frames.
     """
     from diffusers import UNetSpatioTemporalConditionModel
@@ -91,8 +92,8 @@ def video_unet(**changes: Any) -> UNetSpatioTemporalConditionModel:
         "out_channels": 4,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal",) * 3 + ("DownBlockSpatioTemporal",),
         "up_block_types": ("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 3,
-        "block_out_channels": (32, 64, 64, 32),
-        "layers_per_block": 2,
+        "block_out_channels": (32, 64, 64, 64),
+        "layers_per_block": 1,
         "num_attention_heads": (1, 2, 2, 2),
         "cross_attention_dim": WIDTH,
         "addition_time_embed_dim": 32,

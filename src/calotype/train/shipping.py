@@ -132,7 +132,7 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
         "time": f"{facts['seconds'] / 60:.1f} minutes of training",
         "device": facts["device"],
         "weights": f"float16 safetensors, {megabytes:.1f} MB, moving average",
-        "held-out loss": f"{facts['held_out']:.5f} (1,024 fixed samples of the split `tune`)",
+        "held-out loss": f"{facts['held_out']:.5f} ({facts['held_out_count']:,} fixed samples of the split `tune`)",
         "licence": "Apache-2.0; trained from nothing on pictures that the toy world paints",
     }
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
@@ -171,7 +171,7 @@ _ABOUT = {
     "toy-t2i": "Caption to picture of the toy world: a `StableDiffusionPipeline` folder, v-prediction, min-SNR weights.",
     "toy-i2v": (
         "First frame and caption to 8 frames: a `StableVideoDiffusionPipeline` folder of SVD's topology with `text_encoder` and "
-        "`tokenizer` beside, EDM v-prediction, sigma up to 80. The picture token is followed by the caption's tokens in the cross-attention "
+        "`tokenizer` beside, EDM v-prediction, sigma up to 80. The picture token is followed by the caption's tokens in cross-attention's "
         "context; its picture encoder was trained with the UNet."
     ),
 }

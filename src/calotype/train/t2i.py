@@ -36,7 +36,7 @@ def alphas_cumprod() -> Float[Tensor, " timesteps"]:
 class TraineeT2I(nn.Module):
     """UNet and text encoder, trained together; the loss is the squared error of v, weighted by min(SNR, 5) / (SNR + 1) but at least 0.3.
 
-    Min-SNR weighting (Hang et al., 2023) for v-prediction; the floor keeps the low noise levels, where edges are made, from being forgotten.
+    Min-SNR weighting (Hang et al., 2023) for v-prediction; the floor keeps the low noise levels, where edges are made, alive.
     """
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
@@ -96,6 +96,7 @@ class T2IRecipe:
     settings = Settings(batch_size=32, learning_rate=8e-4, warm_learning_rate=2e-4, ema_decay=0.998)
     train_count = 51_200
     tune_count = 1024
+    sheet_count = 24
     unet: Mapping[str, Any] = {}
     text: Mapping[str, Any] = {}
     """Changes to the networks' configs (tests make them narrower)."""
@@ -123,10 +124,10 @@ class T2IRecipe:
         return CaptionedLatents(vae, trainee.tokenizer, split=split, seed=seed, device=device, count=count, folder=kept)
 
     def sheet(self, trainee: TraineeT2I, source: CaptionedLatents, path: Path) -> list[Path]:
-        """24 captions of the `tune` split at guidance 3, 20 steps."""
+        """Captions of the `tune` split at guidance 3, 20 steps."""
         from calotype.train.sheets import save_grid
 
-        captions = [sample_scene("small", split="tune", seed=1, index=i).caption for i in range(24)]
+        captions = [sample_scene("small", split="tune", seed=1, index=i).caption for i in range(self.sheet_count)]
         return [save_grid(sample_pictures(trainee, source.vae, source.tokens(captions), source.empty), 8, path)]
 
     def export(self, trainee: TraineeT2I, source: CaptionedLatents, folder: Path) -> None:

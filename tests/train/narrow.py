@@ -1,0 +1,45 @@
+"""The real recipes at tiny width, and a program that trains one of them, to be killed."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from calotype.train import train
+from calotype.train.i2v import I2VRecipe
+from calotype.train.t2i import T2IRecipe
+from calotype.train.vae import VAERecipe
+
+
+class NarrowVAE(VAERecipe):
+    settings = replace(VAERecipe.settings, batch_size=4, held_out=8, held_out_often=4, warmup_steps=4)
+    config = {"block_out_channels": (8, 16, 16)}  # noqa: RUF012
+
+
+class NarrowT2I(T2IRecipe):
+    settings = replace(T2IRecipe.settings, batch_size=4, held_out=8, held_out_often=4, warmup_steps=4)
+    train_count, tune_count, sheet_count = 32, 8, 2
+    unet = {"block_out_channels": (32, 32, 32)}  # noqa: RUF012
+    text = {"num_hidden_layers": 1, "intermediate_size": 128}  # noqa: RUF012
+
+
+class NarrowI2V(I2VRecipe):
+    settings = replace(I2VRecipe.settings, batch_size=2, held_out=4, held_out_often=2, warmup_steps=4)
+    train_count, tune_count, sheet_count = 8, 4, 1
+    unet = {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1, "num_attention_heads": (1, 1, 1, 1)}  # noqa: RUF012
+    vision = {"hidden_size": 32, "intermediate_size": 32}  # noqa: RUF012
+
+
+RECIPES = {recipe.name: recipe for recipe in (NarrowVAE(), NarrowT2I(), NarrowI2V())}
+
+
+def run(name: str, out: Path, checkpoints: Path, budget: str, **keywords: object) -> object:
+    return train(name, budget=budget, out=out, checkpoints=checkpoints, recipe=RECIPES[name], device="cpu", **keywords)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run("toy-vae", Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], save_every=0.0, ship=False)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from calotype.core.errors import Cancelled, InputError
+from calotype.core.events import Events
+from calotype.train.draws import Draws, rows_of_step
+from calotype.train.state import read_counters
+from tests.train.narrow import run
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    counters = read_counters(folder)
+    assert counters is not None
+    return load_file(folder / counters["tensors"])
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = tensors(first), tensors(second)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 steps of the autoencoder without a break."""
+    home = tmp_path_factory.mktemp("straight")
+    run("toy-vae", home / "run", home / "checkpoints", "12steps", ship=False)
+    return home / "run"
+
+
+def test_a_training_killed_at_any_moment_resumes_to_the_same_weights(straight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "tests.train.narrow", str(out), str(tmp_path / "checkpoints"), "12steps"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while (read_counters(out) or {"step": 0})["step"] < 3:
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    counters = read_counters(out)
+    assert counters is not None
+    assert 3 <= counters["step"] <= 12
+    run("toy-vae", out, tmp_path / "checkpoints", "12steps", ship=False)
+    assert same(out, straight)
+
+
+def test_a_cancelled_training_keeps_its_state_and_resumes_to_the_same_weights(straight: Path, tmp_path: Path) -> None:
+    class Stop(Events):
+        left = 5
+
+        def check(self) -> None:
+            self.left -= 1
+            if not self.left:
+                raise Cancelled("stopped by the test")
+
+    with pytest.raises(Cancelled):
+        run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", ship=False, events=Stop())
+    assert (read_counters(tmp_path / "run") or {})["step"] == 5
+    run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", ship=False)
+    assert same(tmp_path / "run", straight)
+
+
+def test_a_torn_log_line_is_dropped_on_resume(tmp_path: Path, straight: Path) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+    counters = json.loads((tmp_path / "run" / "state.json").read_text())
+    for mark in ("closed", "finished", "held_out"):
+        counters.pop(mark)
+    (tmp_path / "run" / "state.json").write_text(json.dumps(counters))
+    with (tmp_path / "run" / "progress.jsonl").open("a") as file:
+        file.write('{"step": 99, "loss": 1}\n{"step": 1')
+    run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "13steps", ship=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
+    assert max(line["step"] for line in lines) == 13
+
+
+def test_a_folder_with_another_run_is_refused(straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+    counters = json.loads((tmp_path / "run" / "state.json").read_text())
+    (tmp_path / "run" / "state.json").write_text(json.dumps({**counters, "closed": False}))
+    with pytest.raises(InputError, match="seed 0, not 1"):
+        run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", seed=1)
+
+
+def test_the_training_learns_and_leaves_a_log_a_plot_and_a_sheet(straight: Path) -> None:
+    lines = [json.loads(line) for line in (straight / "progress.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 1
+    assert lines[-1]["final"]
+    assert lines[-1]["held_out"] < lines[0]["loss"]
+    assert (straight / "loss.png").is_file()
+    assert (straight / "sheets" / "0000012.png").is_file()
+
+
+def test_a_budget_of_time_ends_on_time(tmp_path: Path) -> None:
+    result = run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "1s", ship=False)
+    assert 1.0 <= result.seconds < 10.0
+    assert result.steps >= 1
+
+
+def test_each_pass_sees_every_sample_once_in_another_order() -> None:
+    passes = [[row for step in range(start, start + 4) for row in rows_of_step(step, 8, 32, seed=3)] for start in (0, 4, 8)]
+    assert passes[0] == list(range(32))
+    assert sorted(passes[1]) == sorted(passes[2]) == passes[0]
+    assert passes[1] != passes[2]
+
+
+def test_draws_depend_on_seed_step_and_place_alone() -> None:
+    whole = Draws(1, 7, range(6), 6)
+    part = Draws(1, 7, range(1, 6, 2), 6)
+    assert torch.equal(whole.normal((2, 3))[1::2], part.normal((2, 3)))
+    assert torch.equal(whole.stratified()[1::2], part.stratified())
+    assert not torch.equal(Draws(1, 8, range(6), 6).uniform(), Draws(1, 7, range(6), 6).uniform())
+    levels = Draws(0, 0, range(100), 100).stratified()
+    assert sorted((levels * 100).long().tolist()) == list(range(100))
