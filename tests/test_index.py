@@ -1,0 +1,108 @@
+"""Every method in the index is what it says: a frozen dataclass with documented fields, presets and a documented call."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import sys
+import textwrap
+from importlib import import_module
+
+import pytest
+
+from calotype.core import roles
+from calotype.core.method import Method
+from calotype.index import METHODS, MODELS
+
+BUILT = [slug for slug, row in METHODS.items() if row.target]
+SYNONYMS = {
+    "steps": "num_inference_steps",
+    "n_steps": "num_inference_steps",
+    "cfg_scale": "guidance_scale",
+    "guidance": "guidance_scale",
+    "frames": "num_frames",
+    "n_frames": "num_frames",
+    "motion_bucket": "motion_bucket_id",
+    "noise_aug": "noise_aug_strength",
+    "neg_prompt": "negative_prompt",
+    "random_seed": "seed",
+    "generator": "seed",
+    "frame_rate": "fps",
+}
+
+
+def target(slug: str) -> type[Method]:
+    module, name = str(METHODS[slug].target).split(":")
+    found = getattr(import_module(module), name)
+    assert import_module(module).METHOD is found
+    return found
+
+
+def documented_fields(method: type) -> set[str]:
+    """Names of the annotated fields that have a string right below them."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(method))).body[0].body
+    return {
+        field.target.id
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_the_row_names_the_class(slug: str) -> None:
+    method = target(slug)
+    assert issubclass(method, Method)
+    assert method.slug == slug
+    assert method.role in vars(roles)
+    assert sys.modules[method.__module__].__doc__
+    assert METHODS[slug].paper.removeprefix("arXiv ") in str(sys.modules[method.__module__].__doc__)
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_it_is_frozen_and_every_field_has_a_default_and_a_docstring(slug: str) -> None:
+    method = target(slug)
+    assert dataclasses.is_dataclass(method)
+    assert method.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(method))
+    names = {field.name for field in dataclasses.fields(method)}
+    assert names == documented_fields(method) & names
+    assert all(
+        field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING for field in dataclasses.fields(method)
+    )
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_presets_are_documented_class_methods_and_the_bare_class_is_the_first(slug: str) -> None:
+    method = target(slug)
+    for name in method.presets:
+        preset = getattr(method, name)
+        assert preset.__doc__
+        assert isinstance(preset(), method)
+    assert getattr(method, method.presets[0])() == method()
+    assert len({repr(getattr(method, name)()) for name in method.presets}) == len(method.presets)
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_the_call_takes_model_seed_and_events_and_is_documented(slug: str) -> None:
+    call = target(slug).__call__
+    parameters = inspect.signature(call).parameters
+    assert list(parameters)[:2] == ["self", "model"]
+    assert parameters["seed"].default == 0
+    assert parameters["events"].kind is inspect.Parameter.KEYWORD_ONLY
+    text = inspect.getdoc(call) or ""
+    for heading in ("Args:", "Returns:", "Raises:"):
+        assert heading in text
+    assert all(f"{name}:" in text for name in parameters if name != "self")
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_the_same_thing_has_the_same_name_everywhere(slug: str) -> None:
+    method = target(slug)
+    used = {field.name for field in dataclasses.fields(method)} | set(inspect.signature(method.__call__).parameters)
+    assert {name: SYNONYMS[name] for name in used & SYNONYMS.keys()} == {}
+
+
+def test_every_model_row_names_a_role_that_there_is() -> None:
+    assert {row.role for row in MODELS.values()} - set(vars(roles)) <= {"Autoencoder"}
