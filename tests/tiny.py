@@ -180,7 +180,7 @@ def _stable_video(path: Path, *, toy: bool, **save: Any) -> Path:
         _save(AutoencoderKLTemporalDecoder, _SVD_VAE, path / "vae", **save)
     _write(path / "scheduler" / "scheduler_config.json", {**_SCHEDULERS["svd"], "sigma_max": 80.0 if toy else 700.0})
     _write(path / "feature_extractor" / "preprocessor_config.json", _PREPROCESSOR)
-    index = {
+    index: dict[str, Any] = {
         "_class_name": "StableVideoDiffusionPipeline",
         "_diffusers_version": "0.24.0.dev0",
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
@@ -189,8 +189,6 @@ def _stable_video(path: Path, *, toy: bool, **save: Any) -> Path:
         "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
         "vae": ["diffusers", "AutoencoderKL" if toy else "AutoencoderKLTemporalDecoder"],
     }
-    if toy:
-        index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
     _write(path / "model_index.json", index)
     return path
 

@@ -117,6 +117,20 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         locate(folder)
 
 
+def test_a_text_encoder_beside_a_video_model_is_found_named_or_not(tmp_path: Path) -> None:
+    folder = _copy("toy-i2v", tmp_path / "model")
+    assert "text_encoder" not in json.loads((folder / "model_index.json").read_text())
+    assert {"text_encoder", "tokenizer"} <= set(locate(folder).checkpoint.parts)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert {"text_encoder", "tokenizer"} <= set(locate(folder).checkpoint.parts)
+    assert "text_encoder" not in locate(tiny.cached("svd")).checkpoint.parts
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(MissingError, match=r"text_encoder/model.safetensors is missing"):
+        locate(folder)
+
+
 def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -262,6 +276,10 @@ def test_a_download_takes_one_variant_of_the_parts_and_nothing_else() -> None:
     marked = [f"unet/{UNET}.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)] + [f"unet/{UNET}.safetensors.index.fp16.json"]
     assert {*shards, f"unet/{UNET}.safetensors.index.json"} <= set(choose_files(sharded + shards, index, None))
     assert set(choose_files(sharded + shards + marked, index, "fp16")) & {*shards, *marked} == set(marked)
+    both = {*choose_files(sharded + shards + marked, index, "plain")} & {*shards, *marked}
+    assert both == set(shards)
+    old = [f"unet/{UNET}.non_ema.safetensors", f"unet/{UNET}-00001-of-00001.fp16.safetensors"]
+    assert set(old) & set(choose_files(sharded + shards + old, index, "fp16")) == set(old[1:])
     with pytest.raises(InputError, match="no safetensors files for unet"):
         choose_files([file for file in plain if not file.startswith("unet/")], index, None)
     with pytest.raises(InputError, match="holds a FluxPipeline"):

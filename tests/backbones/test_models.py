@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from calotype.backbones import checkpoint_hash, describe, load, reconstruction_error
-from calotype.backbones.placement import check_torchvision, place
+from calotype.backbones.placement import Placement, check_torchvision, place, settle
 from calotype.core.denoiser import Condition
 from calotype.core.errors import InputError, MissingError, ShapeError
 from calotype.core.guidance import ClassifierFreeGuidance, NoGuidance, linear_ramp
@@ -154,7 +154,7 @@ def test_wrong_shapes_and_branches_are_refused(picture: Any, video: Any) -> None
     with pytest.raises(ShapeError, match="multiples of 4"):
         picture.latent_shape((63, 64))
     with pytest.raises(ShapeError, match=r"expected \[1, frames, 4, h, w\]"):
-        video.decode(torch.zeros(2, 8, 4, 16, 16), 7)
+        video.decode(torch.zeros(2, 8, 4, 16, 16), 7.0)
     with pytest.raises(ShapeError, match=r"expected \[batch, 3, height, width\]"):
         picture.encode(torch.zeros(3, 64, 64))
     with pytest.raises(InputError, match="max_rows is 0"):
@@ -203,7 +203,7 @@ def test_a_temporal_decoder_is_given_its_chunks() -> None:
     frames = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     latents = model.encode(frames)
     assert latents.shape == (1, 5, 4, 8, 8)
-    whole, chunked = model.decode(latents, 7).frames, model.with_decode_chunk_size(2).decode(latents, 7).frames
+    whole, chunked = model.decode(latents, 7.0).frames, model.with_decode_chunk_size(2).decode(latents, 7.0).frames
     with torch.no_grad():
         last = model.vae.decode(latents[0, 4:] / 0.18215, num_frames=1).sample / 2 + 0.5
     assert torch.allclose(chunked[4:], last.clamp(0, 1), atol=1e-5)
@@ -335,3 +335,22 @@ def test_a_broken_torchvision_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     with pytest.raises(MissingError, match=r"operator torchvision::nms does not exist.*pip uninstall torchvision"):
         check_torchvision()
+
+
+@pytest.mark.parametrize(("kind", "offload"), [("svd", "sequential"), ("toy-t2i", "model")])
+def test_offloaded_networks_say_the_same(kind: str, offload: str) -> None:
+    """On the CPU the hooks move weights from main memory to main memory: what matters is that every call passes them."""
+
+    def everything(model: Any) -> list[torch.Tensor]:
+        condition = model.condition(_image(), seed=1) if kind == "svd" else model.condition("a red ball")
+        shape = model.latent_shape(2) if kind == "svd" else model.latent_shape()
+        estimate = model.denoiser({"cond": condition}, NoGuidance())(batch_noise(shape, seed=1, count=1), 1.0)
+        decoded = model.decode(estimate, 7.0).frames if kind == "svd" else model.decode(estimate)
+        return [estimate, decoded]
+
+    plain, hooked = load(cached(kind), device="cpu"), load(cached(kind), device="cpu")
+    settle(list(hooked.networks.values()), Placement(torch.device("cpu"), torch.float32, offload))
+    if offload == "sequential":
+        assert {parameter.device.type for parameter in hooked.unet.parameters()} == {"meta"}
+    for expected, found in zip(everything(plain), everything(hooked), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)

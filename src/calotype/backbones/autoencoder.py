@@ -56,7 +56,7 @@ class LatentSpace:
         self.check_size((images.shape[-2], images.shape[-1]))
         chunk = max(1, PIXELS_PER_CHUNK // (images.shape[-1] * images.shape[-2]))
         with precision(self.vae, self._dtype) as vae:
-            parts = [cast(Any, vae).encode(part.to(self.device, self._dtype)).latent_dist.mode() for part in images.split(chunk)]
+            parts = [cast(Any, vae).encode(part.to(self.device, self._dtype)).latent_dist.mode() for part in torch.split(images, chunk)]
         return torch.cat(parts).float()
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
@@ -81,7 +81,7 @@ class LatentSpace:
         raw = raw * self._std.to(raw) / self.scaling_factor + self._mean.to(raw)
         parts = []
         with precision(self.vae, self._dtype) as vae:
-            for part in raw.split(chunk):
+            for part in torch.split(raw, chunk):
                 extra = {"num_frames": part.shape[0]} if self._temporal else {}
                 parts.append(cast(Any, vae).decode(part.to(self._dtype), **extra).sample.float())
         return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)

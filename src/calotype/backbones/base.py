@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, Self, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from calotype.core.denoiser import Condition
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.guidance import Guidance
 from calotype.core.schedule import SamplerName
+
+Same = TypeVar("Same", bound="DiffusionModel")
 
 
 class DiffusionModel:
@@ -67,18 +69,18 @@ class DiffusionModel:
         """Precision of the denoising network. The sampler's state is float32 whatever it is."""
         return cast(torch.dtype, self.unet.dtype)
 
-    def with_max_rows(self, max_rows: int | None) -> Self:
+    def with_max_rows(self: Same, max_rows: int | None) -> Same:
         """The same model (same weights) that evaluates at most this many rows at once; None takes all rows of all branches in one batch.
 
         `model.with_max_rows(1)` needs the least memory.
         """
         return self._with("max_rows", max_rows)
 
-    def with_decode_chunk_size(self, decode_chunk_size: int | None) -> Self:
+    def with_decode_chunk_size(self: Same, decode_chunk_size: int | None) -> Same:
         """The same model that decodes this many pictures or frames at once; None takes as many as its default bound allows."""
         return self._with("decode_chunk_size", decode_chunk_size)
 
-    def _with(self, option: str, value: int | None) -> Self:
+    def _with(self: Same, option: str, value: int | None) -> Same:
         other = copy.copy(self)
         setattr(other, option, _positive(value, option))
         return other
@@ -148,7 +150,7 @@ class BranchDenoiser:
             parts = [self.model.estimate(part, float(sigma), condition) for part, condition in self._batches(state, needed)]
             estimates = torch.cat(parts)
             self.calls += estimates.shape[0]
-            combined = self.guidance.combine(dict(zip(labels, estimates.split(rows), strict=True)), float(sigma))
+            combined = self.guidance.combine(dict(zip(labels, torch.split(estimates, rows), strict=True)), float(sigma))
         return combined.to(x.device)
 
     def _batches(self, x: Tensor, conditions: list[Condition]) -> Iterator[tuple[Tensor, Condition]]:

@@ -36,7 +36,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "StableDiffusionXLPipeline": ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae"),
     "StableVideoDiffusionPipeline": ("feature_extractor", "image_encoder", "scheduler", "unet", "vae"),
 }
-OPTIONAL: dict[str, tuple[str, ...]] = {"StableVideoDiffusionPipeline": ("text_encoder", "tokenizer")}
+OPTIONAL: dict[str, dict[str, str]] = {"StableVideoDiffusionPipeline": {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}}
+"""Parts that a folder may have beside those that its pipeline class knows, and so names; they are found by their folders."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,12 @@ def open_checkpoint(folder: Path, *, variant: str | None = None, half: bool = Fa
         raise InputError(f"{folder} is a {pipeline}; calotype reads {', '.join(PIPELINES)} and AutoencoderKL folders")
     problems: list[str] = []
     parts: dict[str, Part] = {}
-    for name in NEEDED[pipeline] + OPTIONAL.get(pipeline, ()):
+    extra = OPTIONAL.get(pipeline, {})
+    for name in (*NEEDED[pipeline], *extra):
         entry = content.get(name)
         class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if class_name is None and (folder / name).is_dir():
+            class_name = extra.get(name)
         if class_name is None:
             if name in NEEDED[pipeline]:
                 problems.append(f"model_index.json names no {name}")

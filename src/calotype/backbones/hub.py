@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from calotype.index import MODELS
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Where the embedded models lie."""
 
+PLAIN = "plain"
+"""Asks a download for the weight files without a variant, which usually are float32."""
 MARKS = {"feature_extractor": "preprocessor_config.json", "scheduler": "scheduler_config.json"}
 
 
@@ -47,10 +49,10 @@ def locate(name: str | Path, *, variant: str | None = None, revision: str | None
         MissingError: the checkpoint is known but not, or not completely, on this machine.
 
     Example:
-        >>> locate("toy-i2w")
+        >>> locate("toy-vea")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        calotype.core.errors.InputError: no model 'toy-i2w'; did you mean toy-i2v? `calotype models` lists all; folders and hub ids work too
+        calotype.core.errors.InputError: no model 'toy-vea'; did you mean toy-vae, toy-i2v? `calotype models` lists all; ...
     """
     text = str(name)
     row = MODELS.get(text)
@@ -115,7 +117,8 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
     Args:
         files: every path in the repository.
         index: the content of its model_index.json.
-        variant: variant of the weight files; None takes half-precision files where the repository has them, since they are half the size.
+        variant: variant of the weight files, or `PLAIN` for those without one; None takes half-precision files where the repository has
+            them, since they are half the size.
 
     Raises:
         InputError: the repository holds another kind of pipeline, or a part has no safetensors file in that variant.
@@ -129,9 +132,10 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
     pipeline = str(index.get("_class_name"))
     if pipeline not in NEEDED:
         raise InputError(f"the repository holds a {pipeline}; calotype reads {', '.join(NEEDED)}")
-    names = [name for name in NEEDED[pipeline] + OPTIONAL.get(pipeline, ()) if isinstance(index.get(name), list) and index[name][1]]
-    chosen = ["model_index.json"]
     listed = sorted(files)
+    named = [name for name in NEEDED[pipeline] if isinstance(index.get(name), list) and index[name][1]]
+    names = named + [name for name in OPTIONAL.get(pipeline, {}) if any(file.startswith(name + "/") for file in listed)]
+    chosen = ["model_index.json"]
     chosen += [file for file in listed if "/" not in file and file.lower().startswith(("readme", "license"))]
     for name in names:
         inside = [file for file in listed if file.startswith(name + "/") and file.count("/") == 1]
@@ -146,19 +150,18 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
     return chosen
 
 
+_WEIGHT_FILE = re.compile(r"[^.]+?(?:\.([^.]+?))?(?:-\d+-of-\d+)?\.safetensors(?:\.index(?:\.([^.]+))?\.json)?")
+
+
 def _variant_files(weights: Sequence[str], variant: str | None) -> list[str]:
     """Weight files of the wanted variant; plain ones if a part has none of it."""
-    plain = [file for file in weights if Path(file).name.split("-")[0].count(".") <= 1 or file.endswith(".safetensors.index.json")]
-    plain = [file for file in plain if not fnmatch.fnmatch(file, "*.safetensors.index.*.json")]
-    wanted = variant or "fp16"
-    marked = [
-        file
-        for file in weights
-        if fnmatch.fnmatch(file, f"*.{wanted}.safetensors")
-        or fnmatch.fnmatch(file, f"*.{wanted}-*-of-*.safetensors")
-        or file.endswith(f".safetensors.index.{wanted}.json")
-    ]
-    return [file for file in (marked or plain) if not fnmatch.fnmatch(file, "*.non_ema*")]
+    by_variant: dict[str | None, list[str]] = {}
+    for file in weights:
+        match = _WEIGHT_FILE.fullmatch(Path(file).name)
+        if match is not None:
+            by_variant.setdefault(match[1] or match[2], []).append(file)
+    wanted = None if variant == PLAIN else variant or "fp16"
+    return by_variant.get(wanted) or by_variant.get(None, [])
 
 
 def download(name: str, *, variant: str | None = None, revision: str | None = None, events: Events = SILENT) -> Path:
@@ -166,7 +169,7 @@ def download(name: str, *, variant: str | None = None, revision: str | None = No
 
     Args:
         name: the hub id, such as "stabilityai/stable-video-diffusion-img2vid-xt".
-        variant: variant of the weight files; None takes "fp16" where there is one.
+        variant: variant of the weight files, or "plain" for those without one; None takes "fp16" where there is one.
         revision: branch, tag or commit.
 
     Returns:

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from torch import Tensor
 
-from calotype.core.denoiser import Preconditioner, edm_timestep
+from calotype.core.denoiser import Preconditioner, Prediction, edm_timestep
 from calotype.core.errors import InputError
 from calotype.core.schedule import SamplerName, Spacing, VPSchedule, karras_sigmas, start_scale
 
@@ -28,7 +28,7 @@ class Parametrisation:
         self.config = dict(config)
         self.schedule = VPSchedule.from_config(config)
         self.continuous: bool = config.get("timestep_type") == "continuous"
-        prediction = config.get("prediction_type") or "epsilon"
+        prediction: Prediction = config.get("prediction_type") or "epsilon"
         if prediction == "flow" or (self.continuous and prediction != "v_prediction"):
             raise InputError(
                 f"the checkpoint predicts {prediction} with {'continuous' if self.continuous else 'discrete'} timesteps; "
