@@ -139,8 +139,8 @@ class Loop:
         samples = self.step * self.settings.batch_size
         trainee = self.average.module.float().cpu()
         return Fitted(
-            trainee=trainee, source=self.held_out, steps=self.step, samples=samples, seconds=self.seconds, held_out=held_out, held_out_count=count,
-            device=self.device, settings=self.settings,
+            trainee=trainee, source=self.held_out, steps=self.step, samples=samples, seconds=self.seconds, held_out=held_out,
+            held_out_count=count, device=self.device, settings=self.settings,
         )  # fmt: skip
 
     def _run(self) -> None:
