@@ -26,8 +26,8 @@ def validate(folder: Path, *, seed: int, count: int, device: str = "auto", event
     """Figures on captions and scenes of the `eval` split; `count` captions, and at most so many scenes for the rest.
 
     Returns:
-        `found_one_object`, `found_two_objects`: share of the named objects that the recogniser finds with their colour. `background`:
-        share of right grounds. `attention_iou`: of the category word's map with the true mask. `inversion_loss_db`: PSNR of the autoencoder's
+        `found_one_object`, `found_two_objects`: share of the named objects that the recogniser finds with their colour. `background`: share
+        of right grounds. `attention_iou`: of the category word's map with the true mask. `inversion_loss_db`: PSNR of the autoencoder's
         reconstruction minus that of a picture inverted and sampled again, against the original. `inverted_noise_std` and
         `inverted_noise_std_error`: spread of the inverted latents over sqrt(1 + sigma^2), and its distance from 1. `seed_distance`: mean
         RMSE between pictures of one caption and different seeds. `recogniser_renders`, `recogniser_reconstructions`: its ceiling.
