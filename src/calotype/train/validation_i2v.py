@@ -28,7 +28,7 @@ BUCKET_SCENES, DIRECTED, INVERSIONS, INVERSION_STEPS = 8, 32, 8, 50
 
 
 def validate(folder: Path, *, seed: int, count: int, device: str = "auto", events: Events = SILENT) -> dict[str, float]:
-    """Figures on first frames of the `eval` split: `count` scenes of one object, a still camera, and their own caption, fps and motion bucket.
+    """Figures on first frames of the `eval` split: `count` scenes of one object and a still camera, each with its own caption and motion.
 
     Returns:
         `first_frame_psnr_db`: of the clip's first frame. `kept`: share of clips in whose last frame the recogniser finds the object with
