@@ -44,8 +44,8 @@ from calotype.index import MODELS
 from calotype.metrics import psnr
 
 _NO_HISTORY: Mapping[str, Tensor] = {}
-FAMILIAR_PSNR_DB = 24.0
-"""An embedded model's autoencoder rebuilds pictures of its own world at least this well (below the lowest of the tune split's pictures)."""
+FAMILIAR_PSNR_DB = 27.0
+"""The toy autoencoder rebuilds pictures of its own world at least this well (400 scenes of the tune split: at worst 28.0)."""
 
 
 @dataclass(frozen=True, kw_only=True)
