@@ -200,6 +200,8 @@ def test_state_of_another_run_is_refused() -> None:
         sample(GAUSSIAN.denoise, start(), TABLE * 2, events=listener)
     with pytest.raises(InputError, match="other settings"):
         sample(GAUSSIAN.denoise, start(2), TABLE, events=listener)
+    with pytest.raises(InputError, match="other settings"):
+        sample(GAUSSIAN.denoise, start(), TABLE, walk=walk(TABLE, Reinject(ratio=0.5)), renoise=renoiser(SHAPE, 1, 3), events=listener)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,10 +23,11 @@ Level = float | Tensor
 """A noise level, or one per row: a tensor that broadcasts against the sample, [B, 1, 1, 1] say."""
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """`denoise(x, sigma) -> x0`: the model's estimate of the clean tensor, guidance included; same shape as `x`, float32."""
 
-    def __call__(self, x: Tensor, sigma: float) -> Tensor: ...
+    def __call__(self, x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]: ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor
 from calotype.core.errors import InputError
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """Lists the branches that it needs and combines their estimates."""
 
@@ -24,7 +25,7 @@ class Guidance(Protocol):
         """The branches to evaluate; each is a key of the conditions."""
         ...
 
-    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
+    def combine(self, estimates: Mapping[str, Float[Tensor, "batch ..."]], sigma: float) -> Float[Tensor, "batch ..."]:
         """Estimates of x0 by branch, all of one shape [B, ...], to the guided estimate of that shape."""
         ...
 
@@ -40,7 +41,7 @@ class NoGuidance:
         """The one branch."""
         return (self.label,)
 
-    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
+    def combine(self, estimates: Mapping[str, Float[Tensor, "batch ..."]], sigma: float) -> Float[Tensor, "batch ..."]:
         """The branch itself."""
         return estimates[self.label]
 
@@ -74,7 +75,7 @@ class ClassifierFreeGuidance:
         highest = float(self.scale.max()) if isinstance(self.scale, Tensor) else self.scale
         return (self.positive,) if highest <= 1 else (self.negative, self.positive)
 
-    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
+    def combine(self, estimates: Mapping[str, Float[Tensor, "batch ..."]], sigma: float) -> Float[Tensor, "batch ..."]:
         """The guided estimate; the positive branch alone where it is the only label."""
         positive = estimates[self.positive]
         if len(self.labels) == 1:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import log10
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from calotype.core.denoiser import Denoiser
@@ -72,7 +72,7 @@ def invert(
     sigmas: Table,
     *,
     step: Step = euler_step,
-    keep: Table | None = None,
+    keep: Float64[Tensor, " kept"] | None = None,
     dtype: torch.dtype = torch.float32,
     max_megabytes: float = 4096.0,
     events: Events = SILENT,
@@ -196,7 +196,7 @@ def _leave_zero(denoise: Denoiser, x: Tensor, sigma_next: float) -> Stepped:
     return Stepped(x + (x - x0), x0)
 
 
-def _levels_to_keep(table: Table, keep: Table | None, events: Events) -> set[float]:
+def _levels_to_keep(table: Table, keep: Float64[Tensor, " kept"] | None, events: Events) -> set[float]:
     positive = table[table > 0]
     if keep is None:
         return {float(s) for s in positive}

@@ -123,7 +123,7 @@ def _write_mp4(frames: UInt8[np.ndarray, "frames height width 3"], fps: float, p
     with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         if metadata:
             container.metadata["comment"] = _text(metadata)
-        # The same clip gives the same bytes: x264's macroblock tree and its fast paths differ from run to run, its threads from machine to machine.
+        # The same clip gives the same bytes: without these, x264's macroblock tree and fast paths differ between runs and machines.
         options = {"crf": str(_CRF), "preset": "medium", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"}
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width = frames.shape[1:3]

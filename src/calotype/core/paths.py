@@ -59,7 +59,7 @@ def fuse(denoise: Denoiser, paths: Sequence[Path]) -> Denoiser:
     if not paths:
         raise InputError("no path was given; fusion needs at least one")
 
-    def fused(x: Tensor, sigma: float) -> Tensor:
+    def fused(x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
         views = [path.view(x) for path in paths]
         if len({view.shape for view in views}) != 1:
             raise ShapeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from calotype.core.guidance import Guidance
 from calotype.core.types import Image, Video
 
 
+@runtime_checkable
 class CountingDenoiser(Denoiser, Protocol):
     """A denoiser that counts the network's evaluations."""
 
@@ -19,6 +20,7 @@ class CountingDenoiser(Denoiser, Protocol):
     """Samples that the network has evaluated so far: one row of one branch at one noise level is one call."""
 
 
+@runtime_checkable
 class Model(Protocol):
     """What every diffusion checkpoint offers."""
 
@@ -36,6 +38,7 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
 class TextToImage(Model, Protocol):
     """Prompt to picture: SD 1.x, SD 2.x, SDXL, toy-t2i. Latents are [B, C, h, w], scaled."""
 
@@ -56,6 +59,7 @@ class TextToImage(Model, Protocol):
         ...
 
 
+@runtime_checkable
 class ImageToVideo(Model, Protocol):
     """First frame to clip: SVD, SVD-XT, toy-i2v. Latents are [B, F, C, h, w], scaled."""
 

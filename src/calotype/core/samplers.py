@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import log, sqrt
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from calotype.core.timetravel import Move
 if TYPE_CHECKING:
     from calotype.core.types import Image, Video
 
+Sample = Float[Tensor, "batch ..."]
 History = Mapping[str, Tensor]
 """What a multistep method remembers of its last step; empty at the start and after a re-noising."""
 _NOTHING: dict[str, Tensor] = {}
@@ -34,13 +35,14 @@ _NOTHING: dict[str, Tensor] = {}
 class Stepped:
     """The result of one step."""
 
-    x: Tensor
+    x: Sample
     """The sample at the next noise level."""
-    x0: Tensor
+    x0: Sample
     """The estimate of the clean sample that the step began with."""
     history: History = field(default_factory=dict)
 
 
+@runtime_checkable
 class Step(Protocol):
     """One step from `sigma` to `sigma_next` (lower when sampling, higher when inverting; `sigma` > 0).
 
@@ -48,16 +50,16 @@ class Step(Protocol):
     """
 
     def __call__(
-        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
+        self, denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
     ) -> Stepped: ...
 
 
-def move_to(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+def move_to(x: Sample, x0: Sample, sigma: float, sigma_next: float) -> Sample:
     """Euler's step given the estimate `x0`: x + (sigma_next - sigma) (x - x0) / sigma, in the form that doesn't cancel at large sigma."""
     return x0 + (sigma_next / sigma) * (x - x0)
 
 
-def euler_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+def euler_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
     """Euler's method, first order, one call. Equals diffusers' `EulerDiscreteScheduler`, and `FlowMatchEulerDiscreteScheduler` for flow.
 
     Example:
@@ -69,7 +71,7 @@ def euler_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, hi
     return Stepped(move_to(x, x0, sigma, sigma_next), x0)
 
 
-def heun_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+def heun_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
     """Heun's method, second order, two calls, one if `sigma_next` is 0 (Karras et al. 2022, algorithm 1 without churn).
 
     Equals diffusers' `HeunDiscreteScheduler`.
@@ -116,7 +118,7 @@ def ddim_step(eta: float = 0.0, noise: Callable[[int], Tensor] | None = None) ->
     fresh = noise
 
     def stochastic(
-        denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
+        denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
     ) -> Stepped:
         x0 = denoise(x, sigma)
         up = eta * sigma_next / sigma * sqrt(max(renoise_variance(sigma, sigma_next), 0.0))
@@ -126,7 +128,7 @@ def ddim_step(eta: float = 0.0, noise: Callable[[int], Tensor] | None = None) ->
     return stochastic
 
 
-def dpmpp_2m_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+def dpmpp_2m_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
     """DPM-Solver++ 2M, second order multistep, one call (Lu et al. 2022, algorithm 2); first order at the start and at `sigma_next` = 0.
 
     Equals diffusers' `DPMSolverMultistepScheduler` in its default setting (`dpmsolver++`, order 2, midpoint, last level 0).
@@ -154,7 +156,7 @@ def renoise_variance(sigma: float, sigma_next: float) -> float:
 
 def sample(
     denoise: Denoiser,
-    x: Float[Tensor, "batch ..."],
+    x: Sample,
     sigmas: Float[Tensor, " levels"],
     *,
     step: Step = euler_step,
@@ -164,7 +166,7 @@ def sample(
     preview: Callable[[Tensor], Image | Video] | None = None,
     events: Events = SILENT,
     key: str = "sample",
-) -> Float[Tensor, "batch ..."]:
+) -> Sample:
     """Walk the noise levels from the first to the last: the one sampling loop.
 
     After each move the state (sample, position, history) is offered to `events.save_state`; a run that is called again with the same
@@ -199,9 +201,14 @@ def sample(
     fresh = _check(levels, moves, renoise)
     x = x.float()
     position, history = 0, _NOTHING
+    # What makes a saved state this run's own: its levels and its walk.
+    plan = {
+        "sigmas": torch.tensor(levels, dtype=torch.float64),
+        "walk": torch.tensor([k + 1 if kind == "down" else -(k + 1) for kind, k in moves]),
+    }
     state = events.load_state(key)
     if state is not None:
-        x, position, history = _resume(state, x, sigmas, len(moves), key)
+        x, position, history = _resume(state, x, plan, key)
     events.stage(key, len(moves))
     if position:
         events.step(position)
@@ -219,8 +226,7 @@ def sample(
         events.step()
         events.save_state(
             key,
-            {"x": x, "position": torch.tensor(position), "sigmas": torch.tensor(levels, dtype=torch.float64)}
-            | {f"history.{name}": tensor for name, tensor in history.items()},
+            {"x": x, "position": torch.tensor(position)} | plan | {f"history.{name}": tensor for name, tensor in history.items()},
         )
         events.check()
     return x
@@ -249,12 +255,9 @@ def _check(levels: list[float], moves: Sequence[Move], renoise: Callable[[int], 
     return renoise or torch.empty
 
 
-def _resume(state: Mapping[str, Tensor], x: Tensor, sigmas: Tensor, moves: int, key: str) -> tuple[Tensor, int, dict[str, Tensor]]:
-    position = int(state["position"])
-    same_levels = state["sigmas"].shape == sigmas.shape and torch.equal(state["sigmas"].cpu(), sigmas.double().cpu())
-    if state["x"].shape != x.shape or not same_levels or position > moves:
-        raise InputError(
-            f"the saved state of {key!r} belongs to a run with other settings; start anew, or resume with the run's own settings"
-        )
+def _resume(state: Mapping[str, Tensor], x: Tensor, plan: Mapping[str, Tensor], key: str) -> tuple[Tensor, int, dict[str, Tensor]]:
+    same = all(name in state and torch.equal(state[name].cpu(), tensor) for name, tensor in plan.items())
+    if not same or state["x"].shape != x.shape:
+        raise InputError(f"the saved state of {key!r} is of a run with other settings; start anew, or resume with its own settings")
     history = {name.removeprefix("history."): tensor.to(x.device) for name, tensor in state.items() if name.startswith("history.")}
-    return state["x"].to(x), position, history
+    return state["x"].to(x), int(state["position"]), history
