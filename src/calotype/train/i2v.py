@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
+from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
 from calotype.core.errors import MissingError
 from calotype.core.events import Events
 from calotype.train import networks
@@ -56,8 +57,10 @@ class TraineeI2V(nn.Module):
     def token(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 width"]:
         """The picture's token from pixels in [0, 1]."""
         side = self.image_encoder.config.image_size
-        pixels = clip_pixels(image.float().cpu(), (side, side)).to(image.device)
-        embedding: Tensor = self.image_encoder(pixels).image_embeds
+        # `clip_pixels` without its blur, which does nothing when a picture is enlarged; on the training device.
+        resized = functional.interpolate(image.float(), size=(side, side), mode="bicubic", align_corners=True)
+        mean, std = (torch.tensor(values, device=image.device).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+        embedding: Tensor = self.image_encoder((resized - mean) / std).image_embeds
         return embedding[:, None]
 
     def v(self, network_input: Tensor, sigma: Tensor, image_latents: Tensor, context: Tensor, time_ids: Tensor) -> Tensor:
@@ -123,7 +126,7 @@ class I2VRecipe:
     """Clips of 8 frames at 64 px of the world's `small` preset, and their captions."""
 
     name = "toy-i2v"
-    settings = Settings(batch_size=8, learning_rate=6e-4, warm_learning_rate=2e-4, ema_decay=0.998)
+    settings = Settings(batch_size=8, cuda_batch_size=64, learning_rate=6e-4, warm_learning_rate=2e-4, ema_decay=0.998)
     train_count = 65_536
     tune_count = 1024
     sheet_count = 8

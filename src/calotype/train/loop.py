@@ -6,12 +6,13 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calotype.core.errors import CalotypeError, InputError
 from calotype.core.events import SILENT, Events
@@ -83,9 +84,14 @@ class Loop:
         self.recipe, self.folder, self.budget, self.seed = recipe, folder, budget, seed
         self.read_only = read_only
         self.events, self.save_every, self.report_every = events, save_every, report_every
-        self.settings = settings or recipe.settings
         self.accelerator = accelerator_for(device)
         self.device = str(self.accelerator.device)
+        self.settings = settings or recipe.settings
+        if settings is None and self.accelerator.device.type == "cuda":
+            self.settings = replace(self.settings, batch_size=self.settings.cuda_batch_size)
+        # On a GPU the next batch is made while this one is computed; on a CPU both would only share the cores.
+        self.ahead = ThreadPoolExecutor(1) if self.accelerator.device.type == "cuda" else None
+        self.coming: Future[dict[str, Tensor]] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         model = recipe.build(seed=seed, start=start)
         self.average = MovingAverage(model, self.settings.ema_decay)
@@ -181,10 +187,9 @@ class Loop:
 
     def _one_step(self, progress: float) -> None:
         settings, accelerator = self.settings, self.accelerator
-        rows = rows_of_step(self.step, settings.batch_size, self.source.count, self.seed)
-        ours = range(accelerator.process_index, settings.batch_size, accelerator.num_processes)
-        draws = Draws(self.seed, self.step, ours, settings.batch_size)
-        batch = self.source.batch([rows[place] for place in ours], draws, augment=True)
+        batch = self._batch(self.step) if self.coming is None else self.coming.result()
+        if self.ahead is not None:
+            self.coming = self.ahead.submit(self._batch, self.step + 1)
         share = learning_rate_share(progress, self.step, warmup_steps=settings.warmup_steps, decay_share=settings.decay_share)
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak * share
@@ -203,6 +208,13 @@ class Loop:
         self.average.update(accelerator.unwrap_model(self.model))
         self.step += 1
         self.losses.append(value)
+
+    def _batch(self, step: int) -> dict[str, Tensor]:
+        """This process's part of a step's batch, a function of the step's number alone."""
+        size, accelerator = self.settings.batch_size, self.accelerator
+        rows = rows_of_step(step, size, self.source.count, self.seed)
+        ours = range(accelerator.process_index, size, accelerator.num_processes)
+        return self.source.batch([rows[place] for place in ours], Draws(self.seed, step, ours, size), augment=True)
 
     @torch.no_grad()
     def measure(self, count: int) -> float:

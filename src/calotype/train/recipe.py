@@ -18,6 +18,8 @@ class Settings:
     """The loop's numbers for one recipe."""
 
     batch_size: int = 32
+    cuda_batch_size: int = 256
+    """A GPU is idle on small batches; the learning rate stays."""
     learning_rate: float = 8e-4
     """Peak, when training starts from random weights."""
     warm_learning_rate: float = 2e-4

@@ -77,7 +77,9 @@ class VAERecipe:
     """64 px pictures of the world's `small` preset."""
 
     name = "toy-vae"
-    settings = Settings(batch_size=16, learning_rate=2e-3, warm_learning_rate=3e-4, decay_share=0.4, ema_decay=0.995, weight_decay=0.0)
+    settings = Settings(
+        batch_size=16, cuda_batch_size=64, learning_rate=2e-3, warm_learning_rate=3e-4, decay_share=0.4, ema_decay=0.995, weight_decay=0.0
+    )
     config: Mapping[str, Any] = {}
     """Changes to the network's config (tests make it narrower)."""
 
