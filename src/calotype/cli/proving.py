@@ -114,7 +114,7 @@ def train(arguments: Sequence[str]) -> int:
     """`calotype train NAME` and `calotype train --pending`."""
     page = Help(
         "calotype train NAME | --pending [--budget 20m]",
-        "Train an embedded model, or all that are below their gates. A worse one never replaces a better one; an interrupted training goes on.",
+        "Train an embedded model, or all that are below their gates. A worse one never replaces a better one; interrupted ones go on.",
         examples=("calotype train toy-vae --budget 30m", "calotype train --pending --budget 2h --device cuda"),
     )
     options = parse(TrainOptions, arguments, page)

@@ -17,6 +17,7 @@ from calotype.cli import console
 from calotype.cli.options import INPUT_METAVAR, Common, Help, parse, print_json
 from calotype.cli.presets import default_model, default_preset, preset_instance
 from calotype.core.errors import InputError
+from calotype.index import MODELS
 from calotype.registry import known_methods, resolve_method
 
 if TYPE_CHECKING:
@@ -240,9 +241,10 @@ def look(request: ModelRequest) -> None:
 
 def _request(options: RunOptions, model: str) -> ModelRequest:
     from calotype.runs import ModelRequest
+    from calotype.runs.record import shortened
 
     return ModelRequest(
-        model,
+        model if model in MODELS or not Path(model).expanduser().is_dir() else shortened(Path(model).expanduser()),
         device=options.device,
         dtype=options.dtype,
         variant=options.variant,

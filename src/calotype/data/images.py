@@ -31,7 +31,7 @@ ImageLike: TypeAlias = Image | str | os.PathLike[str] | Pillow.Image | np.ndarra
 
 # Only formats that decode in this process, without an interpreter behind them (no EPS, no plug-in that runs another program).
 _FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "QOI", "DDS", "SGI",
+    "PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "QOI", "DDS", "SGI",
 )  # fmt: skip
 _SUFFIXES = {
     "PNG": {".png", ".apng"},
@@ -148,8 +148,10 @@ def _fitted(picture: Image, size: tuple[int, int] | None, name: str, events: Eve
 def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        Pillow.init()
+        present = [name for name in _FORMATS if name in Pillow.OPEN]
         try:
-            picture = Pillow.open(path, formats=_FORMATS)
+            picture = Pillow.open(path, formats=present)
         except Pillow.DecompressionBombError:
             raise InputError(f"{name}: {path} has more than 64 megapixels by its header; make it smaller first") from None
         except (UnidentifiedImageError, *_DECODE_ERRORS):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from calotype.core.types import Image, Video
 
 
-def contact_sheet(video: Video, *, max_frames: int = 16, columns: int | None = None, gap: int = 4, target_width: int = 1024) -> Image:
+def contact_sheet(video: Video, *, max_frames: int = 16, columns: int | None = None, gap: int = 4, target_width: int = 1280) -> Image:
     """The frames of a clip side by side, first to last, row by row, on white.
 
     Args:

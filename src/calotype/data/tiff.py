@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from pathlib import Path
 from struct import error as struct_error
@@ -32,7 +33,9 @@ def read_float_tiff(path: Path, name: str) -> np.ndarray | None:
         try:
             tags = ImageFileDirectory_v2(header)
             file.seek(tags.next)
-            tags.load(file)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tags.load(file)
             formats = np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
             channels = int(tags.get(_SAMPLES, 1))
             if formats[0] != _FLOAT or channels not in (3, 4):

@@ -155,6 +155,7 @@ def _read_animation(path: Path, limit: int | None, name: str) -> tuple[Tensor, f
             for index, frame in enumerate(ImageSequence.Iterator(picture)):
                 if limit is not None and index == limit:
                     break
+                frame.load()
                 durations.append(float(frame.info.get("duration", 0) or 0))
                 opaque = Pillow.alpha_composite(Pillow.new("RGBA", frame.size, "white"), frame.convert("RGBA"))
                 frames.append(Image.from_pil(opaque.convert("RGB")).pixels)

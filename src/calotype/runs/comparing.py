@@ -88,14 +88,19 @@ def _values(record: Record) -> dict[tuple[str, str], Any]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted names."""
-    flat: dict[str, Any] = {}
+    """Nested values by dotted names.
+
+    Example:
+        >>> flat({"steps": 5, "reinject": {"ratio": 0.8}})
+        {'steps': 5, 'reinject.ratio': 0.8}
+    """
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(flat(value, f"{prefix}{name}."))
+            found.update(flat(value, f"{prefix}{name}."))
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _merge(left: dict[tuple[str, str], Any], right: dict[tuple[str, str], Any]) -> dict[tuple[str, str], tuple[Any, Any]]:

@@ -236,9 +236,9 @@ def _execute(
         listener.store.clear()
         return Run(folder, record, results)
     except (Cancelled, KeyboardInterrupt):
-        listener.store.flush()
+        told = "the state is saved, continue with" if listener.store.flush() else "there is no state yet, begin again with"
         _ended(record, listener, seconds, "interrupted").write(folder)
-        raise Cancelled(f"stopped; the state is saved, continue with: calotype resume {folder}") from None
+        raise Cancelled(f"stopped; {told}: calotype resume {folder}") from None
     except CalotypeError as error:
         _ended(record, listener, seconds, "failed").changed(error=str(error)).write(folder)
         raise
