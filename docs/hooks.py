@@ -1,7 +1,7 @@
 """Turns two kinds of marker in the pages into tables, so that no number in the site is typed by hand.
 
-`<!-- methods -->` becomes the table of methods, `<!-- results: NAME -->` the table of `results/NAME.csv` with the claims of `results/NAME.claims.csv`
-below it, `<!-- card: NAME -->` the card that the embedded checkpoint NAME carries.
+`<!-- methods -->` becomes the table of methods, `<!-- results: NAME -->` the table of `results/NAME.csv` with the claims of
+`results/NAME.claims.csv` below it, `<!-- card: NAME -->` the card that the embedded checkpoint NAME carries.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from calotype.index import METHODS
 
 ROOT = Path(__file__).parent.parent
+PROVENANCE = ("command", "commit", "hardware", "date")
+"""Columns that are the same in every row of a table and are printed once below it."""
 PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
 
 
@@ -33,8 +35,12 @@ def results_table(name: str) -> str:
         if path.exists():
             with path.open(newline="") as file:
                 header, *rows = list(csv.reader(file))
-            body = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
-            parts.append("\n".join(body))
+            shown = [i for i, name in enumerate(header) if name not in PROVENANCE]
+            table = [header, ["---"] * len(header), *rows]
+            parts.append("\n".join("| " + " | ".join(cells[i] for i in shown) + " |" for cells in table))
+            if rows and len(shown) < len(header):
+                origin = dict(zip(header, rows[0], strict=True))
+                parts.append(f"*`{origin['command']}` at {origin['commit']}, {origin['date']}, {origin['hardware']}.*")
     return "\n\n".join(parts) or f"*Not recorded yet: `calotype eval {name} --record` writes it.*"
 
 
