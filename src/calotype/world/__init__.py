@@ -2,8 +2,50 @@
 
 from __future__ import annotations
 
+from calotype.world.edits import (
+    camera_shifted,
+    camera_zoomed,
+    flipped,
+    moved,
+    recoloured,
+    reordered,
+    replaced,
+    resized,
+    restyled,
+    rotated,
+    stilled,
+    with_background,
+    without,
+)
 from calotype.world.motion import FAMILIES, Camera, Motion
 from calotype.world.painter import paint
 from calotype.world.scenes import PRESETS, SPLITS, Preset, Scene, SceneObject, sample_scene
+from calotype.world.truth import GroundTruth, ground_truth
 
-__all__ = ["FAMILIES", "PRESETS", "SPLITS", "Camera", "Motion", "Preset", "Scene", "SceneObject", "paint", "sample_scene"]
+__all__ = [
+    "FAMILIES",
+    "PRESETS",
+    "SPLITS",
+    "Camera",
+    "GroundTruth",
+    "Motion",
+    "Preset",
+    "Scene",
+    "SceneObject",
+    "camera_shifted",
+    "camera_zoomed",
+    "flipped",
+    "ground_truth",
+    "moved",
+    "paint",
+    "recoloured",
+    "reordered",
+    "replaced",
+    "resized",
+    "restyled",
+    "rotated",
+    "sample_scene",
+    "stilled",
+    "with_background",
+    "without",
+]

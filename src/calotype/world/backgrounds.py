@@ -1,4 +1,4 @@
-"""Grounds of the toy world: a vertical gradient and up to two textures, each a sum of plane waves, so that they go on beyond the picture's edge."""
+"""Grounds of the toy world: a gradient and up to two textures, each a sum of plane waves, so that they go on beyond the picture's edge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Wave = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Texture:
-    """Where the field f(x, y) = rise * (y - level) + sum of waves is high, `colour` is laid over: share = strength * clamp(0.5 + gain * f, 0, 1)."""
+    """A colour laid over the ground: share = strength * clamp(0.5 + gain * f, 0, 1), f(x, y) = rise * (y - level) + sum of waves."""
 
     colour: RGB
     waves: tuple[Wave, ...]
@@ -37,8 +37,8 @@ class Background:
     textures: tuple[Texture, ...] = ()
 
 
-PREPOSITIONS: dict[str, str] = {"night": "at"}
-"""The word before a background's name where it isn't `on`."""
+PREPOSITIONS: dict[str, str] = {"night": "at", "sea": "at", "sky": "in the"}
+"""The words before a background's name where it isn't `on`."""
 
 
 def _shade(rgb: RGB, amount: float) -> RGB:
@@ -91,16 +91,81 @@ def _grass(draws: Draws, light: float) -> Background:
     return Background(name="grass", top=_shade((0.74, 0.86, 0.52), light), bottom=_shade((0.66, 0.80, 0.44), light), textures=(blades,))
 
 
-_MAKERS: dict[str, Callable[[Draws, float], Background]] = {"snow": _snow, "night": _night, "sand": _sand, "grass": _grass}
+def _water(draws: Draws, light: float) -> Background:
+    swell = Texture(
+        colour=_shade((0.80, 0.92, 0.93), light),
+        waves=_waves(draws, 4, (0.5, 3.0), (3.0, 6.0), 0.4) + _waves(draws, 2, (2.0, 5.0), (5.0, 8.0), 0.3),
+        gain=1.3,
+        strength=0.55,
+    )
+    return Background(name="water", top=_shade((0.56, 0.74, 0.80), light), bottom=_shade((0.44, 0.64, 0.73), light), textures=(swell,))
+
+
+def _brick(draws: Draws, light: float) -> Background:
+    """Courses of bricks. The upright joints are a comb of 6 harmonics; its odd ones change sign from course to course (cos a cos b is two
+    waves), which moves every other course by half a brick."""
+    rows = draws.between(4.5, 6.5)
+    x, y = draws.between(0.0, 6.28), draws.between(0.0, 6.28)
+    quarter = math.pi / 2.0
+    courses: tuple[Wave, ...] = ((0.0, rows, round(2.0 * y + quarter, 5), -1.0), (0.0, 0.0, quarter, -0.86))
+    joints: list[Wave] = [(0.0, 0.0, quarter, -0.62)]
+    for harmonic in range(1, 7):
+        fx, phase = harmonic * rows / 2.0, harmonic * x + quarter
+        if harmonic % 2:
+            joints += [(fx, rows / 2.0, round(phase + y, 5), 1.0 / 12.0), (fx, -rows / 2.0, round(phase - y, 5), 1.0 / 12.0)]
+        else:
+            joints.append((fx, 0.0, round(phase, 5), 1.0 / 6.0))
+    mortar = _shade((0.90, 0.87, 0.81), light)
+    textures = (
+        Texture(colour=mortar, waves=courses, gain=5.0, strength=1.0, sharp=True),
+        Texture(colour=mortar, waves=tuple(joints), gain=3.0, strength=1.0, sharp=True),
+    )
+    return Background(name="brick", top=_shade((0.70, 0.60, 0.55), light), bottom=_shade((0.64, 0.54, 0.50), light), textures=textures)
+
+
+def _sea(draws: Draws, light: float) -> Background:
+    """A horizon: pale sky above, water below."""
+    level = draws.between(0.35, 0.6)
+    water = Texture(colour=_shade((0.42, 0.63, 0.70), light), waves=(), gain=64.0, strength=1.0, rise=1.0, level=level, sharp=True)
+    foam = Texture(
+        colour=_shade((0.72, 0.86, 0.88), light),
+        waves=_waves(draws, 4, (0.5, 2.5), (5.0, 9.0), 0.4),
+        gain=1.2,
+        strength=0.5,
+        rise=1.6,
+        level=round(level + 0.45, 5),
+    )
+    return Background(name="sea", top=_shade((0.83, 0.90, 0.95), light), bottom=_shade((0.98, 0.93, 0.86), light), textures=(water, foam))
+
+
+def _sky(draws: Draws, light: float) -> Background:
+    clouds = Texture(
+        colour=_shade((0.99, 0.99, 1.0), light),
+        waves=_waves(draws, 3, (0.5, 1.8), (1.0, 2.6), 0.5) + _waves(draws, 3, (2.0, 4.0), (3.0, 5.5), 0.2),
+        gain=1.1,
+        strength=0.9,
+    )
+    return Background(name="sky", top=_shade((0.60, 0.80, 0.96), light), bottom=_shade((0.78, 0.89, 0.97), light), textures=(clouds,))
+
+
+_MAKERS: dict[str, Callable[[Draws, float], Background]] = {
+    "snow": _snow,
+    "night": _night,
+    "sand": _sand,
+    "grass": _grass,
+    "water": _water,
+    "brick": _brick,
+    "sea": _sea,
+    "sky": _sky,
+}
 
 BACKGROUNDS: tuple[str, ...] = tuple(_MAKERS)
 """Every background by its word."""
 
 
-def make_background(name: str, draws: Draws, style: str) -> Background:
-    """A ground of that name with its own waves and brightness, in that picture style."""
-    ground = _MAKERS[name](draws, draws.between(0.95, 1.02))
-    return restyle_background(ground, style)
+def make_background(name: str, draws: Draws) -> Background:
+    """A ground of that name with its own waves and brightness, in the flat style's colours (the painter restyles it)."""
+    return _MAKERS[name](draws, draws.between(0.95, 1.02))
 
 
 def restyle_background(ground: Background, style: str) -> Background:

@@ -1,4 +1,4 @@
-"""The painter's lower half: grounds as sums of plane waves, each wave a product of a row and a column of sines (one batched matrix product)."""
+"""The painter's lower half: grounds as sums of plane waves, each a product of a row and a column of sines (one matrix product)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ def paint_grounds(
     """
     frames = len(u)
     which: list[int] = []
-    views: list[tuple[float, float, float]] = []
+    views: list[list[float]] = []
     rows: list[int] = []
     for number, (_, camera) in enumerate(grounds):
         moved = camera.moves and frames > 1
-        x, y, zoom = camera.view(u if moved else u[:1])
-        x, y, zoom = np.broadcast_arrays(x, y, zoom)
+        view = np.stack(np.broadcast_arrays(*camera.view(u if moved else u[:1])), axis=-1)
         rows += list(range(len(views), len(views) + frames)) if moved else [len(views)] * frames
-        which += [number] * len(x)
-        views += list(zip(x.tolist(), y.tolist(), zoom.tolist(), strict=True))
+        which += [number] * len(view)
+        views += view.tolist()
     painted = _paint([grounds[number][0] for number in which], np.array(views), size, device)
     if len(views) == len(rows):
         return painted
@@ -61,9 +60,10 @@ def _share(textures: Sequence[Texture | None], x: Array, y: Array, size: int, de
     for row, texture in enumerate(textures):
         if texture is None:
             continue
-        waves[row, : len(texture.waves)] = texture.waves
-        gain = texture.gain * (size / 64.0 if texture.sharp else 1.0)
-        settings[row] = (gain, texture.strength, texture.rise, texture.level)
+        if texture.waves:
+            waves[row, : len(texture.waves)] = texture.waves
+        slope = texture.gain * (size / 64.0 if texture.sharp else 1.0)
+        settings[row] = (slope, texture.strength, texture.rise, texture.level)
     # sin(p + q) = sin p cos q + cos p sin q, with p along the row and q down the column.
     across = 2.0 * math.pi * waves[:, :, 0, None] * x[:, None, :]
     down = 2.0 * math.pi * waves[:, :, 1, None] * y[:, None, :] + waves[:, :, 2, None]
@@ -71,8 +71,9 @@ def _share(textures: Sequence[Texture | None], x: Array, y: Array, size: int, de
     columns = np.concatenate([waves[:, :, 3, None] * np.cos(down), waves[:, :, 3, None] * np.sin(down), linear[:, None]], axis=1)
     rows = np.concatenate([np.sin(across), np.cos(across), np.ones_like(across[:, :1])], axis=1)
     field = torch.bmm(_on(columns, device).transpose(1, 2), _on(rows, device))
-    gain, strength = _on(settings[:, 0, None, None], device), _on(settings[:, 1, None, None], device)
-    return field.mul_(gain).add_(0.5).clamp_(0.0, 1.0).mul_(strength)
+    gain, strength = _on(settings[:, 0], device)[:, None, None], _on(settings[:, 1], device)[:, None, None]
+    share: Tensor = field.mul_(gain).add_(0.5).clamp_(0.0, 1.0).mul_(strength)
+    return share
 
 
 def _on(values: Array, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """The painter: scenes to pixels in batched torch, anti-aliased by signed distances, on any device.
 
-Every primitive of the batch is evaluated on its object's crop only. Coverage is clamp(0.5 - distance in pixels, 0, 1); a part lies over the parts
-before it, an object over the objects before it, all over the ground.
+Every primitive of the batch is evaluated on its object's crop only. Coverage is clamp(0.5 - distance in pixels, 0, 1).
+A part lies over the parts before it, an object over the objects before it, all over the ground.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.errors import InputError
 from calotype.world import shapes
+from calotype.world.backgrounds import restyle_background
 from calotype.world.grounds import paint_grounds
 from calotype.world.motion import Array, moments
 from calotype.world.scenes import Scene, SceneObject
+
+Whole = npt.NDArray[np.int64]
 
 PLANES = 6
 CHUNK_PIXELS = 1 << 18
@@ -29,7 +33,10 @@ CHUNK_PIXELS = 1 << 18
 
 @lru_cache(maxsize=256)
 def _table(category: str, colour: str, style: str) -> tuple[Array, Array, Array]:
-    """The primitives of an object: numbers [n, 8] (kind, x, y, a, b, rounding, angle, grow), planes [n, 6, 3] (normal, offset), colours [n, 4] (and part)."""
+    """The primitives of an object: numbers [n, 8] (kind, x, y, a, b, rounding, angle, grow), planes [n, 6, 3], colours [n, 4].
+
+    Planes are normal and offset; the fourth column of the colours is the part's id, 0 for the ink line.
+    """
     made = shapes.CATEGORIES[category]
     rows, planes, colours = [], [], []
     passes = ((shapes.OUTLINE, True), (0.0, False)) if style == "outlined" else ((0.0, False),)
@@ -38,7 +45,7 @@ def _table(category: str, colour: str, style: str) -> tuple[Array, Array, Array]
             rows.append((shape.kind, shape.x, shape.y, shape.a, shape.b, shape.rounding, shape.angle, grow))
             planes.append(_planes(shape.corners))
             rgb = shapes.ACCENTS["ink"] if ink else shapes.role_colour(colour, shape.role, style)
-            colours.append((*rgb, float(made.parts.index(shape.part) + 1)))
+            colours.append((*rgb, 0.0 if ink else float(made.parts.index(shape.part) + 1)))
     return np.array(rows, dtype=np.float64), np.array(planes), np.array(colours)
 
 
@@ -62,9 +69,9 @@ def _planes(corners: tuple[tuple[float, float], ...]) -> Array:
 class Instances:
     """Objects at moments, ready to be painted: one row per object and frame. Pixels are of the picture."""
 
-    picture: Array
+    picture: Whole
     """Number of the picture that each row belongs to, [n]."""
-    rank: Array
+    rank: Whole
     """Depth of each row in its picture, 0 is hindmost, [n]."""
     centre: Array
     """Centre in pixels, [n, 2]."""
@@ -79,7 +86,7 @@ class Instances:
     colours: Array
     """[n, slots, 4]."""
 
-    def rows(self, which: Array | slice) -> Instances:
+    def rows(self, which: Whole) -> Instances:
         """Some of the rows."""
         return Instances(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
@@ -99,8 +106,8 @@ def gather(objects: Sequence[tuple[int, int, SceneObject, tuple[Array, Array, Ar
     matrix = np.stack([np.stack([mirror * cos, mirror * sin], -1), np.stack([-sin, cos], -1)], -2)  # [count, frames, 2, 2]
     repeat = np.repeat(np.arange(count), frames)
     return Instances(
-        picture=(np.array([first for first, _, _, _ in objects])[:, None] + np.arange(frames)).reshape(-1),
-        rank=np.repeat(np.array([rank for _, rank, _, _ in objects]), frames),
+        picture=(np.array([first for first, _, _, _ in objects], dtype=np.int64)[:, None] + np.arange(frames)).reshape(-1),
+        rank=np.repeat(np.array([rank for _, rank, _, _ in objects], dtype=np.int64), frames),
         centre=placed[:, :2].transpose(0, 2, 1).reshape(-1, 2) * size,
         radius=placed[:, 2].reshape(-1) * size,
         matrix=matrix.reshape(-1, 2, 2),
@@ -110,16 +117,25 @@ def gather(objects: Sequence[tuple[int, int, SceneObject, tuple[Array, Array, Ar
     )
 
 
-def coverage(instances: Instances, origin: Array, crop: int, device: torch.device) -> Float[Tensor, "rows slots crop crop"]:
-    """How much of each pixel each primitive covers, 0..1, on square crops whose top left pixels are `origin` [rows, 2]."""
+def corners(instances: Instances, crop: int) -> Whole:
+    """Top left pixels (x, y) of square crops with an even side around the objects, [rows, 2]."""
+    made: Whole = np.floor(instances.centre + 0.5).astype(np.int64) - crop // 2
+    return made
+
+
+def coverage(instances: Instances, crop: int, device: torch.device) -> Float[Tensor, "rows slots crop crop"]:
+    """How much of each pixel each primitive covers, 0..1, on the crops at `corners`.
+
+    Distances are counted from the crop's middle, so that they don't depend on the crop's side.
+    """
     rows, slots = instances.primitives.shape[:2]
     made = torch.zeros((rows * slots, crop * crop), device=device)
     numbers = instances.primitives.reshape(-1, 8)
-    centre = np.repeat(instances.centre - origin - 0.5, slots, axis=0)
+    centre = np.repeat(instances.centre - np.floor(instances.centre + 0.5) - 0.5, slots, axis=0)
     scale = np.repeat(instances.radius, slots)
     matrix = np.repeat(instances.matrix, slots, axis=0)
     planes = instances.planes.reshape(-1, PLANES, 3)
-    grid = torch.arange(crop, device=device, dtype=torch.float32)
+    grid = torch.arange(crop, device=device, dtype=torch.float32) - crop // 2
     for kind in range(7):
         which = np.flatnonzero(numbers[:, 0] == kind)
         if not len(which):
@@ -134,7 +150,8 @@ def coverage(instances: Instances, origin: Array, crop: int, device: torch.devic
         if kind == shapes.POLYGON:
             normal = np.einsum("npi,nij->npj", planes[which][:, :, :2], turn)
             offset = np.einsum("npi,ni->np", planes[which][:, :, :2], shift) + planes[which][:, :, 2] * radius[:, None]
-            distance = _polygon(_on(normal, device), _on(offset, device), _on(own[:, 5] * radius, device), grid)
+            used = int((planes[which][:, :, 2] < 100.0).sum(axis=1).max())
+            distance = _polygon(_on(normal[:, :used], device), _on(offset[:, :used], device), _on(own[:, 5] * radius, device), grid)
         else:
             a, b, rounding = (_on(own[:, column] * radius, device)[:, None, None] for column in (3, 4, 5))
             m, t = _on(turn, device), _on(shift, device)
@@ -153,19 +170,13 @@ def _on(values: Array, device: torch.device) -> Tensor:
 def _polygon(normal: Tensor, offset: Tensor, rounding: Tensor, grid: Tensor) -> Tensor:
     """Distance to a convex polygon with round corners: sides are moved in by the radius, and the corner's distance is Euclidean."""
     radius = rounding[:, None, None]
-    inner: Tensor | None = None
-    square: Tensor | None = None
-    for side in range(PLANES):
-        if bool((offset[:, side] > 500.0).all()):
-            continue
+    inner, square = torch.full((1,), -math.inf, device=grid.device), torch.zeros(1, device=grid.device)
+    for side in range(normal.shape[1]):
         away = (normal[:, side, 0, None] * grid + (rounding - offset[:, side])[:, None])[:, None, :] + (normal[:, side, 1, None] * grid)[
             :, :, None
         ]
-        inner = away if inner is None else torch.maximum(inner, away)
-        outside = away.clamp(min=0.0).square_()
-        square = outside if square is None else square.add_(outside)
-    if inner is None or square is None:
-        raise InputError("a polygon needs corners")
+        inner = torch.maximum(inner, away)
+        square = away.clamp(min=0.0).square_().add_(square)
     return square.sqrt_() + inner.clamp(max=0.0) - radius
 
 
@@ -220,8 +231,13 @@ _DISTANCES = {
 """Signed distance in pixels to a shape around the origin, of the arguments u, v, a, b and rounding (all in pixels)."""
 
 
+def part_colours(instances: Instances, device: torch.device) -> Float[Tensor, "rows slots 3"]:
+    """The sRGB colour of each primitive."""
+    return _on(instances.colours[:, :, :3], device)
+
+
 def blend(covered: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-    """Parts over parts: premultiplied colour [rows, 3, pixels] and what is left of the ground [rows, 1, pixels], from coverage [rows, slots, pixels]."""
+    """Parts over parts: coverage [rows, slots, pixels] to premultiplied colour [rows, 3, pixels] and the share left [rows, 1, pixels]."""
     left = torch.ones_like(covered[:, 0])
     weights = torch.empty_like(covered)
     for slot in range(covered.shape[1] - 1, -1, -1):
@@ -275,27 +291,26 @@ def _paint_chunk(scenes: Sequence[Scene], size: int, frames: int, device: torch.
         for number, scene in enumerate(scenes)
         for rank, thing in enumerate(scene.objects)
     ]
-    grounds = paint_grounds([(scene.background, scene.camera) for scene in scenes], u, size, device)
+    grounds = paint_grounds([(restyle_background(scene.background, scene.style), scene.camera) for scene in scenes], u, size, device)
     if not objects:
         out.copy_(grounds)
         return
     instances = gather(objects, frames, size)
     crop = 2 * math.ceil(float(instances.radius.max()) * (1.0 + shapes.OUTLINE) + 1.5)
-    instances = instances.rows(np.all(np.abs(instances.centre - size / 2) < size / 2 + crop / 2, axis=1))
+    instances = instances.rows(np.flatnonzero(np.all(np.abs(instances.centre - size / 2) < size / 2 + crop / 2, axis=1)))
     wide = size + 2 * crop
     canvas = torch.zeros((len(out), 3, wide, wide), device=device)
     canvas[:, :, crop : crop + size, crop : crop + size] = grounds
     canvas = canvas.view(len(out), 3, wide * wide)
-    origin = np.floor(instances.centre - crop / 2 + 0.5)
-    corner = (origin + crop).astype(np.int64)
+    corner = corners(instances, crop) + crop
     grid = torch.arange(crop, device=device)
     pixels = (grid[:, None] * wide + grid).view(-1)
     for rank in range(int(instances.rank.max()) + 1 if len(instances.rank) else 0):
         which = np.flatnonzero(instances.rank == rank)
         chosen = instances.rows(which)
-        colour, left = blend(coverage(chosen, origin[which], crop, device).flatten(2), _on(chosen.colours[:, :, :3], device))
+        colour, left = blend(coverage(chosen, crop, device).flatten(2), part_colours(chosen, device))
         where = torch.from_numpy(corner[which, 1] * wide + corner[which, 0]).to(device)[:, None, None] + pixels
-        rows = torch.from_numpy(chosen.picture.astype(np.int64)).to(device)[:, None, None]
+        rows = torch.from_numpy(chosen.picture).to(device)[:, None, None]
         channels = torch.arange(3, device=device)[None, :, None]
         canvas[rows, channels, where] = canvas[rows, channels, where] * left + colour
     out.copy_(canvas.view(len(out), 3, wide, wide)[:, :, crop : crop + size, crop : crop + size])

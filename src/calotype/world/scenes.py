@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from calotype.core.errors import InputError
-from calotype.world.backgrounds import PREPOSITIONS, Background, Texture, make_background
+from calotype.world.backgrounds import BACKGROUNDS, PREPOSITIONS, Background, Texture, make_background
 from calotype.world.draws import Draws
 from calotype.world.motion import FAMILIES, Array, Camera, Motion, moments
 from calotype.world.placing import place
-from calotype.world.shapes import CATEGORIES
+from calotype.world.shapes import CATEGORIES, COLOURS, STYLES
 
 SPLITS: dict[str, int] = {"train": 0, "tune": 1, "eval": 2}
 """The numbers of the splits in the scene's seed."""
@@ -41,7 +41,7 @@ class SceneObject:
     flip: bool = False
     """Mirrored left to right (before it is turned)."""
     style: str = "flat"
-    motion: Motion = Motion()
+    motion: Motion = field(default_factory=Motion)
 
     @property
     def words(self) -> tuple[str, str]:
@@ -61,13 +61,13 @@ class SceneObject:
 class Scene:
     """A picture or clip of the toy world before it is painted.
 
-    `objects` go from the hindmost to the foremost. `relation` is the words between the first two mentioned objects, `mentions` the order in which
-    the caption names the objects. Two scenes are equal where all their numbers are.
+    `objects` go from the hindmost to the foremost. `relation` is the words between the first two objects that the caption
+    mentions, `mentions` the order in which it names them. Two scenes are equal where all their numbers are.
     """
 
     objects: tuple[SceneObject, ...]
     background: Background
-    camera: Camera = Camera()
+    camera: Camera = field(default_factory=Camera)
     style: str = "flat"
     fps: int = 7
     """Frames per second the clip is meant to be played at."""
@@ -108,7 +108,7 @@ class Scene:
             places[number] = (len(words) - 1, len(words) - 2)
         if not self.mentions:
             words.append("nothing")
-        words += [PREPOSITIONS.get(self.background.name, "on"), self.background.name]
+        words += [*PREPOSITIONS.get(self.background.name, "on").split(), self.background.name]
         return words, tuple(places[number] for number in range(len(self.objects)))
 
     @property
@@ -191,6 +191,18 @@ PRESETS: dict[str, Preset] = {
         colours=("red", "orange", "yellow", "green", "blue", "purple"),
         backgrounds=("snow", "night", "sand", "grass"),
     ),
+    "full": Preset(
+        name="full",
+        categories=tuple(CATEGORIES),
+        colours=tuple(COLOURS),
+        backgrounds=BACKGROUNDS,
+        styles=STYLES,
+        object_shares=(0.4, 0.4, 0.2),
+        radius=((11.0, 20.0), (10.0, 16.0), (9.0, 13.0)),
+        spacing=0.5,
+        camera_share=0.35,
+        still_share=0.4,
+    ),
 }
 """The two worlds: `small`, which the embedded models were trained on, and `full`."""
 
@@ -238,7 +250,7 @@ def sample_scene(
     _check(world, split, seed, index, num_frames, objects, motion, camera)
     draws = Draws(SPLITS[split], seed, index)
     style = draws.choice(world.styles)
-    background = make_background(draws.choice(world.backgrounds), draws, style)
+    background = make_background(draws.choice(world.backgrounds), draws)
     count = _count(draws, world) if objects is None else objects
     view = _camera(draws, world, num_frames, camera)
     fps = draws.choice(FRAMES_PER_SECOND)

@@ -1,11 +1,12 @@
 """The cast of the toy world: what each category is built of, which colours there are, and what a style does to a colour.
 
-An object is 1 to 8 primitives in local coordinates: the unit disc bounds it, x points right (a directed object's nose is at +x), y points down.
+An object is 1 to 8 primitives in local coordinates: the unit disc bounds it, x points right (a directed one has its nose at +x), y down.
 Each primitive has a colour role (`main`, `dark`, `light` follow the object's colour word; the others are fixed accents) and a named part.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 RGB = tuple[float, float, float]
@@ -46,7 +47,7 @@ OUTLINE = 0.075
 
 @dataclass(frozen=True)
 class Primitive:
-    """One filled shape: `a`, `b` are its half sizes (a ring's radius and half width, a star's outer and inner radius), `rounding` its corners' radius."""
+    """One filled shape: `a`, `b` are half sizes (a ring's radius and half width, a star's radii), `rounding` the radius of its corners."""
 
     kind: int
     part: str
@@ -99,7 +100,8 @@ def _dome(part: str, role: str, x: float, y: float, a: float, b: float, angle: f
     return Primitive(DOME, part, role, x, y, a, b, angle=angle)
 
 
-PI = 3.141592653589793
+PI = math.pi
+_FIVE = tuple((math.sin(0.4 * PI * k), -math.cos(0.4 * PI * k)) for k in range(5))
 
 _CATEGORIES = (
     Category(
@@ -165,6 +167,79 @@ _CATEGORIES = (
         directed=True,
         tilt=PI,
     ),
+    Category(
+        "boat",
+        (
+            _box("mast", "wood", 0.0, -0.25, 0.05, 0.68),
+            _polygon("sail", "cream", 0.03, (0.10, -0.92), (0.10, 0.18), (0.78, 0.18)),
+            _polygon("sail", "light", 0.03, (-0.10, -0.62), (-0.10, 0.18), (-0.58, 0.18)),
+            _dome("hull", "main", 0.0, 0.30, 0.94, 0.62, PI),
+            _box("deck", "dark", 0.0, 0.34, 0.92, 0.08, 0.06),
+        ),
+        level=True,
+    ),
+    Category(
+        "car",
+        (
+            _dome("cabin", "dark", -0.10, 0.06, 0.62, 0.68),
+            _dome("window", "glass", 0.16, 0.02, 0.28, 0.46),
+            _dome("window", "glass", -0.36, 0.02, 0.22, 0.40),
+            _box("body", "main", 0.0, 0.22, 0.96, 0.27, 0.14),
+            _circle("lamp", "flame", 0.84, 0.16, 0.11),
+            _circle("wheels", "ink", -0.50, 0.50, 0.25),
+            _circle("wheels", "ink", 0.48, 0.50, 0.25),
+        ),
+        directed=True,
+        level=True,
+    ),
+    Category(
+        "fish",
+        (
+            _polygon("tail", "dark", 0.06, (-0.42, 0.0), (-0.98, -0.52), (-0.98, 0.52)),
+            _dome("fin", "dark", 0.02, -0.30, 0.36, 0.42, -0.25),
+            _ellipse("body", "main", 0.16, 0.0, 0.80, 0.54),
+            _ellipse("belly", "light", 0.16, 0.26, 0.50, 0.18),
+            _ellipse("stripe", "dark", -0.12, -0.05, 0.09, 0.36),
+            _circle("eye", "white", 0.58, -0.14, 0.17),
+            _circle("eye", "ink", 0.62, -0.14, 0.09),
+        ),
+        directed=True,
+        level=True,
+    ),
+    Category(
+        "cup",
+        (
+            Primitive(RING, "handle", "dark", 0.52, 0.10, 0.30, 0.10),
+            _box("body", "main", -0.12, 0.16, 0.58, 0.66, 0.22),
+            _ellipse("rim", "light", -0.12, -0.46, 0.60, 0.20),
+            _ellipse("drink", "wood", -0.12, -0.44, 0.46, 0.12),
+            _ellipse("shine", "light", -0.46, 0.18, 0.07, 0.30),
+        ),
+    ),
+    Category(
+        "flower",
+        (
+            _box("stem", "leaf", 0.0, 0.60, 0.07, 0.38, 0.05),
+            _ellipse("leaf", "leaf", 0.24, 0.66, 0.26, 0.12, -0.5),
+            *(_circle("petals", "main", 0.40 * x, -0.28 + 0.40 * y, 0.30) for x, y in _FIVE),
+            _circle("centre", "flame", 0.0, -0.28, 0.27),
+        ),
+    ),
+    Category(
+        "bird",
+        (
+            _polygon("tail", "dark", 0.03, (-0.40, -0.05), (-0.38, 0.30), (-0.98, -0.08), (-0.90, -0.26)),
+            _box("legs", "flame", -0.14, 0.68, 0.05, 0.22),
+            _box("legs", "flame", 0.12, 0.68, 0.05, 0.22),
+            _ellipse("body", "main", -0.02, 0.14, 0.62, 0.46),
+            _circle("head", "main", 0.44, -0.26, 0.36),
+            _polygon("beak", "flame", 0.03, (0.72, -0.40), (0.72, -0.10), (1.0, -0.24)),
+            _ellipse("wing", "dark", -0.14, 0.10, 0.40, 0.24, 0.35),
+            _circle("eye", "ink", 0.54, -0.34, 0.09),
+        ),
+        directed=True,
+        level=True,
+    ),
 )
 
 CATEGORIES: dict[str, Category] = {category.name: category for category in _CATEGORIES}
@@ -183,7 +258,7 @@ def restyle_colour(rgb: RGB, style: str) -> RGB:
     """
     if style == "pastel":
         grey = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
-        return _mix(_mix(rgb, (grey, grey, grey), 0.18), (1.0, 0.97, 0.93), 0.42)
+        return _mix(_mix(rgb, (grey, grey, grey), 0.18), (1.0, 0.97, 0.93), 0.20 + 0.28 * grey)
     return rgb
 
 
