@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
 from calotype.train.draws import Draws, rows_of_step
-from calotype.train.state import read_counters
+from calotype.train.state import locked, read_counters
 from tests.train.narrow import run
 
 
@@ -92,6 +92,11 @@ def test_a_folder_with_another_run_is_refused(straight: Path, tmp_path: Path) ->
     (tmp_path / "run" / "state.json").write_text(json.dumps({**counters, "closed": False}))
     with pytest.raises(InputError, match="seed 0, not 1"):
         run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", seed=1)
+
+
+def test_two_trainings_never_share_a_folder(straight: Path, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(InputError, match="another process is training"):
+        run("toy-vae", tmp_path, tmp_path / "checkpoints", "1steps")
 
 
 def test_the_training_learns_and_leaves_a_log_a_plot_and_a_sheet(straight: Path) -> None:

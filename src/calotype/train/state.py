@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,26 @@ def load_tensors(
                 _, number, field = name.split(".", 2)
                 state.setdefault(int(number), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder; the lock ends with the process, however that ends. Without POSIX locks it does nothing.
+
+    Raises:
+        InputError: another process trains in it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another process is training in {folder}; wait for it, or choose another folder with --out") from error
+        yield
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
