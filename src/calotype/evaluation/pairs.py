@@ -112,10 +112,10 @@ def scenes(preset: str, split: str, seed: int, motion: str) -> Iterator[Scene]:
 
 
 def symmetric_pairs(preset: str, split: str, seed: int, count: int, size: int = SIZE) -> list[Pair]:
-    """Pairs whose motion looks the same backwards: half of them straight, a quarter arcs, a quarter bounces."""
+    """Pairs whose motion looks the same backwards: first the straight ones, half of them all, then arcs and bounces by turns."""
     streams = {family: scenes(preset, split, seed, family) for family in ("straight", "arc", "bounce")}
-    families = itertools.cycle(("straight", "arc", "straight", "bounce"))
-    return [Pair(next(streams[next(families)]), index, size) for index in range(count)]
+    families = ["straight"] * ((count + 1) // 2) + ["arc", "bounce"] * count
+    return [Pair(next(streams[family]), index, size) for index, family in enumerate(families[:count])]
 
 
 def directed_twin(pair: Pair, category: str) -> Pair:

@@ -294,7 +294,7 @@ def measure(
     Args:
         model: an image-to-video model of 8 frames of 64 px of the toy world.
         seed: of scenes and noise.
-        count: pairs of T1; half of them are straight and make T2 and T3, half of them are repeated on the exact model.
+        count: pairs of T1; half of them are straight and make T2 and T3.
         exact: whether to add the rows of the exact model.
         split: `eval`, or `tune` for whoever chooses settings.
         preset: the world that the model was trained on.
@@ -305,14 +305,13 @@ def measure(
     settings = settings or TimeReversalFusion.toy()
     pairs = symmetric_pairs(preset, split, seed, count)
     straight = sum(pair.family == "straight" for pair in pairs)
-    few = pairs[: (count + 1) // 2] if exact else []
-    events.stage(f"evaluate {SLUG}", 7 * count + 4 * straight + len(few))
+    events.stage(f"evaluate {SLUG}", 7 * count + 4 * straight + (count if exact else 0))
     nosed = PRESETS[preset].directed[0]
     test = Experiment(seed, events)
     trained_rows(test, model, settings, pairs, nosed)
     found = claims(test.scenes)
-    if few:
-        exact_rows(test, settings, few, nosed)
+    if exact:
+        exact_rows(test, settings, pairs, nosed)
         found += claims(test.scenes, exact=True)
     device = str(getattr(model, "device", "cpu"))
     return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, found, notes(test.scenes))
