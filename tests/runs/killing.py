@@ -11,6 +11,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,8 +24,8 @@ from tests.runs.toy_method import ToyFade
 STEPS = 12
 
 
-def begin(folder: Path, picture: Path, delay: float) -> None:
-    method = ToyFade(num_inference_steps=STEPS, delay=delay)
+def begin(folder: Path, picture: Path) -> None:
+    method = ToyFade(num_inference_steps=STEPS, delay=0.01)
     run(method, {"start": picture, "gain": 0.5}, lambda request: None, model=ModelRequest(""), seed=3, out=folder, previews=True)
 
 
@@ -31,7 +33,7 @@ def go_on(folder: Path) -> None:
     resume(folder, resolve_method=lambda slug: ToyFade, load_model=lambda request: None)
 
 
-def forked(work, moment: int, folder: Path) -> None:
+def forked(work: Callable[[], None], moment: int, folder: Path) -> None:
     """Run `work` in a child; kill it as soon as `progress.jsonl` has `moment` more lines (never if that is 0)."""
     before = lines(folder)
     child = os.fork()
@@ -66,19 +68,20 @@ def main(root: Path, picture: Path, moments: list[list[int]]) -> None:
     torch.set_num_threads(1)
     state_module.INTERVAL = 0.0
     state_module.StateStore.__init__.__defaults__ = (0.0,)
-    forked(lambda: begin(root / "whole", picture, 0.01), 0, root / "whole")
+    forked(partial(begin, root / "whole", picture), 0, root / "whole")
     found = []
     for index, kills in enumerate(moments):
         folder = root / f"killed-{index}"
         left = []
         for attempt, moment in enumerate(kills):
-            forked((lambda: begin(folder, picture, 0.01)) if attempt == 0 else (lambda: go_on(folder)), moment, folder)
+            work = partial(begin, folder, picture) if attempt == 0 else partial(go_on, folder)
+            forked(work, moment, folder)
             left.append(visible(folder))
-        forked(lambda: go_on(folder), 0, folder)
+        forked(partial(go_on, folder), 0, folder)
         record = json.loads((folder / "run.json").read_text())
         stages = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
         found.append({"left": left, "record": record, "lines": stages, "files": visible(folder)})
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":

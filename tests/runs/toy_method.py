@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -89,7 +90,7 @@ class ToyFade(Method):
             position += 1
             time.sleep(self.delay)
             events.step()
-            events.preview(lambda: Video(x.clamp(0, 1), 4.0))
+            events.preview(partial(Video, x.clamp(0, 1), 4.0))
             events.save_state("fade", {"x": x, "position": torch.tensor(position)})
             events.check()
         events.metric("model_calls", self.num_inference_steps)

@@ -53,7 +53,7 @@ def compare(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Comp
     Raises:
         InputError: one of them is no run.
     """
-    (first, first_folder), (second, second_folder) = read_record(left), read_record(right)
+    (first, first_folder), (second, second_folder) = _whole_record(left), _whole_record(right)
     lines = []
     for (section, name), pair in _merge(_values(first), _values(second)).items():
         lines.append(Line(section, name, *pair))
@@ -62,6 +62,21 @@ def compare(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Comp
         told = "bit for bit the same" if same else _distance(first, first_folder, second, second_folder, name)
         lines.append(Line("results", name, "reference", told))
     return Comparison(str(left), str(right), tuple(lines))
+
+
+def _whole_record(source: str | os.PathLike[str]) -> tuple[Record, Path | None]:
+    """The record of a run; for a result that still lies in its run folder, the folder's, which knows the costs, too."""
+    record, folder = read_record(source)
+    if folder is None or Path(source).suffix == ".json" or Path(source).is_dir():
+        return record, folder
+    whole, _ = read_record(folder)
+    same = (whole.method, whole.parameters, whole.seed, whole.inputs.keys()) == (
+        record.method,
+        record.parameters,
+        record.seed,
+        record.inputs.keys(),
+    )
+    return (whole, folder) if same else (record, None)
 
 
 def _values(record: Record) -> dict[tuple[str, str], Any]:

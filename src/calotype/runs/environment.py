@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def device_name(device: str) -> str:
     return processor_name()
 
 
+@cache
 def git_commit() -> str | None:
     """The commit of the working tree that this package runs from ("+" if files were changed), None if it is installed."""
     root = Path(calotype.__file__).resolve().parents[2]

@@ -1,0 +1,97 @@
+"""Parameters to JSON and back, and what is read from a method's annotations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calotype.core.errors import InputError
+from calotype.runs.signature import call_parameters, field_notes
+from calotype.runs.values import decode, decode_dataclass, encode
+from tests.runs.toy_method import ToyFade, Wobble
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True)
+class Inner:
+    sigma: tuple[float, float] = (1.0, 2.0)
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int | None = None
+    scale: float = 1.0
+    kind: Literal["a", "b"] = "a"
+    colour: Colour = Colour.RED
+    path: Path | None = None
+    weights: Literal["linear"] | tuple[float, ...] = "linear"
+    flag: bool = False
+    inner: Inner = field(default_factory=Inner)
+
+
+numbers = st.floats(allow_nan=False)
+
+
+@given(
+    st.builds(
+        Outer,
+        count=st.none() | st.integers(),
+        scale=numbers,
+        kind=st.sampled_from(["a", "b"]),
+        colour=st.sampled_from(Colour),
+        path=st.none() | st.just(Path("a/b")),
+        weights=st.just("linear") | st.lists(numbers, max_size=4).map(tuple),
+        flag=st.booleans(),
+        inner=st.builds(Inner, sigma=st.tuples(numbers, numbers), names=st.lists(st.text(max_size=5), max_size=3).map(tuple)),
+    )
+)
+def test_configurations_survive_json(value: Outer) -> None:
+    text = json.dumps(encode(value), allow_nan=False)
+    assert decode_dataclass(Outer, json.loads(text), "outer") == value
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, "3"),
+        (int, True),
+        (bool, 1),
+        (Literal["a"], "b"),
+        (tuple[float, float], [1.0]),
+        (int | None, "x"),
+        (Colour, "green"),
+        (Inner, 3),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(annotation: object, value: object) -> None:
+    with pytest.raises(InputError, match="steps"):
+        decode(annotation, value, "steps")
+
+
+def test_unknown_fields_are_refused_and_absent_ones_take_their_defaults() -> None:
+    assert decode_dataclass(Wobble, {"strength": 0.5}, "wobble") == Wobble(strength=0.5)
+    with pytest.raises(InputError, match="speed"):
+        decode_dataclass(Wobble, {"speed": 1}, "wobble")
+    with pytest.raises(InputError, match="can't be recorded"):
+        encode(object(), "thing")
+
+
+def test_a_method_is_described_by_its_annotations() -> None:
+    start, end, gain = call_parameters(ToyFade)
+    assert (start.kind, start.required, start.help) == ("image", True, "the first picture.")
+    assert (end.kind, end.default) == ("image", None)
+    assert (gain.kind, gain.annotation, gain.default) == ("value", float, 1.0)
+    assert field_notes(ToyFade)["num_frames"] == "Frames of the clip."
+    assert field_notes(Wobble)["repeats"] == "How often it is added; 0 is off."
