@@ -1,8 +1,8 @@
 """The exact denoiser: a perfect model of a known, finite set of pictures or clips, without a network and without training.
 
-If the clean tensor is one of y_1 .. y_K with prior weights p_k, then the estimate of least mean squared error from x = y + sigma * n is the
-posterior mean, D(x; sigma) = sum_k softmax_k(log p_k - |x - y_k|^2 / (2 sigma^2)) y_k (Karras et al. 2022, eq. 57). Whatever a method does wrong
-on it is the method's own doing: no model that learns these data can do better.
+If the clean tensor is one of y_1 .. y_K with prior weights p_k, then the estimate of least mean squared error from x = y + sigma * n is
+the posterior mean, D(x; sigma) = sum_k softmax_k(log p_k - |x - y_k|^2 / (2 sigma^2)) y_k (Karras et al. 2022, eq. 57). Whatever a method
+does wrong on it is the method's own doing: no model that learns these data can do better.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Bank:
         0.4621
     """
 
-    def __init__(self, samples: Float[Tensor, "K ..."], log_weights: Float[Tensor, K] | None = None) -> None:
+    def __init__(self, samples: Float[Tensor, "count ..."], log_weights: Float[Tensor, K] | None = None) -> None:
         """`samples` are in the range in which noise is added ([-1, 1] by custom). `log_weights` need not be normalised; equal if left out.
 
         Raises:
@@ -85,7 +85,7 @@ class Bank:
         return moved
 
     def posterior(self, x: Float[Tensor, "batch ..."], sigma: float) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, batch]]:
-        """The posterior mean [B, *shape] float32, and log sum_k p_k exp(-|x - y_k|^2 / (2 sigma^2)) in float64 (how well the bank explains x).
+        """The posterior mean [B, *shape] float32, and log sum_k p_k exp(-|x - y_k|^2 / (2 sigma^2)), float64: how well the bank explains x.
 
         At sigma = 0 the mean is the nearest member.
 
@@ -117,7 +117,7 @@ class Bank:
         for row, candidates in enumerate(logits >= best - (_NEGLIGIBLE + 2 * error)):
             chosen = candidates.nonzero().flatten()
             target = away[row].double()
-            for part in chosen.split(64):
+            for part in torch.split(chosen, 64):
                 exact = self._deviations[part].double() @ target - 0.5 * self._squares[part]
                 logits[row, part] = self.log_weights[part] + exact / variance
         return logits
@@ -125,7 +125,7 @@ class Bank:
 
 def _squared_lengths(rows: Tensor) -> Tensor:
     """Sum of squares of each row in float64, without a float64 copy of them all."""
-    return torch.cat([part.double().square().sum(1) for part in rows.split(256)])
+    return torch.cat([part.double().square().sum(1) for part in torch.split(rows, 256)])
 
 
 class ExactDenoiser:
@@ -145,7 +145,8 @@ class ExactDenoiser:
         """
         Args:
             banks: the banks; all have samples of one shape.
-            rows: which bank each row of x is judged by; -1 means all of them together, each bank equally likely. None: the first bank, any number of rows.
+            rows: which bank each row of x is judged by; -1 means all of them together, each bank equally likely. None: the first bank,
+                for any number of rows.
 
         Raises:
             InputError: a row names no bank.
@@ -203,9 +204,10 @@ class _Guided:
 class ExactImageToVideo:
     """An image-to-video model that knows, for each of some pictures, all the clips that may start with it.
 
-    It satisfies `calotype.core.roles.ImageToVideo`, so every method that needs only a denoiser runs on it unchanged. Its latents are the pixels,
-    mapped to [-1, 1]. A condition is the number of a bank; the bank of a picture is the one whose clips start with it. Without a picture it
-    knows only that the clip is of some bank, each equally likely. fps, motion bucket, prompt and noise augmentation don't matter to it.
+    It satisfies `calotype.core.roles.ImageToVideo`, so every method that needs only a denoiser runs on it unchanged. Its latents are the
+    pixels, mapped to [-1, 1]. A condition is the number of a bank; the bank of a picture is the one whose clips start with it. Without a
+    picture it knows only that the clip is of some bank, each equally likely. Frame rate, motion bucket, prompt and noise augmentation
+    don't matter to it.
 
     Example:
         >>> import torch
@@ -274,7 +276,8 @@ class ExactImageToVideo:
         nearest = int(off.argmin())
         if off[nearest] > self.tolerance:
             raise InputError(
-                f"no clip of the exact model starts with this picture (the nearest differs by {off[nearest]:.3f}); build a bank from its scene"
+                f"no clip of the exact model starts with this picture (the nearest differs by {off[nearest]:.3f}); "
+                "build a bank from the picture's scene"
             )
         return Condition({"bank": torch.tensor([nearest])})
 

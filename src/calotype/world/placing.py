@@ -28,7 +28,9 @@ def place(draws: Draws, thing: SceneObject, family: str, camera: Camera, others:
     """The object with a place, an attitude and a motion of that family: the first of many tries that fits, or the one that fits best."""
     category = CATEGORIES[thing.category]
     numbers = draws.block(TRIES, 6)
-    dx, dy, bend_x, bend_y, hops, height = _paths(numbers, family, category.level)
+    # One length for most tries: taking the first path that fits would otherwise prefer short ones.
+    length = np.where(np.arange(TRIES) < 2 * TRIES // 3, numbers[0, 2], numbers[:, 2])
+    dx, dy, bend_x, bend_y, hops, height = paths(numbers, length, family, category.level)
     u = _U if family not in ("still", "turning") or camera.moves else _U[:1]
     middle = 4.0 * u * (1.0 - u)
     x0 = numbers[:, 0] * (1.0 - 1.6 * thing.radius) + 0.8 * thing.radius
@@ -68,13 +70,11 @@ def place(draws: Draws, thing: SceneObject, family: str, camera: Camera, others:
     return dataclasses.replace(thing, x=_plain(x0[best]), y=_plain(y0[best]), angle=_plain(angle), flip=flip, motion=motion)
 
 
-def _paths(numbers: Array, family: str, level: bool) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Displacement, bend, hops and height of every try, made from the columns 2 to 5 of uniform numbers."""
+def paths(numbers: Array, length: Array, family: str, level: bool) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Displacement, bend, hops and height of every try, made from uniform numbers: `length`, and the columns 3 to 5 of `numbers`."""
     none = np.zeros(len(numbers))
     if family in ("still", "turning"):
         return none, none, none, none, none, none
-    # One length for all tries: taking the first path that fits would otherwise prefer short ones.
-    length = np.where(np.arange(len(numbers)) < 2 * len(numbers) // 3, numbers[0, 2], numbers[:, 2])
     path = PATH[0] * (PATH[1] / PATH[0]) ** length
     direction = 2.0 * math.pi * numbers[:, 3]
     if family == "directed" and level:
