@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STEPS, MIN_GUIDANCE, MAX_GUIDANCE = 25, 1.0, 1.5
 BATCH = 8
 LEAST_PATH, LEAST_CHANGE = 2.0, 0.1
-BUCKETS = (6, 15, 30, 50, 80)
+BUCKETS = (6, 15, 25, 40, 60)
 """From the slow to the fast end of what the world's clips have."""
 BUCKET_SCENES, DIRECTED, INVERSIONS, INVERSION_STEPS = 8, 32, 8, 50
 
@@ -106,11 +106,8 @@ def _clips(model: Any, wanted: Sequence[Scene], seed: int, events: Events) -> di
     paths, moves, flickers = [], [], []
     for scene, clip, true in zip(wanted, made, truth, strict=True):
         found, ground = _follow(scene, clip)
-        path = _path(found)
-        shown = ~_ground(scene, true[:1])[0]
-        change = (clip[-1] - clip[0]).abs().mean(0)[shown].mean() if bool(shown.any()) else torch.tensor(0.0)
-        paths.append(path)
-        moves.append(path > LEAST_PATH or float(change) > LEAST_CHANGE)
+        paths.append(_path(found))
+        moves.append(moved(scene, clip))
         again = model.decode(model.encode(true.to(model.device)), 7.0).frames
         value = flicker(clip, again, ground & _ground(scene, true))
         if math.isfinite(value):
@@ -125,6 +122,21 @@ def _clips(model: Any, wanted: Sequence[Scene], seed: int, events: Events) -> di
         "path_px": sum(paths) / len(paths),
         "flicker": sum(flickers) / max(1, len(flickers)),
     }
+
+
+def moved(scene: Scene, clip: Float[Tensor, "frames 3 size size"]) -> bool:
+    """Whether the object travels, or turns: its centre's way is longer than 2 px, or its pixels of the first frame change a lot."""
+    if _path(_follow(scene, clip)[0]) > LEAST_PATH:
+        return True
+    shown = ~_ground(scene, _first_frame(scene))[0]
+    change = (clip[-1] - clip[0]).abs().mean(0)[shown]
+    return bool(shown.any()) and float(change.mean()) > LEAST_CHANGE
+
+
+def _first_frame(scene: Scene) -> Float[Tensor, "1 3 size size"]:
+    from calotype.world import paint
+
+    return paint([scene])
 
 
 def _clean(scene: Scene) -> Float[Tensor, "1 3 size size"]:
@@ -187,15 +199,19 @@ def _nose_first(model: Any, wanted: Sequence[Scene], seed: int, events: Events) 
     events.stage("directed objects", len(wanted))
     starts = paint(wanted, num_frames=8)[:, 0]
     clips = sample(model, starts, wanted, itertools.count(seed + 5000), events=events)
-    ahead = []
-    for scene, clip in zip(wanted, clips, strict=True):
-        seen = _follow(scene, clip)[0]
-        centres = seen.centroids[seen.found]
-        thing = scene.objects[0]
-        side = -1.0 if thing.flip else 1.0
-        way = centres[-1] - centres[0] if len(centres) > 1 else (0.0, 0.0)
-        ahead.append(float(way[0]) * math.cos(thing.angle) * side + float(way[1]) * math.sin(thing.angle) > 0)
-    return sum(ahead) / len(ahead)
+    return sum(goes_nose_first(scene, clip) for scene, clip in zip(wanted, clips, strict=True)) / len(wanted)
+
+
+def goes_nose_first(scene: Scene, clip: Float[Tensor, "frames 3 size size"]) -> bool:
+    """Whether the object's way through the clip lies within 90 degrees of its nose in the scene's first frame."""
+    seen = _follow(scene, clip)[0]
+    centres = seen.centroids[seen.found]
+    if len(centres) < 2:
+        return False
+    thing = scene.objects[0]
+    dx, dy = centres[-1] - centres[0]
+    along = float(dx) * math.cos(thing.angle) + float(dy) * math.sin(thing.angle)
+    return along < 0 if thing.flip else along > 0
 
 
 def _inversion(model: Any, wanted: Sequence[Scene], events: Events) -> float:
