@@ -30,6 +30,7 @@ def test_pairs_are_fixed_by_seed_and_far_enough_apart(pairs: list[Pair]) -> None
     assert [pair.scene for pair in symmetric_pairs("small", "tune", 77, 8)] == [pair.scene for pair in pairs]
     assert [pair.family for pair in pairs] == ["straight"] * 4 + ["arc", "bounce"] * 2
     assert [pair.index for pair in pairs] == list(range(8))
+    assert len({pair.scene.index for pair in pairs}) == 8
     assert all(distance(pair.scene.objects[0]) >= LEAST_DISTANCE for pair in pairs)
     assert {pair.scene.split for pair in pairs} == {"tune"}
 

@@ -103,9 +103,12 @@ def distance(thing: SceneObject) -> float:
     return math.hypot(thing.motion.dx, thing.motion.dy) * SIZE
 
 
+SYMMETRIC = ("straight", "arc", "bounce")
+
+
 def scenes(preset: str, split: str, seed: int, motion: str) -> Iterator[Scene]:
-    """One-object scenes of a motion family that go far enough, in the order of the stream."""
-    for index in itertools.count():
+    """One-object scenes of a family in `SYMMETRIC` that go far enough, in the order of the stream; no two families share a scene."""
+    for index in itertools.count(SYMMETRIC.index(motion), len(SYMMETRIC)):
         scene = sample_scene(preset, split=split, seed=seed, index=index, num_frames=FRAMES, objects=1, motion=motion, camera="still")
         if distance(scene.objects[0]) >= LEAST_DISTANCE:
             yield scene
@@ -113,7 +116,7 @@ def scenes(preset: str, split: str, seed: int, motion: str) -> Iterator[Scene]:
 
 def symmetric_pairs(preset: str, split: str, seed: int, count: int, size: int = SIZE) -> list[Pair]:
     """Pairs whose motion looks the same backwards: first the straight ones, half of them all, then arcs and bounces by turns."""
-    streams = {family: scenes(preset, split, seed, family) for family in ("straight", "arc", "bounce")}
+    streams = {family: scenes(preset, split, seed, family) for family in SYMMETRIC}
     families = ["straight"] * ((count + 1) // 2) + ["arc", "bounce"] * count
     return [Pair(next(streams[family]), index, size) for index, family in enumerate(families[:count])]
 
