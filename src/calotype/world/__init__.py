@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calotype.world.dataset import write_dataset
 from calotype.world.edits import (
     camera_shifted,
     camera_zoomed,
@@ -48,4 +49,5 @@ __all__ = [
     "stilled",
     "with_background",
     "without",
+    "write_dataset",
 ]
