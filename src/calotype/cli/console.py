@@ -154,6 +154,16 @@ def _bars() -> Progress:
 
 
 @contextmanager
+def starting(*, quiet: bool) -> Iterator[None]:
+    """A sign of life while the libraries are imported, on a terminal."""
+    if quiet or not errors().is_terminal:
+        yield
+        return
+    with errors().status("[dim]starting"):
+        yield
+
+
+@contextmanager
 def listening(*, quiet: bool) -> Iterator[ConsoleEvents]:
     """A listener for one command. The first Ctrl-C asks for a stop after the current step, the second one stops at once."""
     events = ConsoleEvents(quiet=quiet)

@@ -30,6 +30,9 @@ _SHARE = 0.13
 """Operations of one evaluation over 2 x parameters x latent positions: 0.09 to 0.18 on networks of 6 to 1500 million parameters, since most
 parameters sit where the resolution is low."""
 
+_LIBRARIES = 400 * 2**20
+"""Bytes that torch and diffusers hold before anything is computed."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -94,4 +97,6 @@ def estimate(method: Any, checkpoint: Checkpoint, *, rate: float, bytes_per_numb
     operations = 2 * parameters * positions * _SHARE
     widths = config.get("block_out_channels", [320])
     activations = rows * positions * int(widths[0]) * 12 * bytes_per_number
-    return Cost(1.1 * calls * operations / rate + 1.0, weights_count(checkpoint.weights) * bytes_per_number + activations, calls)
+    return Cost(
+        1.1 * calls * operations / rate + 1.0, _LIBRARIES + weights_count(checkpoint.weights) * bytes_per_number + activations, calls
+    )

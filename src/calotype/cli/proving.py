@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -70,10 +70,12 @@ class WorldOptions(Common):
     """Height and width in pixels, 32 to 512."""
     preset: str = "small"
     """The world: small or full."""
+    split: Literal["train", "tune", "eval"] = "train"
+    """Scenes of different splits never meet."""
     seed: int = 0
     """Of the scenes; the same seed gives the same scenes everywhere."""
     overwrite: bool = False
-    """Write into a folder that holds files."""
+    """Replace a data set that is there."""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -166,10 +168,6 @@ def world(arguments: Sequence[str]) -> int:
     )
     options = parse(WorldOptions, arguments, page)
     folder = options.folder.expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the name of a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not options.overwrite:
-        raise InputError(f"{folder} holds files already; choose another folder or pass --overwrite")
 
     from calotype.world import PRESETS, write_dataset
 
@@ -177,7 +175,15 @@ def world(arguments: Sequence[str]) -> int:
         raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, PRESETS)}there are {', '.join(PRESETS)}")
     with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
         write_dataset(
-            folder, count=options.count, frames=options.frames, size=options.size, preset=options.preset, seed=options.seed, events=events
+            folder,
+            preset=options.preset,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            size=options.size,
+            num_frames=options.frames,
+            overwrite=options.overwrite,
+            events=events,
         )
     if options.json:
         print_json({"folder": str(folder), "count": options.count, "frames": options.frames, "size": options.size, "seed": options.seed})

@@ -106,7 +106,8 @@ def run(arguments: Sequence[str]) -> int:
     if slug is None:
         _help_without_method()
         return 0
-    method = resolve_method(slug)
+    with console.starting(quiet="--quiet" in rest):
+        method = resolve_method(slug)
     model = _early(rest, "--model") or default_model(method)
     preset = _early(rest, "--preset") or default_preset(method, model)
     spec, parameters = _spec(method, preset_instance(method, preset), model, preset)
@@ -244,7 +245,7 @@ def _request(options: RunOptions, model: str) -> ModelRequest:
     from calotype.runs.record import shortened
 
     return ModelRequest(
-        model if model in MODELS or not Path(model).expanduser().is_dir() else shortened(Path(model).expanduser()),
+        model if model in MODELS or not model or not Path(model).expanduser().is_dir() else shortened(Path(model).expanduser()),
         device=options.device,
         dtype=options.dtype,
         variant=options.variant,

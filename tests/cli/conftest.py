@@ -1,0 +1,42 @@
+"""A package that adds a method to the command line, and pictures to give it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for sys.path in which three packages are "installed": one good, one broken, one whose name is taken."""
+    root = tmp_path_factory.mktemp("plugins")
+    points = {
+        "toy-fade-package": "toy-fade = tests.runs.toy_method:ToyFade",
+        "broken-package": "broken-method = no_such_module:Method",
+        "rude-package": "time-reversal-fusion = tests.runs.toy_method:ToyFade",
+    }
+    for package, line in points.items():
+        folder = root / f"{package.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[calotype.methods]\n{line}\n")
+    return root
+
+
+@pytest.fixture
+def plugins(plugin_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same packages in this process."""
+    monkeypatch.syspath_prepend(str(plugin_path))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with two pictures."""
+    monkeypatch.chdir(tmp_path)
+    Pillow.linear_gradient("L").convert("RGB").save(tmp_path / "first.png")
+    Pillow.radial_gradient("L").convert("RGBA").save(tmp_path / "last.png")
+    return tmp_path
