@@ -16,8 +16,10 @@ from calotype.core.types import Image, Video
 class CountingDenoiser(Denoiser, Protocol):
     """A denoiser that counts the network's evaluations."""
 
-    calls: int
-    """Samples that the network has evaluated so far: one row of one branch at one noise level is one call."""
+    @property
+    def calls(self) -> int:
+        """Samples that the network has evaluated so far: one row of one branch at one noise level is one call."""
+        ...
 
 
 @runtime_checkable

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events
-from calotype.core.guidance import ClassifierFreeGuidance, linear_ramp
 from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo
 from calotype.core.samplers import sample
@@ -60,13 +57,8 @@ def image_to_video(
     """
     frames = settings.num_frames or model.num_frames
     shape, sigmas = model.latent_shape(frames, starts[0].size), model.sigmas(settings.num_inference_steps)
-    told = {"fps": settings.fps, "motion_bucket_id": settings.motion_bucket_id, "noise_aug_strength": settings.noise_aug_strength}
-    texts = prompts or [""] * len(starts)
-    condition = Condition.cat(
-        [model.condition(a, prompt=text, seed=seed + i, **told) for i, (a, text) in enumerate(zip(starts, texts, strict=True))]
-    )
-    guidance = ClassifierFreeGuidance(linear_ramp(settings.min_guidance_scale, settings.max_guidance_scale, frames))
-    network = model.denoiser({"cond": condition, "uncond": model.unconditional(condition)}, guidance)
+    condition = settings.conditions(model, starts, prompts, seed)
+    network = settings.guided(model, condition, frames)
     known = None if ends is None else model.encode(torch.stack([image.pixels for image in ends])).transpose(0, 1)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -77,13 +69,3 @@ def image_to_video(
     x = sample(denoise, x, sigmas, events=events, key="image-to-video")
     events.metric("model_calls", float(network.calls))
     return [model.decode(row[None], settings.fps) for row in x]
-
-
-Fixed = Literal["crossfade", "cut", "frozen"]
-
-
-def without_a_model(kind: Fixed, start: Image, end: Image, num_frames: int) -> Float[Tensor, "frames 3 height width"]:
-    """A clip that needs no model: a cross-fade, a cut, or the start picture standing still."""
-    if kind == "crossfade":
-        return cross_fade(start, end, num_frames)
-    return cut(start, end if kind == "cut" else start, num_frames)

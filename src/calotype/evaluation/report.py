@@ -177,7 +177,7 @@ class Report:
         claims = [
             [c.claim, _text(c.value), _range(c.interval), _text(c.bar), "holds" if c.holds else "**fails**", *origin] for c in self.claims
         ]
-        tables = {
+        tables: dict[str, list[list[Any]]] = {
             f"{self.method}.csv": [["variant", "role", "n", *self.metrics, *PROVENANCE], *rows],
             f"{self.method}.claims.csv": [["claim", "value", "90 % interval", "bar", "verdict", *PROVENANCE], *claims],
         }

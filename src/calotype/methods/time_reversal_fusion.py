@@ -132,6 +132,7 @@ class TimeReversalFusion(Method):
         """For toy-i2v, chosen on the tune split: few steps, no guidance, re-injection at the noise levels that decide its small latents."""
         return cls(
             num_inference_steps=14,
+            motion_bucket_id=30,
             max_guidance_scale=1.0,
             reinject=Reinject(rule="sigma", sigma_min=2.0, sigma_max=20.0, length=3),
         )
@@ -201,14 +202,14 @@ class TimeReversalFusion(Method):
         weights = frame_weights(self.weights, frames)
 
         # Both pictures of a pair are noised alike: a difference between the two conditions is a difference between the pictures.
-        c_start, c_end = self._condition(model, starts, prompts, seed), self._condition(model, ends, prompts, seed)
+        c_start, c_end = self.conditions(model, starts, prompts, seed), self.conditions(model, ends, prompts, seed)
         fresh = renoiser(shape, seed, pairs)
         if self.fusion == "parallel":
-            networks = [self._guided(model, Condition.cat([c_start, c_end]), frames)]
+            networks = [self.guided(model, Condition.cat([c_start, c_end]), frames)]
             denoise = fuse(self._clamped(networks[0], model, [*starts, *ends], [*ends, *starts]), time_reversal(weights))
             step: Step = euler_step
         else:
-            networks = [self._guided(model, c_start, frames), self._guided(model, c_end, frames)]
+            networks = [self.guided(model, c_start, frames), self.guided(model, c_end, frames)]
             denoise = self._clamped(networks[0], model, starts, ends)
             step = SequentialStep(backward=self._clamped(networks[1], model, ends, starts), renoise=fresh)
         x = sample(
@@ -226,14 +227,23 @@ class TimeReversalFusion(Method):
         events.metric("model_calls", float(sum(network.calls for network in networks)))
         return [model.decode(row[None], self.fps) for row in x]
 
-    def _condition(self, model: ImageToVideo, images: Sequence[Image], prompts: Sequence[str], seed: int) -> Condition:
+    def conditions(self, model: ImageToVideo, images: Sequence[Image], prompts: Sequence[str], seed: int) -> Condition:
         """One row per picture; the augmentation noise of row i comes from `seed + i`."""
         texts = prompts or [""] * len(images)
-        settings = {"fps": self.fps, "motion_bucket_id": self.motion_bucket_id, "noise_aug_strength": self.noise_aug_strength}
-        rows = [model.condition(a, prompt=text, seed=seed + i, **settings) for i, (a, text) in enumerate(zip(images, texts, strict=True))]
+        rows = [
+            model.condition(
+                image,
+                prompt=text,
+                fps=self.fps,
+                motion_bucket_id=self.motion_bucket_id,
+                noise_aug_strength=self.noise_aug_strength,
+                seed=seed + i,
+            )
+            for i, (image, text) in enumerate(zip(images, texts, strict=True))
+        ]
         return Condition.cat(rows)
 
-    def _guided(self, model: ImageToVideo, condition: Condition, num_frames: int) -> CountingDenoiser:
+    def guided(self, model: ImageToVideo, condition: Condition, num_frames: int) -> CountingDenoiser:
         """D(.; sigma, c), with guidance growing along the frames in the path's own order."""
         guidance = ClassifierFreeGuidance(linear_ramp(self.min_guidance_scale, self.max_guidance_scale, num_frames))
         return model.denoiser({"cond": condition, "uncond": model.unconditional(condition)}, guidance)

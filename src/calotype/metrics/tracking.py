@@ -43,7 +43,7 @@ class Track:
     @property
     def found(self) -> NDArray[np.bool_]:
         """[frames], whether there is an object."""
-        return np.isfinite(self.centroids).all(axis=1)
+        return np.asarray(np.isfinite(self.centroids).all(axis=1))
 
     def steps(self) -> NDArray[np.float64]:
         """[frames - 1, 2], displacements between consecutive frames in pixels; NaN where either end isn't found."""
