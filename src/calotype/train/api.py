@@ -81,14 +81,15 @@ def train(
     home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
     run = Path(out) if out is not None else Path("training") / name
     shipped = home / name
-    counters = read_counters(run)
-    if counters is not None and counters.get("closed"):
-        _clear(run)
-        counters = None
     asked = Budget.parse(budget)
-    if counters is not None:
-        warm_start = bool(counters.get("warm_start", True))
-    start = _pinned_start(shipped, run) if warm_start else None
+    with accelerator_for(device).main_process_first():
+        counters = read_counters(run)
+        if counters is not None and counters.get("closed"):
+            _clear(run)
+            counters = None
+        if counters is not None:
+            warm_start = bool(counters.get("warm_start", True))
+        start = _pinned_start(shipped, run) if warm_start else None
     loop = Loop(
         recipe,
         run,
@@ -106,6 +107,7 @@ def train(
     facts = read_gates(home).get(name) or {}
     before = _shipped_loss(recipe, shipped, run, facts, loop, events) if weights_mark(shipped) else None
     better = before is None or fitted.held_out < before
+    loop.accelerator.wait_for_everyone()
     if ship and better and loop.accelerator.is_main_process:
         events.stage(f"export {name}")
         _ship(recipe, fitted, home, name, seed, earlier=facts if start is not None else None)

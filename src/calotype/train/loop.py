@@ -83,9 +83,10 @@ class Loop:
     ) -> None:
         self.marks = dict(marks or {})
         self.recipe, self.folder, self.budget, self.seed = recipe, folder, budget, seed
-        self.read_only = read_only
-        self.events, self.save_every, self.report_every = events, save_every, report_every
         self.accelerator = accelerator_for(device)
+        self.read_only = read_only
+        events = events if self.accelerator.is_main_process else SILENT
+        self.events, self.save_every, self.report_every = events, save_every, report_every
         self.device = str(self.accelerator.device)
         self.settings = settings or recipe.settings
         if settings is None and self.accelerator.device.type == "cuda":
@@ -98,8 +99,9 @@ class Loop:
         self.average = MovingAverage(model, self.settings.ema_decay)
         self.average.module.to(self.accelerator.device)
         common = {"folder": folder / "data", "checkpoints": checkpoints, "start": start, "device": self.device}
-        self.source = recipe.source(model, split="train", seed=seed, **common)
-        self.held_out = recipe.source(model, split="tune", seed=self.settings.held_out_seed, **common)
+        with self.accelerator.main_process_first():
+            self.source = recipe.source(model, split="train", seed=seed, **common)
+            self.held_out = recipe.source(model, split="tune", seed=self.settings.held_out_seed, **common)
         self.peak = self.settings.learning_rate if start is None else self.settings.warm_learning_rate
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -162,7 +164,7 @@ class Loop:
         before = time.monotonic()
         saved = reported = before
         while True:
-            progress = self.budget.progress(seconds=self.seconds, steps=self.step)
+            progress = self._agreed(self.budget.progress(seconds=self.seconds, steps=self.step))
             done = int(progress * total)
             if done > shown:
                 self.events.step(done - shown)
@@ -174,15 +176,23 @@ class Loop:
             self.seconds, before = self.seconds + now - before, now
             if self.step % 20 == 0 or self.step == 1:
                 self._report(progress)
-            if now - saved >= self.save_every:
+            if self._agreed(now - saved) >= self.save_every:
                 self._save()
                 saved = time.monotonic()
-            if now - reported >= self.report_every:
+            if self._agreed(now - reported) >= self.report_every:
                 self._log({"held_out": self.measure(self.settings.held_out_often)})
                 self._draw()
                 reported = time.monotonic()
             self._check()
         self._save()
+
+    def _agreed(self, value: float) -> float:
+        """The main process's value: each process reads its own clock, and they must leave the loop, save and report together."""
+        if self.accelerator.num_processes == 1:
+            return value
+        from accelerate.utils import broadcast
+
+        return float(broadcast(torch.tensor([value], dtype=torch.float64, device=self.accelerator.device))[0])
 
     def _check(self) -> None:
         try:
