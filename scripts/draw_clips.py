@@ -1,10 +1,11 @@
 """Draws the clips of the page on Time Reversal Fusion and of the start page, on the embedded model, into docs/images/.
 
-python scripts/draw_clips.py
+python scripts/draw_clips.py [MODEL]
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def side_by_side(clips: Sequence[Tensor], gap: int = 4, scale: int = 3) -> Tenso
 
 def main() -> None:
     """Make the pictures anew."""
-    model, method = load("toy-i2v", device="cpu"), TimeReversalFusion.toy()
+    model, method = load(sys.argv[1] if len(sys.argv) > 1 else "toy-i2v", device="cpu"), TimeReversalFusion.toy()
     pair = example_pair()
     (ours,) = method.between(model, [pair.start], [pair.end], seed=0)
     (plain,) = image_to_video(model, method, [pair.start], seed=0)
