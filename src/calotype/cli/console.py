@@ -134,6 +134,7 @@ class ConsoleEvents(Events):
 
 def _bars() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
 
     class Steps(MofNCompleteColumn):
         """Nothing where the number of steps isn't known."""
@@ -141,14 +142,21 @@ def _bars() -> Progress:
         def render(self, task: Any) -> Any:
             return super().render(task) if task.total and task.total > 1 else ""
 
+    class Left(TimeRemainingColumn):
+        """The time that is left, where it can be told."""
+
+        def render(self, task: Any) -> Any:
+            if task.finished or task.total is None or task.time_remaining is None:
+                return ""
+            return Text.assemble(super().render(task), (" left", "dim"))
+
     return Progress(
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description}"),
         BarColumn(bar_width=32),
         Steps(),
         TimeElapsedColumn(),
-        TextColumn("[dim]left"),
-        TimeRemainingColumn(),
+        Left(),
         console=errors(),
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
+from calotype.core.errors import InputError
 
 if TYPE_CHECKING:
     from calotype.core.events import Events
@@ -120,14 +121,18 @@ def write_examples(pair: Pair, folder: Path) -> dict[str, Path]:
 
 def pair_report(pair: Pair, done: Run, model: Any, method: Any, seed: int, events: Events) -> Report:
     """The pair's table: the clip that was just made, plain image-to-video with the same noise, and a cross-fade."""
+    from calotype.core.types import Video
     from calotype.evaluation import Report
     from calotype.evaluation.baselines import cross_fade
     from calotype.evaluation.time_reversal_fusion import Experiment, continued, fixed
 
+    clip = done.results["result"]
+    if not isinstance(clip, Video):
+        raise InputError(f"{SLUG} made a {type(clip).__name__}; a clip is expected")
     events.stage("baselines", 2)
     test = Experiment(seed - pair.index, events)
     cost = {"seconds": done.record.seconds["method"], "model_calls": done.record.metrics.get("model_calls", math.nan)}
-    test.add("method", "method", [{**pair.measure(done.results["result"].frames), **cost}])
+    test.add("method", "method", [{**pair.measure(clip.frames), **cost}])
     test.run("image-to-video", "baseline", [pair], continued(model, method))
     test.run("crossfade", "baseline", [pair], fixed(cross_fade))
     seconds = sum(row.metrics["seconds"] for row in test.rows)

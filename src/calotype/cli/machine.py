@@ -106,7 +106,7 @@ def torch_build() -> tuple[str, str]:
         )
         value = getattr(statement, "value", None)
         if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
-            values[target.id] = value.value
+            values[target.id] = str(value.value) if value.value is not None else None
     kind = f"CUDA {values['cuda']}" if values.get("cuda") else f"ROCm {values['hip']}" if values.get("hip") else "CPU"
     return str(values.get("__version__") or "unknown"), kind
 

@@ -235,7 +235,7 @@ def _orientation(picture: Pillow.Image) -> int:
 
 
 def _over_white(picture: Pillow.Image, name: str, events: Events) -> Pillow.Image:
-    if picture.getextrema()[3][0] == 255:
+    if picture.getchannel("A").getextrema()[0] == 255:
         return picture.convert("RGB")
     events.note(f"{name}: its transparency was laid over white")
     return Pillow.alpha_composite(Pillow.new("RGBA", picture.size, (255, 255, 255, 255)), picture).convert("RGB")
@@ -268,6 +268,7 @@ def _from_array(values: np.ndarray, name: str, events: Events, label: str = "") 
     """An array [H, W] or [H, W, C]; `label` marks one that came from a file, whose range is then converted instead of refused."""
     values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
     check_size(values.shape[1], values.shape[0], name)
+    unit: np.ndarray
     if values.dtype == np.bool_:
         unit = values.astype(np.float32)
     elif values.dtype in (np.uint8, np.uint16):

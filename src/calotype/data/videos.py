@@ -60,7 +60,7 @@ def read_video(
         raise InputError(f"{name}: {source} has {frames.shape[0]} frames, {num_frames} are needed; give a longer clip or ask for fewer")
     if size is not None and tuple(frames.shape[-2:]) != tuple(size):
         events.note(fit_note(name, (frames.shape[-2], frames.shape[-1]), size))
-        frames = torch.cat([fit_pixels(part, size) for part in frames.split(16)])
+        frames = torch.cat([fit_pixels(part, size) for part in torch.split(frames, 16)])
     return Video(frames, fps if fps is not None else rate)
 
 

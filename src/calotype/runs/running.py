@@ -306,7 +306,8 @@ def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _method(record: Record, resolve_method: ResolveMethod) -> Method:
-    return decode_dataclass(resolve_method(record.method), record.parameters, record.method)
+    method: Method = decode_dataclass(resolve_method(record.method), record.parameters, record.method)
+    return method
 
 
 def _plain_arguments(method: Method, record: Record) -> dict[str, Any]:

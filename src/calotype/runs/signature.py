@@ -12,7 +12,6 @@ import textwrap
 import types
 import typing
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
 from typing import Any
 
 from calotype.core.errors import InputError
@@ -107,7 +106,6 @@ def _kind(annotation: Any) -> str:
     return "value"
 
 
-@cache
 def field_notes(configuration: type) -> dict[str, str]:
     """The docstring below each field of a dataclass, its first paragraph on one line."""
     notes: dict[str, str] = {}
