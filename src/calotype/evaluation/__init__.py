@@ -8,7 +8,7 @@ from calotype.evaluation.report import Claim, Report, Row
 
 __all__ = ["NAMES", "Claim", "Report", "Row", "evaluate"]
 
-MODELS = ("toy-vae", "toy-t2i", "toy-i2v")
+MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v")
 METHODS = ("time-reversal-fusion",)
 NAMES = (*METHODS, *MODELS)
 """What can be evaluated."""

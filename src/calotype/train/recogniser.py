@@ -20,7 +20,7 @@ from calotype.train.recipe import Settings
 from calotype.train.sheets import save_grid
 from calotype.world import PRESETS, Camera, Scene, paint, sample_scene
 from calotype.world.recogniser import RADIUS, STRIDE, Recogniser, RecogniserNet, load_recogniser
-from calotype.world.recogniser_accuracy import blur, clean_ground, recogniser_accuracy
+from calotype.world.recogniser_accuracy import blur, clean_ground, recogniser_accuracy, score, trials
 
 CELLS = networks.SIZE // STRIDE
 KINDS: Mapping[str, float] = {"whole": 0.60, "empty": 0.05, "crossfade": 0.13, "blurred": 0.12, "ghost": 0.06, "shuffled": 0.04}
@@ -52,7 +52,8 @@ class TraineeRecogniser(nn.Module):
         place = ((out["place"] - batch["place"]).abs().sum(1) * weight).flatten(1).sum(1)
         known = batch["ground"] >= 0
         ground = functional.cross_entropy(out["ground"], batch["ground"].clamp(min=0), reduction="none") * known
-        return heat + colour + 0.3 * place + 0.5 * ground
+        loss: Tensor = heat + colour + 0.3 * place + 0.5 * ground
+        return loss
 
 
 class LabelledPictures:
@@ -159,7 +160,7 @@ def _shuffled(pixels: Tensor, amounts: Tensor) -> Tensor:
     """Tiles of 8 px in another order."""
     tiles = pixels.unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)
     order = torch.stack([torch.randperm(64, generator=torch.Generator().manual_seed(int(a * (1 << 24)))) for a in amounts[:, 2]])
-    mixed = tiles.gather(2, order[:, None, :, None, None].expand_as(tiles)).unflatten(2, (8, 8))
+    mixed = tiles.gather(2, order[:, None, :, None, None].expand_as(tiles)).reshape(*pixels.shape[:2], 8, 8, 8, 8)
     return mixed.permute(0, 1, 2, 4, 3, 5).reshape(pixels.shape)
 
 
@@ -233,7 +234,7 @@ class RecogniserRecipe:
 
             def through(pictures: Tensor) -> Tensor:
                 with torch.no_grad():
-                    return torch.cat([vae.decode(vae.encode(part.to(vae.device))).cpu() for part in pictures.split(64)])
+                    return torch.cat([vae.decode(vae.encode(part.to(vae.device))).cpu() for part in torch.split(pictures, 64)])
 
             again = recogniser_accuracy(seed, count or 1024, recogniser=see, through=through)
             figures |= {f"{name}_reconstructed": again[name] for name in ("scene", "found", "background")}

@@ -53,7 +53,12 @@ GATES: dict[str, tuple[Gate, ...]] = {
         Gate("nose_first", 0.80),
         Gate("inversion_psnr_db", 26.0),
     ),
-    "recogniser": (),
+    "recogniser": (
+        Gate("scene", 0.97),
+        Gate("none_empty", 0.95),
+        Gate("none_crossfade", 0.95),
+        Gate("none_blurred", 0.95),
+    ),
 }
 """The bars of each embedded model, on the world's `small` preset."""
 
@@ -114,7 +119,7 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     lines = [
         "---",
         "license: apache-2.0",
-        "library_name: diffusers",
+        f"library_name: {'calotype' if name == 'recogniser' else 'diffusers'}",
         "tags: [toy-world]",
         "---",
         "",
@@ -167,6 +172,12 @@ def device_words(device: str) -> str:
 
 
 _ABOUT = {
+    "recogniser": (
+        "Names the objects, colours, places and the ground of a picture (`calotype.world.recognise`), and says nothing where nothing whole "
+        "is. `scene`: exactly the right objects and ground. `found`: objects found with category and colour. `none_...`: pictures of empty "
+        "grounds, half-and-half cross-fades and objects blurred by half their radius in which nothing is found. `..._reconstructed`: after "
+        "`toy-vae`."
+    ),
     "toy-vae": "The toy family's autoencoder: 64 px to 16x16x4 latents of mean 0 and unit covariance (`scaling_factor` 1).",
     "toy-t2i": "Caption to picture of the toy world: a `StableDiffusionPipeline` folder, v-prediction, min-SNR weights.",
     "toy-i2v": (
