@@ -20,6 +20,8 @@ from calotype.world.edits import (
 )
 from calotype.world.motion import FAMILIES, Camera, Motion
 from calotype.world.painter import paint
+from calotype.world.recogniser import Found, Recognition, recognise
+from calotype.world.recogniser_accuracy import recogniser_accuracy
 from calotype.world.scenes import PRESETS, SPLITS, Preset, Scene, SceneObject, sample_scene
 from calotype.world.truth import GroundTruth, ground_truth
 
@@ -28,9 +30,11 @@ __all__ = [
     "PRESETS",
     "SPLITS",
     "Camera",
+    "Found",
     "GroundTruth",
     "Motion",
     "Preset",
+    "Recognition",
     "Scene",
     "SceneObject",
     "camera_shifted",
@@ -39,6 +43,8 @@ __all__ = [
     "ground_truth",
     "moved",
     "paint",
+    "recognise",
+    "recogniser_accuracy",
     "recoloured",
     "reordered",
     "replaced",
