@@ -213,7 +213,7 @@ def download(name: str, *, variant: str | None = None, revision: str | None = No
         reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else type(error).__name__
         raise MissingError(f"{name} could not be fetched ({reason}): check the network, then run the command again; it continues") from None
     except Exception as error:
-        if type(error).__module__.split(".")[0] in {"httpx", "httpcore", "requests"}:
+        if type(error).__module__.startswith(("httpx", "httpcore", "requests")):
             raise MissingError(
                 f"{name} could not be fetched ({type(error).__name__}): check the network and try again; it continues"
             ) from None

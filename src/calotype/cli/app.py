@@ -55,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Cancelled as error:
         return _say(str(error), STOPPED, as_json)
     except KeyboardInterrupt:
-        return _say("stopped", STOPPED, as_json)
+        return _say("stopped; at once", STOPPED, as_json)
     except CalotypeError as error:
         return _say(" ".join(str(error).split()), error.exit_status, as_json)
     except BrokenPipeError:

@@ -43,7 +43,7 @@ def seconds_text(seconds: float) -> str:
 
     Example:
         >>> seconds_text(4.21), seconds_text(75), seconds_text(7300)
-        ('4.2 s', '1 min 15 s', '2 h 2 min')
+        ('4.2 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -102,7 +102,7 @@ class ConsoleEvents(Events):
 
     def check(self) -> None:
         if self.stop:
-            raise Cancelled("stopped")
+            raise Cancelled("stopped; before it was finished")
 
     def close(self) -> None:
         """End the display; bars of finished stages stay."""

@@ -61,11 +61,13 @@ def list_methods(arguments: Sequence[str]) -> int:
     from rich.table import Table
 
     out = console.results()
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    wide = out.width >= 130
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column()
-    table.add_column(no_wrap=True, style="dim")
+    if wide:
+        table.add_column(no_wrap=True, style="dim")
     family = ""
     for slug, row in METHODS.items():
         if row.family != family:
@@ -74,13 +76,14 @@ def list_methods(arguments: Sequence[str]) -> int:
             family = row.family
             table.add_row(f"[bold cyan]{family}[/]")
         works = row.target is not None
-        table.add_row(f"  {slug}", "[green]works[/]" if works else "[dim]planned[/]", row.summary, row.paper, style="" if works else "dim")
+        state = "[green]works[/]" if works else "planned"
+        table.add_row(f"  {slug}", state, row.summary, *([row.paper] if wide else []), style="" if works else "dim")
     if added:
         table.add_row()
         table.add_row("[bold cyan]from other packages[/]")
         for slug, plugin in added.items():
             if not plugin.problem:
-                table.add_row(f"  {slug}", "[green]works[/]", f"of the package {plugin.package}", "")
+                table.add_row(f"  {slug}", "[green]works[/]", f"of the package {plugin.package}")
     out.print(table)
     out.print("\n[dim]calotype info METHOD tells more; calotype run METHOD --help shows its flags.[/]", highlight=False)
     for plugin in added.values():
@@ -133,34 +136,46 @@ def _show_info(method: type[Method], parameters: Sequence[Any], presets: dict[st
         out.print(Text(paragraph.replace("\n", " ")))
         out.print()
     out.print(Text("What it needs", style="bold cyan"))
-    if method.role:
-        out.print(Text.assemble("  a checkpoint of the role ", (method.role, "bold"), f": {', '.join(models) or 'a folder of that kind'}"))
+    needs = [("a model", f"{', '.join(models) or 'a folder'}; or another one of the role {method.role}")] if method.role else []
     for item in parameters:
-        given = "needed" if item.required else "if you like"
-        out.print(
-            Text.assemble("  ", (f"--{item.name.replace('_', '-')}", "bold"), f"  {item.help.replace('`', '')} ", (f"({given})", "dim"))
+        needs.append(
+            (f"--{item.name.replace('_', '-')}", f"{item.help.replace('`', '')} {'(needed)' if item.required else '(if you like)'}")
         )
+    out.print(_pairs(needs))
     out.print()
     out.print(Text("Presets", style="bold cyan"))
-    for name in presets:
-        out.print(Text.assemble("  ", (name, "bold"), f"  {first_paragraph(getattr(method, name))}"))
+    out.print(_pairs([(name, first_paragraph(getattr(method, name))) for name in presets]))
     out.print()
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
     table.add_column("Parameters", no_wrap=True)
     for name in presets:
         table.add_column(name, no_wrap=True)
-    table.add_column("", style="dim")
+    wide = out.width >= 110
+    if wide:
+        table.add_column("", style="dim")
     columns = {name: flat(values) for name, values in presets.items()}
     notes = _all_notes(method)
     for parameter in next(iter(columns.values())):
         cells = [_short(column.get(parameter)) for column in columns.values()]
         shown = [cell if index == 0 or cell != cells[0] else f"[dim]{cell}[/]" for index, cell in enumerate(cells)]
-        table.add_row(f"  {parameter}", *shown, notes.get(parameter, "").replace("`", ""))
+        table.add_row(f"  {parameter}", *shown, *([notes.get(parameter, "").replace("`", "")] if wide else []))
     out.print(table)
     out.print(
         f"\n[dim]calotype run {method.slug} --help shows the flags; calotype doctor {method.slug} says what it costs here.[/]",
         highlight=False,
     )
+
+
+def _pairs(rows: Sequence[tuple[str, str]]) -> Any:
+    """Names and what they mean, in two columns."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, text in rows:
+        table.add_row(f"  {name}", text)
+    return table
 
 
 def _all_notes(kind: type, prefix: str = "") -> dict[str, str]:

@@ -66,18 +66,21 @@ def models(arguments: Sequence[str]) -> int:
     from rich.table import Table
 
     colours = {"here": "green", "incomplete": "red", "absent": "dim"}
+    wide = console.results().width >= 110
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
-    for title in ("Model", "Role", "State"):
-        table.add_column(title, no_wrap=True)
-    table.add_column("What it is")
-    table.add_column("Licence", style="dim")
+    table.add_column("Model", overflow="fold")
+    table.add_column("Role", no_wrap=True)
+    table.add_column("State", no_wrap=True)
+    if wide:
+        table.add_column("Licence", style="dim")
     for name, row in MODELS.items():
         state, detail = states[name]
         size = f", {row.megabytes / 1000:.1f} GB" if row.megabytes and state != "here" else ""
         shown = (
             detail if state == "here" else "incomplete" if state == "incomplete" else "not trained yet" if row.folder else f"not here{size}"
         )
-        table.add_row(f"[bold]{name}[/]", row.role, f"[{colours[state]}]{shown}[/]", row.summary, row.licence)
+        cells = [f"[bold]{name}[/]\n  [dim]{row.summary}[/]", row.role, f"[{colours[state]}]{shown}[/]"]
+        table.add_row(*cells, *([row.licence] if wide else []))
     console.results().print(table)
     console.results().print(
         "\n[dim]calotype models get NAME downloads one; --model also takes a folder in the diffusers layout.[/]", highlight=False

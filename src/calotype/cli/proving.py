@@ -14,7 +14,7 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.core.errors import InputError
+from calotype.core.errors import Cancelled, InputError
 from calotype.registry import did_you_mean
 
 CLAIM_FAILED = 1
@@ -130,8 +130,15 @@ def train(arguments: Sequence[str]) -> int:
             f"no recipe {options.name!r}; {did_you_mean(options.name, training.RECIPES)}there are {', '.join(training.RECIPES)}"
         )
     given: dict[str, Any] = {"budget": options.budget, "seed": options.seed, "out": options.out, "device": options.device}
-    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-        done = training.train_pending(**given, events=events) if options.pending else [training.train(options.name, **given, events=events)]
+    try:
+        with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+            done = (
+                training.train_pending(**given, events=events)
+                if options.pending
+                else [training.train(options.name, **given, events=events)]
+            )
+    except Cancelled:
+        raise Cancelled("stopped; the state is saved, the same command goes on with it") from None
     if options.json:
         print_json({"trained": [_plain(result) for result in done]})
         return 0
