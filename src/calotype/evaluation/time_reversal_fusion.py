@@ -6,7 +6,7 @@ Three experiments, on the embedded model and on an exact one (`@exact`: the post
 - T2 (`@directed`): the same paths by things that always go nose-first. The method must fail here: its backward path, too, goes nose-first.
 - T3 (`@loop`): the same picture at both ends. The clip must close, and move.
 
-Every row sees the same scenes, noise, caption, frame rate, motion bucket and steps; nothing is taken from the truth.
+Every row sees the same scenes, noise, frame rate, motion bucket and steps, and no caption; nothing is taken from the truth.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def continued(model: ImageToVideo, settings: TimeReversalFusion, replace_last: b
     """Plain image-to-video from the start pictures, or with the last frame replaced at every step."""
 
     def make(pairs: Sequence[Pair], seed: int, events: Events) -> Clips:
-        ends = [pair.end for pair in pairs] if replace_last else None
-        return _frames(image_to_video(model, settings, [pair.start for pair in pairs], ends, seed=seed, events=events))
+        starts, ends = [pair.start for pair in pairs], [pair.end for pair in pairs] if replace_last else None
+        return _frames(image_to_video(model, settings, starts, ends, seed=seed, events=events))
 
     return make
 

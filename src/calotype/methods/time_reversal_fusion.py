@@ -132,7 +132,7 @@ class TimeReversalFusion(Method):
         """For toy-i2v, chosen on the tune split: few steps, no guidance, re-injection at the noise levels that decide its small latents."""
         return cls(
             num_inference_steps=14,
-            motion_bucket_id=30,
+            motion_bucket_id=20,
             max_guidance_scale=1.0,
             reinject=Reinject(rule="sigma", sigma_min=2.0, sigma_max=20.0, length=3),
         )
