@@ -242,10 +242,10 @@ def recognise(images: Float[Tensor, "batch 3 height width"]) -> list[Recognition
         MissingError: the package's weights are missing.
 
     >>> from calotype.world import paint, sample_scene
-    >>> scene = sample_scene("small", split="eval", seed=1, index=0)
+    >>> scene = sample_scene("small", split="eval", seed=1, index=2)
     >>> scene.caption
-    'an orange tree right of a red mushroom on grass'
+    'a blue tree and a green mushroom on snow'
     >>> sorted(found.words for found in recognise(paint([scene]))[0].objects)
-    [('mushroom', 'red'), ('tree', 'orange')]
+    [('mushroom', 'green'), ('tree', 'blue')]
     """
     return _shipped(str(images.device))(images)
