@@ -145,22 +145,28 @@ class Report:
 
     def render(self) -> RenderableType:
         """The table and the claims for a terminal (a rich renderable)."""
+        from rich import box
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(
-            title=f"{self.method}: {self.count} scenes, seed {self.seed}, {self.device}, {self.seconds:.0f} s", title_justify="left"
-        )
-        table.add_column("variant", no_wrap=True)
-        table.add_column("n", justify="right")
-        for name in self.metrics:
-            table.add_column(name.replace("_", " "), justify="right")
+        title = f"{self.method}: {self.count} scenes, seed {self.seed}, {self.device}, {self.seconds:.0f} s"
+        groups: dict[tuple[str, ...], list[Row]] = {}
         for row in self.rows:
-            style = "bold" if row.role in ("method", "model") else ""
-            table.add_row(row.variant, str(row.n), *(cell(row, name, deviation=False) for name in self.metrics), style=style)
+            groups.setdefault(tuple(row.metrics), []).append(row)
+        tables = []
+        for names, rows in groups.items():
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column("variant", no_wrap=True)
+            table.add_column("n", justify="right", no_wrap=True)
+            for name in names:
+                table.add_column(name.replace("_", " "), justify="right", overflow="fold")
+            for row in rows:
+                style = "bold" if row.role in ("method", "model") else ""
+                table.add_row(row.variant, str(row.n), *(cell(row, name, deviation=False) for name in names), style=style)
+            tables.append(table)
         lines = [Text.assemble(("holds " if c.holds else "FAILS ", "green" if c.holds else "red"), sentence(c)) for c in self.claims]
-        return Group(table, *lines, *(Text(note, style="dim") for note in self.notes))
+        return Group(Text(title, style="bold"), *tables, *lines, *(Text(note, style="dim") for note in self.notes))
 
     def record(self, folder: Path = Path("results"), *, command: str) -> list[Path]:
         """Write `<method>.csv` and `<method>.claims.csv`, the files that the docs' tables are made from.
