@@ -183,6 +183,8 @@ class RecogniserRecipe:
     settings = Settings(batch_size=32, learning_rate=2e-3, warm_learning_rate=5e-4, decay_share=0.5, ema_decay=0.995, max_grad_norm=5.0)
     preset = "small"
     width = 16
+    tune_count = 1024
+    """Scenes that the threshold is chosen on."""
 
     def build(self, *, seed: int, start: Path | None) -> TraineeRecogniser:
         """The network, from an exported folder or from random weights."""
@@ -218,7 +220,7 @@ class RecogniserRecipe:
         save_file(half, folder / "model.safetensors")
         write_json(
             folder / "config.json",
-            {**net.config(), "preset": source.preset, "size": networks.SIZE, "threshold": best_threshold(net, source)},
+            {**net.config(), "preset": source.preset, "size": networks.SIZE, "threshold": best_threshold(net, source, self.tune_count)},
         )
 
     def validate(self, folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
@@ -242,7 +244,7 @@ class RecogniserRecipe:
         return figures
 
 
-def best_threshold(net: RecogniserNet, source: LabelledPictures, count: int = 1024) -> float:
+def best_threshold(net: RecogniserNet, source: LabelledPictures, count: int) -> float:
     """The score at which the worst of the figures is best, on scenes of the split `tune`; the middle of such scores."""
     scenes, pictures = trials(source.seed, count, preset=source.preset, split="tune")
     every = {name: Recogniser(net, 0.05)(made) for name, made in pictures.items()}
