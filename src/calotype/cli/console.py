@@ -66,12 +66,13 @@ class ConsoleEvents(Events):
         self._name = ""
         self._total: int | None = None
         self._done = 0
+        self._skipped = 0
         self._began = time.monotonic()
         self._spoke = self._began
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish_stage()
-        self._name, self._total, self._done = name, total, 0
+        self._name, self._total, self._done, self._skipped = name, total, 0, 0
         self._began = self._spoke = time.monotonic()
         if self.quiet:
             return
@@ -84,6 +85,8 @@ class ConsoleEvents(Events):
             self._line(f"{name}, {total} steps" if total else name)
 
     def step(self, advance: int = 1) -> None:
+        if self._done == 0 and advance > 1:
+            self._skipped = advance  # A resumed run says at once what was done before; that tells nothing about its speed.
         self._done += advance
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=advance)
@@ -92,7 +95,7 @@ class ConsoleEvents(Events):
             spent = self._spoke - self._began
             told = f"{self._name} {self._done}"
             if self._total:
-                left = spent / max(self._done, 1) * (self._total - self._done)
+                left = spent / max(self._done - self._skipped, 1) * (self._total - self._done)
                 told += f"/{self._total}, {seconds_text(spent)} so far, about {seconds_text(left)} left"
             self._line(told)
 

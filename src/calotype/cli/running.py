@@ -377,7 +377,8 @@ def report_run(done: Run, options: Common) -> None:
 def _cost(record: Any) -> str:
     parts = [console.seconds_text(record.seconds.get("total", 0.0))]
     if "model_calls" in record.metrics:
-        parts.append(f"{record.metrics['model_calls']:.0f} model calls")
+        since = " since it was resumed" if record.sessions > 1 else ""
+        parts.append(f"{record.metrics['model_calls']:.0f} model calls{since}")
     for name, value in record.peak_memory_bytes.items():
         parts.append(f"at most {value / 2**30:.1f} GB {'of memory' if name == 'ram' else 'on the GPU'}")
     if record.environment.get("device"):
