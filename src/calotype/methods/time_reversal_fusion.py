@@ -134,7 +134,7 @@ class TimeReversalFusion(Method):
             num_inference_steps=14,
             motion_bucket_id=20,
             max_guidance_scale=1.0,
-            reinject=Reinject(rule="sigma", sigma_min=2.0, sigma_max=20.0, length=3),
+            reinject=Reinject(rule="sigma", sigma_min=1.0, sigma_max=10.0, length=3),
         )
 
     def __call__(
