@@ -35,10 +35,16 @@ METHODS: dict[str, MethodRow] = {
     ),
     "anyv2v": MethodRow(None, "video from a still model", "clip + edited first frame -> edited clip", "arXiv 2403.14468"),
     "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
-    "cage": MethodRow(None, "video from a still model", "unannotated clips -> composer; object parts placed and moved -> clip", "arXiv 2403.14368"),
+    "cage": MethodRow(
+        None, "video from a still model", "unannotated clips -> composer; object parts placed and moved -> clip", "arXiv 2403.14368"
+    ),
     "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
-    "ovam": MethodRow(None, "picture editing through attention", "prompt or picture + any words -> attention maps, masks, tokens", "arXiv 2403.14291"),
-    "design-edit": MethodRow(None, "picture editing through attention", "picture + masks -> remove, move, resize, flip, pan, compose", "arXiv 2403.14487"),
+    "ovam": MethodRow(
+        None, "picture editing through attention", "prompt or picture + any words -> attention maps, masks, tokens", "arXiv 2403.14291"
+    ),
+    "design-edit": MethodRow(
+        None, "picture editing through attention", "picture + masks -> remove, move, resize, flip, pan, compose", "arXiv 2403.14487"
+    ),
     "harmonized-customization": MethodRow(
         None, "picture editing through attention", "one subject picture + prompt -> the subject in a new scene", "arXiv 2403.14155"
     ),
@@ -48,12 +54,16 @@ METHODS: dict[str, MethodRow] = {
     "click-to-grasp": MethodRow(
         None, "geometry and robots", "a click on one picture + multi-view RGB-D of another instance -> gripper pose", "arXiv 2403.14526"
     ),
-    "diffusion-segmentation": MethodRow(None, "medicine", "images + masks -> trained segmenter; the analysis of how it trains", "arXiv 2403.14440"),
+    "diffusion-segmentation": MethodRow(
+        None, "medicine", "images + masks -> trained segmenter; the analysis of how it trains", "arXiv 2403.14440"
+    ),
     "style-extracting-diffusion": MethodRow(
         None, "medicine", "few annotated + many plain slides -> synthetic annotated slides -> better segmenter", "arXiv 2403.14429"
     ),
     "qsmdiff": MethodRow(None, "medicine", "MRI field map -> susceptibility map", "arXiv 2403.14070"),
-    "dp-rdm": MethodRow(None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"),
+    "dp-rdm": MethodRow(
+        None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"
+    ),
     "umed": MethodRow(None, "privacy and protection", "segmentation data set -> imperceptibly protected data set", "arXiv 2403.14250"),
 }
 
