@@ -18,7 +18,7 @@ bench: $(VENV)/.development  ## wall time against bare model calls; writes resul
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc -q
 
 docs: $(VENV)/.development  ## the site, built strictly, in site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

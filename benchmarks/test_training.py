@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 
+from calotype.train.api import CHECKPOINTS
 from calotype.train.budget import Budget
 from calotype.train.draws import Draws
 from calotype.train.loop import Loop
-from calotype.train.recipes import RECIPES, checkpoints_folder
+from calotype.train.recipes import RECIPES
 
 STEPS = 8
 
 
 def test_loop_against_bare_passes(benchmark, record, tmp_path):
     recipe = RECIPES["toy-t2i"]
-    loop = Loop(recipe, tmp_path, budget=Budget(steps=10**6), seed=0, checkpoints=checkpoints_folder(), device="cpu")
+    loop = Loop(recipe, tmp_path, budget=Budget(steps=10**6), seed=0, checkpoints=CHECKPOINTS, device="cpu")
     size = loop.settings.batch_size
     rows = range(size)
     batch = loop.source.batch(rows, Draws(0, 0, rows, size), augment=True)
