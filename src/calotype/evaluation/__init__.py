@@ -33,7 +33,7 @@ def evaluate(
         quick: a few scenes only, to see that it runs.
         device: `auto`, `cpu`, `cuda`, ...
         events: hears the progress.
-        record: write `results/<name>.csv`, from which the docs' tables are made.
+        record: write `results/<name>.csv`, from which the docs' tables are made; a model's figures also go into the gates file and its card.
 
     Returns:
         Rows and claims; `Report.render()` is the table, `Report.to_dict()` the JSON.
@@ -47,7 +47,7 @@ def evaluate(
     if name in MODELS:
         from calotype.evaluation import toy_models
 
-        report = toy_models.evaluate(name, seed=seed, count=count, quick=quick, device=device, events=events)
+        report = toy_models.evaluate(name, seed=seed, count=count, quick=quick, device=device, events=events, record=record)
     elif name == "time-reversal-fusion":
         from calotype.evaluation import time_reversal_fusion
 

@@ -30,12 +30,18 @@ def gate_claims(gates: tuple[Gate, ...], figures: Mapping[str, float]) -> list[C
     ]
 
 
-def evaluate(name: str, *, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`; without a count each figure is measured on its own number of scenes."""
-    from calotype.train.api import CHECKPOINTS
+def evaluate(name: str, *, seed: int, count: int | None, quick: bool, device: str, events: Events, record: bool = False) -> Report:
+    """See `calotype.evaluation.evaluate`; without a count each figure is measured on its own number of scenes.
+
+    With `record` the figures also go into the gates file and the model's card, where the queue looks.
+    """
+    from calotype.train.api import CHECKPOINTS, measure_gates
 
     began = time.perf_counter()
     asked = count or (QUICK if quick else None)
-    figures = RECIPES[name].validate(CHECKPOINTS / name, seed=seed, count=asked, device=device, events=events)
+    if record:
+        figures: Mapping[str, float] = measure_gates(name, seed=seed, count=asked, device=device, events=events)
+    else:
+        figures = RECIPES[name].validate(CHECKPOINTS / name, seed=seed, count=asked, device=device, events=events)
     row = Row(name, "model", dict(figures), {}, asked or int(figures.get("count", 0)))
     return Report(name, seed, row.n, device, time.perf_counter() - began, [row], gate_claims(GATES.get(name, ()), figures))
