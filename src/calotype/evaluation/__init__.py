@@ -33,7 +33,7 @@ def evaluate(
         quick: a few scenes only, to see that it runs.
         device: `auto`, `cpu`, `cuda`, ...
         events: hears the progress.
-        record: write `results/<name>.csv`, from which the docs' tables are made; a model's figures also go into the gates file and its card.
+        record: write `results/<name>.csv`, the source of the docs' tables; a model's figures also go into the gates file and its card.
 
     Returns:
         Rows and claims; `Report.render()` is the table, `Report.to_dict()` the JSON.
