@@ -1,5 +1,7 @@
 # Everything runs in .venv, made on first use. PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
+# Waiting threads sleep: beside any other work, spinning ones stall each other.
+export OMP_WAIT_POLICY ?= PASSIVE
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
