@@ -20,6 +20,7 @@ from calotype.train.draws import Draws
 from calotype.train.fast_attention import use_fast_attention
 from calotype.train.latents import Chunks, encode, frozen_vae, pin
 from calotype.train.recipe import Settings
+from calotype.train.tokenizer import caption_tokens
 from calotype.world import paint, sample_scene
 
 if TYPE_CHECKING:
@@ -82,13 +83,7 @@ class Clips:
         self.vae, self.text_encoder, self.tokenizer = vae, text_encoder, tokenizer
         self.split, self.seed, self.device, self.count, self.frames = split, seed, device, count, frames
         self.chunks = Chunks(self._make, count=count, chunk=min(32, count), folder=folder)
-        self.empty = self.tokens([""])[0]
-
-    def tokens(self, captions: Sequence[str]) -> Tensor:
-        """Token ids [N, 24], int32."""
-        length = self.tokenizer.model_max_length
-        ids = self.tokenizer(list(captions), padding="max_length", max_length=length, truncation=True).input_ids
-        return torch.tensor(ids, dtype=torch.int32)
+        self.empty = caption_tokens(tokenizer, [""])[0]
 
     def _make(self, first: int, count: int) -> dict[str, Tensor]:
         scenes = [sample_scene("small", split=self.split, seed=self.seed, index=first + i, num_frames=self.frames) for i in range(count)]
@@ -97,7 +92,7 @@ class Clips:
         return {
             "latents": latents.to(torch.float16).cpu(),
             "image": (pixels[:, 0] * 255.0).round().to(torch.uint8).cpu(),
-            "tokens": self.tokens([scene.caption for scene in scenes]),
+            "tokens": caption_tokens(self.tokenizer, [scene.caption for scene in scenes]),
             "motion": torch.tensor([[scene.fps - 1, scene.motion_bucket_id] for scene in scenes], dtype=torch.float32),
         }
 
@@ -223,7 +218,8 @@ def sample_clips(
     noise_aug = 0.02
     disturbed = images * 2.0 - 1.0 + noise_aug * batch_noise(images.shape[1:], 0, count, stream=1)
     latents = encode(source.vae, disturbed.to(device))
-    context = torch.cat([trainee.token(images.to(device)), source.text_encoder(source.tokens(captions).long().to(device))[0]], dim=1)
+    text = source.text_encoder(caption_tokens(source.tokenizer, captions).long().to(device))[0]
+    context = torch.cat([trainee.token(images.to(device)), text], dim=1)
     time_ids = torch.tensor([[*pair, noise_aug] for pair in motion], dtype=torch.float32, device=device)
 
     def network(x: Tensor, sigma: float) -> Tensor:

@@ -15,7 +15,7 @@ from calotype.train import networks
 from calotype.train.draws import Draws
 from calotype.train.latents import Chunks, encode, frozen_vae
 from calotype.train.recipe import Settings
-from calotype.train.tokenizer import build_tokenizer, world_words
+from calotype.train.tokenizer import build_tokenizer, caption_tokens, world_words
 from calotype.world import paint, sample_scene
 
 if TYPE_CHECKING:
@@ -66,18 +66,12 @@ class CaptionedLatents:
         self.vae, self.tokenizer, self.split, self.seed, self.device = vae, tokenizer, split, seed, device
         self.count = count
         self.chunks = Chunks(self._make, count=count, chunk=min(256, count), folder=folder)
-        self.empty = self.tokens([""])[0]
-
-    def tokens(self, captions: Sequence[str]) -> Tensor:
-        """Token ids [N, 24], int32."""
-        length = self.tokenizer.model_max_length
-        ids = self.tokenizer(list(captions), padding="max_length", max_length=length, truncation=True).input_ids
-        return torch.tensor(ids, dtype=torch.int32)
+        self.empty = caption_tokens(tokenizer, [""])[0]
 
     def _make(self, first: int, count: int) -> dict[str, Tensor]:
         scenes = [sample_scene("small", split=self.split, seed=self.seed, index=first + i) for i in range(count)]
         latents = encode(self.vae, paint(scenes, size=networks.SIZE, device=self.device) * 2.0 - 1.0)
-        return {"latents": latents.to(torch.float16).cpu(), "tokens": self.tokens([scene.caption for scene in scenes])}
+        return {"latents": latents.to(torch.float16).cpu(), "tokens": caption_tokens(self.tokenizer, [scene.caption for scene in scenes])}
 
     def batch(self, rows: Sequence[int], draws: Draws, *, augment: bool) -> dict[str, Tensor]:
         made = self.chunks.rows(rows)
@@ -128,7 +122,7 @@ class T2IRecipe:
         from calotype.train.sheets import save_grid
 
         captions = [sample_scene("small", split="tune", seed=1, index=i).caption for i in range(self.sheet_count)]
-        return [save_grid(sample_pictures(trainee, source.vae, source.tokens(captions), source.empty), 8, path)]
+        return [save_grid(sample_pictures(trainee, source.vae, caption_tokens(source.tokenizer, captions), source.empty), 8, path)]
 
     def export(self, trainee: TraineeT2I, source: CaptionedLatents, folder: Path) -> None:
         """A folder that `StableDiffusionPipeline.from_pretrained` loads."""

@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
@@ -117,3 +121,13 @@ def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab=vocabulary, merges=rules, unk_token=END, bos_token=START, eos_token=END, pad_token=END, model_max_length=LENGTH
     )
+
+
+def caption_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Int[Tensor, "captions length"]:
+    """Captions as int32 token ids, cut or filled up to the tokenizer's length.
+
+    >>> caption_tokens(build_tokenizer(["red", "star"]), ["red star", ""]).shape
+    torch.Size([2, 24])
+    """
+    ids = tokenizer(list(captions), padding="max_length", max_length=tokenizer.model_max_length, truncation=True).input_ids
+    return torch.tensor(ids, dtype=torch.int32)
