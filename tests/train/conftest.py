@@ -9,8 +9,9 @@ import torch
 from tests.train.narrow import run
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
+    """Sums depend on how they are split over threads; this comes before the fixtures of a module that train something."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
