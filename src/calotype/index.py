@@ -72,10 +72,10 @@ MODELS: dict[str, ModelRow] = {
     "toy-t2i": ModelRow("TextToImage", "caption to picture of the toy world, 64 px", "Apache-2.0", "toy-t2i"),
     "toy-i2v": ModelRow("ImageToVideo", "first frame to clip of the toy world, 64 px, 8 frames", "Apache-2.0", "toy-i2v"),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
-        "ImageToVideo", "SVD-XT, 25 frames at 576x1024", "Stability AI Community (non-commercial below its terms)", None, 4530
+        "ImageToVideo", "SVD-XT, 25 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
     ),
     "stabilityai/stable-video-diffusion-img2vid": ModelRow(
-        "ImageToVideo", "SVD, 14 frames at 576x1024", "Stability AI Community (non-commercial below its terms)", None, 4530
+        "ImageToVideo", "SVD, 14 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
     ),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelRow("TextToImage", "SD 1.5, 512 px", "CreativeML OpenRAIL-M", None, 2740),
     "stabilityai/stable-diffusion-2-1": ModelRow("TextToImage", "SD 2.1, 768 px", "CreativeML OpenRAIL++-M", None, 2580),
