@@ -26,7 +26,13 @@ class Narrow(RecogniserRecipe):
 def source() -> LabelledPictures:
     recipe = Narrow()
     return recipe.source(
-        recipe.build(seed=0, start=None), split="tune", seed=5, folder=Path(), checkpoints=Path(), start=None, device="cpu"
+        recipe.build(seed=0, start=None, checkpoints=Path()),
+        split="tune",
+        seed=5,
+        folder=Path(),
+        checkpoints=Path(),
+        start=None,
+        device="cpu",
     )
 
 

@@ -61,7 +61,7 @@ def train(
     Args:
         name: `toy-vae`, `toy-t2i`, `toy-i2v`, ... (`RECIPES`).
         budget: `30m` (schedule by the clock; measuring and exporting come on top) or `500steps` (repeatable bit for bit on one machine).
-        seed: of weights, data order and noise.
+        seed: of weights, data order and noise; the training scenes are always the same.
         out: training folder; default `./training/<name>`. An interrupted run there goes on, a finished one is followed by a new one.
         device: `auto`, `cpu` or `cuda`; several processes under `accelerate launch`.
         warm_start: start from the shipped weights where there are some (with a lower learning rate), else from random ones.
@@ -227,7 +227,7 @@ def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any
     if all(facts.get(key) == value for key, value in expected.items()):
         return float(facts["held_out"])
     events.stage(f"measure the shipped {recipe.name}")
-    model = recipe.build(seed=0, start=shipped)
+    model = recipe.build(seed=0, start=shipped, checkpoints=shipped.parent)
     source = recipe.source(
         model,
         split="tune",

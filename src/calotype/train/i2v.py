@@ -18,6 +18,7 @@ from calotype.core.events import Events
 from calotype.train import networks
 from calotype.train.draws import Draws
 from calotype.train.fast_attention import use_fast_attention
+from calotype.train.inflate import inflate
 from calotype.train.latents import Chunks, encode, frozen_vae, pin
 from calotype.train.recipe import Settings
 from calotype.train.tokenizer import caption_tokens
@@ -121,7 +122,7 @@ class I2VRecipe:
     """Clips of 8 frames at 64 px of the world's `small` preset, and their captions."""
 
     name = "toy-i2v"
-    settings = Settings(batch_size=8, cuda_batch_size=64, learning_rate=6e-4, warm_learning_rate=2e-4, ema_decay=0.998)
+    settings = Settings(batch_size=8, cuda_batch_size=64, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998)
     train_count = 65_536
     tune_count = 1024
     sheet_count = 8
@@ -129,12 +130,23 @@ class I2VRecipe:
     vision: Mapping[str, Any] = {}
     """Changes to the networks' configs (tests make them narrower)."""
 
-    def build(self, *, seed: int, start: Path | None) -> TraineeI2V:
-        """UNet and picture encoder, from an exported folder or from random weights."""
+    def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> TraineeI2V:
+        """UNet and picture encoder, from an exported folder, or from `toy-t2i`'s UNet and a picture encoder whose token is zero.
+
+        Raises:
+            MissingError: `toy-t2i` hasn't been trained.
+        """
+        from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
+
         if start is None:
+            origin = checkpoints / "toy-t2i" / "unet"
+            if not origin.is_dir():
+                raise MissingError(f"{origin} does not exist, and toy-i2v starts from it; run first: calotype train toy-t2i")
             unet = networks.seeded(seed, lambda: networks.video_unet(**self.unet))
-            return TraineeI2V(unet, networks.seeded(seed + 1, lambda: networks.image_encoder(**self.vision)))
-        from diffusers import UNetSpatioTemporalConditionModel
+            inflate(unet, UNet2DConditionModel.from_pretrained(origin, torch_dtype=torch.float32))
+            encoder = networks.seeded(seed + 1, lambda: networks.image_encoder(**self.vision))
+            nn.init.zeros_(encoder.visual_projection.weight)
+            return TraineeI2V(unet, encoder)
         from transformers import CLIPVisionModelWithProjection
 
         unet = UNetSpatioTemporalConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The one training loop: accelerate, AdamW, moving average, bf16, and a state on disk that a kill at any moment leaves whole."""
+"""The one training loop: accelerate, AdamW or Muon, moving average, bf16, and a state on disk that a kill at any moment leaves whole."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from calotype.core.files import write_json
 from calotype.train.budget import Budget, learning_rate_share
 from calotype.train.draws import Draws, rows_of_step
 from calotype.train.ema import MovingAverage
+from calotype.train.muon import Muon
 from calotype.train.recipe import Recipe, Settings, Source
 from calotype.train.state import POINTER, load_tensors, locked, read_counters, save_state
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOG = "progress.jsonl"
+TRAIN_SEED = 0
+"""Of the training scenes, which are the same in every run, so that latents kept on disk serve the next one too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,24 +98,23 @@ class Loop:
         self.ahead = ThreadPoolExecutor(1) if self.accelerator.device.type == "cuda" else None
         self.coming: Future[dict[str, Tensor]] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
-        model = recipe.build(seed=seed, start=start)
+        model = recipe.build(seed=seed, start=start, checkpoints=checkpoints)
         self.average = MovingAverage(model, self.settings.ema_decay)
         self.average.module.to(self.accelerator.device)
         common = {"folder": folder / "data", "checkpoints": checkpoints, "start": start, "device": self.device}
         with self.accelerator.main_process_first():
-            self.source = recipe.source(model, split="train", seed=seed, **common)
+            self.source = recipe.source(model, split="train", seed=TRAIN_SEED, **common)
             self.held_out = recipe.source(model, split="tune", seed=self.settings.held_out_seed, **common)
         self.peak = self.settings.learning_rate if start is None else self.settings.warm_learning_rate
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=self.peak,
-            betas=self.settings.betas,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(model, self._optimizer(model))
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
+
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        numbers: dict[str, Any] = {"lr": self.peak, "betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
+        if self.settings.optimizer == "muon":
+            return Muon(model, **numbers)
+        return torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], fused=True, **numbers)
 
     def fit(self) -> Fitted:
         """Train until the budget is used up.

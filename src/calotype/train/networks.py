@@ -81,10 +81,9 @@ def video_unet(**changes: Any) -> UNetSpatioTemporalConditionModel:
     """toy-i2v's denoiser: Stable Video Diffusion's topology. Its classes fix 32 norm groups, so widths are multiples of 32.
 
     One layer per block where SVD has two: half the time a clip. The blocks keep SVD's names; an up block has two layers instead of three.
-    The last layer of each temporal residual branch starts at zero: the network begins as a denoiser of single frames.
+    The outer three levels have the shapes of `image_unet`, whose weights they start from (`calotype.train.inflate`).
     """
     from diffusers import UNetSpatioTemporalConditionModel
-    from diffusers.models.resnet import SpatioTemporalResBlock
 
     config: dict[str, Any] = {
         "sample_size": SIZE // 4,
@@ -92,20 +91,15 @@ def video_unet(**changes: Any) -> UNetSpatioTemporalConditionModel:
         "out_channels": 4,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal",) * 3 + ("DownBlockSpatioTemporal",),
         "up_block_types": ("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 3,
-        "block_out_channels": (32, 64, 64, 64),
+        "block_out_channels": (64, 96, 96, 32),
         "layers_per_block": 1,
-        "num_attention_heads": (1, 2, 2, 2),
+        "num_attention_heads": (4, 4, 4, 1),
         "cross_attention_dim": WIDTH,
         "addition_time_embed_dim": 32,
         "projection_class_embeddings_input_dim": 96,
         "num_frames": FRAMES,
     }
-    model = UNetSpatioTemporalConditionModel(**{**config, **changes})
-    for module in model.modules():
-        if isinstance(module, SpatioTemporalResBlock):
-            nn.init.zeros_(module.temporal_res_block.conv2.weight)
-            nn.init.zeros_(module.temporal_res_block.conv2.bias)
-    return model
+    return UNetSpatioTemporalConditionModel(**{**config, **changes})
 
 
 def image_encoder(**changes: Any) -> CLIPVisionModelWithProjection:

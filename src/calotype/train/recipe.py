@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -24,6 +24,8 @@ class Settings:
     """Peak, when training starts from random weights."""
     warm_learning_rate: float = 2e-4
     """Peak, when training goes on from shipped weights."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: orthogonalised momentum for the hidden matrices, AdamW for the rest; see `calotype.train.muon`."""
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup_steps: int = 100
@@ -59,10 +61,11 @@ class Recipe(Protocol):
     name: str
     settings: Settings
 
-    def build(self, *, seed: int, start: Path | None) -> nn.Module:
+    def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> nn.Module:
         """What is trained, as a module whose `forward(batch)` gives the loss of each sample, [B].
 
-        `start` is an exported folder to start from; None means random weights from `seed`. All its parameters are trained unless
+        `start` is an exported folder to start from; None means weights from `seed`, and from the models in `checkpoints` that this one is
+        built on. All its parameters are trained unless
         `requires_grad` is false.
         """
         ...

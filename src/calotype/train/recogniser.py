@@ -186,7 +186,7 @@ class RecogniserRecipe:
     tune_count = 1024
     """Scenes that the threshold is chosen on."""
 
-    def build(self, *, seed: int, start: Path | None) -> TraineeRecogniser:
+    def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> TraineeRecogniser:
         """The network, from an exported folder or from random weights."""
         if start is not None:
             return TraineeRecogniser(load_recogniser(start).net.requires_grad_(True).train())

@@ -87,15 +87,15 @@ class T2IRecipe:
     """64 px pictures of the world's `small` preset and their captions."""
 
     name = "toy-t2i"
-    settings = Settings(batch_size=32, learning_rate=8e-4, warm_learning_rate=2e-4, ema_decay=0.998)
-    train_count = 51_200
+    settings = Settings(batch_size=32, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998)
+    train_count = 204_800
     tune_count = 1024
     sheet_count = 24
     unet: Mapping[str, Any] = {}
     text: Mapping[str, Any] = {}
     """Changes to the networks' configs (tests make them narrower)."""
 
-    def build(self, *, seed: int, start: Path | None) -> TraineeT2I:
+    def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> TraineeT2I:
         """UNet, text encoder and tokenizer, from an exported folder or from random weights."""
         if start is None:
             tokenizer = build_tokenizer(world_words())

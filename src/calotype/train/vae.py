@@ -83,7 +83,7 @@ class VAERecipe:
     config: Mapping[str, Any] = {}
     """Changes to the network's config (tests make it narrower)."""
 
-    def build(self, *, seed: int, start: Path | None) -> TraineeVAE:
+    def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> TraineeVAE:
         """The autoencoder, from an exported folder or from random weights."""
         if start is None:
             return TraineeVAE(networks.seeded(seed, lambda: networks.autoencoder(**self.config)))
