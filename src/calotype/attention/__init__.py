@@ -1,0 +1,40 @@
+"""Looking into and steering attention: one mechanism for every method, on stock diffusers networks.
+
+`AttentionControl` holds rules on a network for as long as a `with` block lasts; `sites` and `when` choose where and when they act.
+"""
+
+from __future__ import annotations
+
+from calotype.attention.captures import Capture, KeySums, MeanOverSteps, Reducer, TokenMaps, attention_probabilities
+from calotype.attention.control import AttentionControl
+from calotype.attention.driving import controlled
+from calotype.attention.rules import Inject, KeyBias, KeyScale, OutBlend, Rule, Swap
+from calotype.attention.sites import Selector, Site, attention_sites, everywhere, sites
+from calotype.attention.states import QKVB
+from calotype.core.stepping import StepContext, always, when
+
+__all__ = [
+    "QKVB",
+    "AttentionControl",
+    "Capture",
+    "Inject",
+    "KeyBias",
+    "KeyScale",
+    "KeySums",
+    "MeanOverSteps",
+    "OutBlend",
+    "Reducer",
+    "Rule",
+    "Selector",
+    "Site",
+    "StepContext",
+    "Swap",
+    "TokenMaps",
+    "always",
+    "attention_probabilities",
+    "attention_sites",
+    "controlled",
+    "everywhere",
+    "sites",
+    "when",
+]

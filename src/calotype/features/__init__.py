@@ -1,0 +1,7 @@
+"""Reading and copying features inside of a network, in the same `with` block as the rules on its attention."""
+
+from __future__ import annotations
+
+from calotype.features.rules import FeatureInject, FeatureTap
+
+__all__ = ["FeatureInject", "FeatureTap"]
