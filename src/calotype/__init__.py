@@ -13,6 +13,8 @@ _LAZY = {
     "Mask": "calotype.core.types",
     "Video": "calotype.core.types",
     "TimeReversalFusion": "calotype.methods.time_reversal_fusion",
+    "OpenVocabularyAttentionMaps": "calotype.methods.ovam",
+    "word_mask": "calotype.methods.ovam",
 }
 
 __all__ = ["__version__", *_LAZY]

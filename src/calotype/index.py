@@ -40,7 +40,10 @@ METHODS: dict[str, MethodRow] = {
     ),
     "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
     "ovam": MethodRow(
-        None, "picture editing through attention", "prompt or picture + any words -> attention maps, masks, tokens", "arXiv 2403.14291"
+        "calotype.methods.ovam:OpenVocabularyAttentionMaps",
+        "picture editing through attention",
+        "prompt or picture + any words -> attention maps, masks, tokens",
+        "arXiv 2403.14291",
     ),
     "design-edit": MethodRow(
         None, "picture editing through attention", "picture + masks -> remove, move, resize, flip, pan, compose", "arXiv 2403.14487"

@@ -1,0 +1,58 @@
+"""Where a mask comes from: a file, or a word that is looked for in the picture."""
+
+from __future__ import annotations
+
+import os
+
+from calotype.core.errors import InputError
+from calotype.core.events import SILENT, Events
+from calotype.core.roles import TextToImage
+from calotype.core.types import Image, Mask
+from calotype.data import read_image
+
+WORD = "word:"
+"""What a word's mask begins with, as in `word:red house`."""
+
+
+def is_word(source: object) -> bool:
+    """Whether a mask is to be made from a word.
+
+    Example:
+        >>> is_word("word:house"), is_word("house.png")
+        (True, False)
+    """
+    return isinstance(source, str | os.PathLike) and os.fspath(source).startswith(WORD)
+
+
+def mask_from(
+    source: Mask | str | os.PathLike[str], picture: Image, model: TextToImage | None = None, *, seed: int = 0, events: Events = SILENT
+) -> Mask:
+    """The mask that a source names, of the picture's size.
+
+    Args:
+        source: a mask, a path to a picture of one (bright is inside), or `word:` and a word or phrase.
+        picture: what the mask belongs to.
+        model: the text-to-image model that looks for a word.
+        seed: of the noise with which it looks.
+        events: hears notes.
+
+    Raises:
+        InputError: an empty mask, one of another size, a word that has no token or marks nothing, or a word without a model.
+    """
+    if isinstance(source, Mask):
+        found, name = source, "the mask"
+    elif is_word(source):
+        if model is None:
+            raise InputError(f"{os.fspath(source)!r} asks for a word's mask, which needs a text-to-image model; give a file, or a model")
+        from calotype.methods.ovam import word_mask
+
+        return word_mask(model, picture, os.fspath(source)[len(WORD) :], seed=seed, events=events)
+    else:
+        name = os.fspath(source)
+        found = Mask(read_image(source, name="mask", events=events).pixels.mean(dim=0) >= 0.5)
+    if found.size != picture.size:
+        (height, width), (h, w) = found.size, picture.size
+        raise InputError(f"{name} has {width}x{height} px and the picture {w}x{h}; give a mask of the picture's size")
+    if not bool(found.values.any()):
+        raise InputError(f"{name} is empty: no pixel of it is bright; mark what it is about in white")
+    return found

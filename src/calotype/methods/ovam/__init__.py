@@ -1,0 +1,6 @@
+"""Open-vocabulary attention maps (OVAM, arXiv 2403.14291): maps and masks of any words from one look of a text-to-image model."""
+
+from calotype.methods.ovam.look import Look
+from calotype.methods.ovam.method import METHOD, OpenVocabularyAttentionMaps, word_mask
+
+__all__ = ["METHOD", "Look", "OpenVocabularyAttentionMaps", "word_mask"]
