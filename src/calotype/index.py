@@ -46,7 +46,10 @@ METHODS: dict[str, MethodRow] = {
         "arXiv 2403.14291",
     ),
     "design-edit": MethodRow(
-        None, "picture editing through attention", "picture + masks -> remove, move, resize, flip, pan, compose", "arXiv 2403.14487"
+        "calotype.methods.design_edit:DesignEdit",
+        "picture editing through attention",
+        "picture + masks or words -> remove, move, resize, flip, swap, pan, zoom out, compose",
+        "arXiv 2403.14487",
     ),
     "harmonized-customization": MethodRow(
         None, "picture editing through attention", "one subject picture + prompt -> the subject in a new scene", "arXiv 2403.14155"
@@ -84,3 +87,6 @@ MODELS: dict[str, ModelRow] = {
     "stabilityai/stable-diffusion-2-1": ModelRow("TextToImage", "SD 2.1, 768 px", "CreativeML OpenRAIL++-M", None, 2580),
     "stabilityai/stable-diffusion-xl-base-1.0": ModelRow("TextToImage", "SDXL, 1024 px", "CreativeML OpenRAIL++-M", None, 6940),
 }
+
+SOURCES: dict[str, str] = {"word": "calotype.methods.ovam:word_mask"}
+"""What finds a value that a method is given by name: `word:cat` is a mask made by this function of model, picture and word."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class Method:
@@ -18,3 +19,11 @@ class Method:
     """Name of the protocol in `calotype.core.roles` that the model must satisfy."""
     presets: ClassVar[tuple[str, ...]] = ("paper",)
     """Class methods that return a ready-made configuration; the first one is the default."""
+
+    def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The call's arguments as a run records them: a last look at them before a run folder is made.
+
+        Raises:
+            InputError: they can't be used.
+        """
+        return arguments

@@ -84,7 +84,7 @@ def run(
         Cancelled: the user stopped it; the state is saved.
         CalotypeError: the method failed; unexpected errors leave `traceback.log` in the folder.
     """
-    media, plain = inputs.split(call_parameters(type(method)), arguments)
+    media, plain = inputs.split(call_parameters(type(method)), method.prepare(arguments))
     heard = _Heard(events)
     values = {name: inputs.read(kind, value, name, heard) for name, (kind, value) in media.items()}
     told = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}

@@ -1,0 +1,228 @@
+"""Where an edit acts: regions given as a mask, a file, a box, a polygon or a word, and the geometry of masks.
+
+Pixel coordinates: x to the right, y down, (0, 0) is the upper left corner of the picture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image as Pillow
+from PIL import ImageDraw
+from scipy import ndimage
+from torch import Tensor
+
+from calotype.core.errors import InputError
+from calotype.core.types import Image, Mask
+from calotype.data import as_image
+from calotype.data.images import ImageLike
+
+RegionLike: TypeAlias = str | os.PathLike[str] | Mask | Tensor | np.ndarray
+"""What stands for a region: a `Mask`, a boolean array or tensor [H, W], or text (see `Regions`)."""
+WordMask: TypeAlias = Callable[[Image, str], Mask]
+"""Picture and word -> where the picture shows it."""
+SHAPES = ("box", "polygon", "word", "file", "masks")
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Reads regions of one picture.
+
+    As text a region is `box:left,top,right,bottom` or `polygon:x,y x,y x,y` in pixels, `file:mask.png`, `word:house`, `masks:0` (one of the
+    masks that were given beside), or short: the name of an existing file, or a word.
+
+    Example:
+        >>> import torch
+        >>> picture = Image(torch.zeros(3, 20, 30))
+        >>> int(Regions(picture).read("box:5,5,15,10", "remove").values.sum())
+        50
+    """
+
+    image: Image
+    masks: Sequence[Mask] = ()
+    """What `masks:N` means."""
+    word_mask: WordMask | None = None
+    """Finds words; None where there is no model yet: words then give a region that is the whole picture."""
+    found: dict[str, Mask] = field(default_factory=dict, compare=False)
+    """The words that were looked for, so that each is looked for once."""
+
+    def read(self, region: RegionLike, name: str) -> Mask:
+        """One region as a mask of the picture's size.
+
+        Args:
+            region: see the class.
+            name: what messages call it.
+
+        Raises:
+            InputError: another size than the picture's, nothing in it, a point outside of the picture, or text that says nothing.
+        """
+        if isinstance(region, Mask | Tensor | np.ndarray):
+            return self._checked(_as_mask(region, name), name)
+        kind, rest = split_region(region)
+        if kind == "word":
+            return self._checked(self._word(rest, name), f"{name}: the word {rest!r}")
+        if kind == "masks":
+            if not rest.isdigit() or int(rest) >= len(self.masks):
+                raise InputError(f"{name}: {region!r} names none of the {len(self.masks)} masks that were given; the first one is masks:0")
+            return self._checked(self.masks[int(rest)], name)
+        if kind == "file":
+            return self._checked(_as_mask(rest, name), f"{name}: {rest}")
+        return self._drawn(kind, rest, name)
+
+    def union(self, regions: Sequence[RegionLike], name: str) -> Mask:
+        """Several regions as one mask; nothing where there is none."""
+        together = torch.zeros(self.image.size, dtype=torch.bool)
+        for region in regions:
+            together |= self.read(region, name).values
+        return Mask(together)
+
+    def _word(self, word: str, name: str) -> Mask:
+        if self.word_mask is None:
+            return Mask(torch.ones(self.image.size, dtype=torch.bool))
+        if word not in self.found:
+            self.found[word] = self.word_mask(self.image, word)
+        return self.found[word]
+
+    def _checked(self, mask: Mask, name: str) -> Mask:
+        if mask.size != self.image.size:
+            (height, width), (wanted_height, wanted_width) = mask.size, self.image.size
+            raise InputError(
+                f"{name}: the mask is {width}x{height} px and the picture {wanted_width}x{wanted_height}; give a mask of the picture's size"
+            )
+        if not bool(mask.values.any()):
+            raise InputError(f"{name}: the mask is empty; white (or true) is what belongs to the region")
+        return mask
+
+    def _drawn(self, kind: str, text: str, name: str) -> Mask:
+        height, width = self.image.size
+        points = _points(kind, text, name)
+        for x, y in points:
+            if not (0 <= x <= width and 0 <= y <= height):
+                raise InputError(f"{name}: the point {x:g},{y:g} of the {kind} lies outside of the picture, which is {width}x{height} px")
+        if kind == "box":
+            (left, top), (right, bottom) = points
+            if left >= right or top >= bottom:
+                raise InputError(f"{name}: {kind}:{text} is no box; give left,top,right,bottom with left < right and top < bottom")
+            points = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        return self._checked(Mask(polygon((height, width), points)), name)
+
+
+def split_region(region: str | os.PathLike[str]) -> tuple[str, str]:
+    """The kind of a region that is given as text, and what it says.
+
+    Example:
+        >>> split_region("box:1,2,3,4"), split_region("house"), split_region("a/mask.png")
+        (('box', '1,2,3,4'), ('word', 'house'), ('file', 'a/mask.png'))
+    """
+    text = os.fspath(region)
+    kind, colon, rest = text.partition(":")
+    if colon and kind in SHAPES:
+        return kind, rest.strip()
+    if Path(text).suffix or "/" in text or Path(text).expanduser().exists():
+        return "file", text
+    return "word", text
+
+
+def _points(kind: str, text: str, name: str) -> list[tuple[float, float]]:
+    try:
+        numbers = [float(number) for number in text.replace(",", " ").replace(";", " ").split()]
+    except ValueError:
+        numbers = []
+    if (kind == "box" and len(numbers) != 4) or len(numbers) < 4 or len(numbers) % 2 or (kind == "polygon" and len(numbers) < 6):
+        wanted = "box:left,top,right,bottom" if kind == "box" else "polygon:x,y x,y x,y (three points or more)"
+        raise InputError(f"{name}: {kind}:{text} can't be read; give {wanted} in pixels")
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def polygon(size: tuple[int, int], points: Sequence[tuple[float, float]]) -> Bool[Tensor, "height width"]:
+    """Pixels of which at least half lies in a polygon.
+
+    Example:
+        >>> int(polygon((8, 8), [(2, 2), (6, 2), (6, 6), (2, 6)]).sum())
+        16
+    """
+    height, width = size
+    fine = 4
+    canvas = Pillow.new("L", (width * fine, height * fine))
+    # Pillow's polygons include their border: the sub-pixel whose middle lies inside is the one that counts.
+    ImageDraw.Draw(canvas).polygon([(x * fine - 0.5, y * fine - 0.5) for x, y in points], fill=255)
+    share = torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255).view(height, fine, width, fine).mean(dim=(1, 3))
+    return share >= 0.5
+
+
+def _as_mask(value: RegionLike, name: str) -> Mask:
+    if isinstance(value, Mask):
+        return value
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        if value.ndim != 2:
+            raise InputError(f"{name}: a mask of shape {list(value.shape)} was given; it is [height, width]")
+        return Mask(value if value.dtype == torch.bool else value > value.new_tensor(0.5 if value.is_floating_point() else 127))
+    picture: ImageLike = value
+    return Mask(as_image(picture, name=name).pixels.mean(dim=0) >= 0.5)
+
+
+def dilate(mask: Bool[Tensor, "height width"], radius: int) -> Bool[Tensor, "height width"]:
+    """The mask grown by a square of 2 radius + 1 pixels, as the official code does.
+
+    Example:
+        >>> import torch
+        >>> one = torch.zeros(5, 5, dtype=torch.bool)
+        >>> one[2, 2] = True
+        >>> int(dilate(one, 1).sum())
+        9
+    """
+    if radius < 1:
+        return mask
+    grown = torch.nn.functional.max_pool2d(mask[None, None].float(), 2 * radius + 1, 1, radius)
+    return grown[0, 0] > 0.5
+
+
+def feathered(core: Bool[Tensor, "height width"], dilated: Bool[Tensor, "height width"], width: int) -> Float[Tensor, "height width"]:
+    """Weights of the edited picture: 1 on the core, 0 outside of the dilated mask, a linear ramp of `width` pixels inside of its edge.
+
+    Where the picture ends there is no edge.
+
+    Example:
+        >>> import torch
+        >>> core = torch.zeros(1, 7, dtype=torch.bool)
+        >>> core[0, 3] = True
+        >>> feathered(core, dilate(core, 2), 2)[0].tolist()
+        [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0]
+    """
+    if not bool(dilated.any()):
+        return torch.zeros(core.shape)
+    padded = np.pad(dilated.numpy(), 1, mode="edge")
+    if bool(padded.all()):
+        return torch.ones(core.shape)
+    # A pixel beside the edge is at distance 1.
+    inside = torch.from_numpy(ndimage.distance_transform_edt(padded)[1:-1, 1:-1]).float()
+    ramp = (inside / max(width, 1)).clamp(0, 1) if width > 0 else (inside > 0).float()
+    return torch.where(core, torch.ones(()), ramp)
+
+
+def hull(mask: Bool[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
+    """The convex hull of a mask."""
+    from scipy.spatial import ConvexHull, QhullError
+
+    y, x = np.nonzero(mask.numpy())
+    corners = np.concatenate([np.stack([x + dx, y + dy], axis=1) for dx in (0, 1) for dy in (0, 1)])
+    try:
+        ring = corners[ConvexHull(corners).vertices]
+    except (QhullError, ValueError):
+        return mask
+    return polygon((mask.shape[0], mask.shape[1]), [(float(px), float(py)) for px, py in ring]) | mask
+
+
+def centroid(mask: Bool[Tensor, "height width"]) -> tuple[float, float]:
+    """(x, y) of the mask's centre of mass, in pixels; pixel (0, 0) has its middle at (0.5, 0.5)."""
+    y, x = torch.nonzero(mask, as_tuple=True)
+    return float(x.double().mean()) + 0.5, float(y.double().mean()) + 0.5
