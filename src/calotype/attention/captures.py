@@ -33,7 +33,7 @@ class Reducer(Protocol):
         ...
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Capture:
     """Keeps queries, keys or values as the network makes them, or the module's output (`hidden`) or the probabilities after all rules.
 
@@ -187,7 +187,7 @@ class TokenMaps:
 
     def maps(self) -> dict[str, Float[Tensor, "rows tokens height width"]]:
         """The sum over steps by site, on the site's grid."""
-        return {name: total.unflatten(-1, self.sites[name].grid or (1, -1)) for name, total in self._sums.totals().items()}
+        return {name: total.reshape(*total.shape[:-1], *(self.sites[name].grid or (1, -1))) for name, total in self._sums.totals().items()}
 
     def combined(self, size: tuple[int, int]) -> Float[Tensor, "rows tokens height width"]:
         """The mean over sites and steps, each map resized bilinearly to `size`.

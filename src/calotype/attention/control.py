@@ -141,7 +141,7 @@ class AttentionControl:
         if rule in self._feature_rules:
             active = self._hooked_up
             self._unhook()
-            self._feature_rules.remove(cast(ModuleRule, rule))
+            self._feature_rules.remove(rule)
             if active:
                 self._hook()
         else:

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from calotype.attention.masks import TokenMask
 from calotype.attention.sites import Selector, Site, everywhere
-from calotype.attention.states import QKVB, Keys, Rows, write
+from calotype.attention.states import QKVB, Keys, Part, Rows, write
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.stepping import StepContext, Steps, always
-
-Part = Literal["q", "k", "v"]
 
 
 @runtime_checkable
@@ -38,7 +36,7 @@ class Rule(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class KeyScale:
     """Multiplies keys by 1 - mask: masked tokens get the logit 0, as DesignEdit's key masking does.
 
@@ -67,7 +65,7 @@ class KeyScale:
         places = context.slices(self.rows, part.shape[0])
         each = places[0].stop - places[0].start
         factor = (1 - self._tokens.at(site, part.shape[2], each, part))[:, None, :, None]
-        states = replace(states, **{self.what: write(part, places, [part[place] * factor for place in places])})
+        states = states.with_part(self.what, write(part, places, [part[place] * factor for place in places]))
         if self.what == "q":
             return states
         for place, keys in [entry for entry in states.own if entry[0] in places]:
@@ -77,7 +75,7 @@ class KeyScale:
         return states
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class KeyBias:
     """Adds `value` to the scores of masked keys; minus infinity drops them. Rows of other roles keep their fast kernels.
 
@@ -116,7 +114,7 @@ class KeyBias:
         return bias
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Inject:
     """Copies queries, keys or values of one role over those of others, as Plug-and-Play and AnyV2V do.
 
@@ -139,16 +137,15 @@ class Inject:
 
     def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
         """The source rows themselves stay as they are."""
-        changed = {}
         for part in self._parts:
             tensor: Tensor = getattr(states, part)
             (source,) = context.slices(self.src, tensor.shape[0])
             places = [place for place in context.slices(self.dst, tensor.shape[0]) if place != source]
-            changed[part] = write(tensor, places, [tensor[source]] * len(places))
-        return replace(states, **changed)
+            states = states.with_part(part, write(tensor, places, [tensor[source]] * len(places)))
+        return states
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Swap:
     """Lets a role attend to another one's keys and values, instead of its own (`kv`) or as well (`concat`): mutual self-attention.
 
@@ -196,7 +193,7 @@ class Swap:
         return torch.zeros_like(mask).masked_fill(mask < 0.5, -inf)[:, None, None, :]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class OutBlend:
     """Takes the result of the other rules inside the mask and the network's own outside; attention is computed twice on these rows.
 
@@ -245,5 +242,5 @@ def _joined(mine: Keys, source: Keys, source_bias: Tensor | None) -> Tensor | No
         torch.zeros(rows, 1, 1, keys.k.shape[2], dtype=keys.k.dtype, device=keys.k.device) if bias is None else bias
         for keys, bias in ((mine, mine.bias), (source, source_bias))
     ]
-    outer = torch.broadcast_shapes(*(part.shape[:3] for part in parts), (rows, 1, 1))
+    outer = [max(sizes) for sizes in zip((rows, 1, 1), *(part.shape[:3] for part in parts), strict=True)]
     return torch.cat([part.expand(*outer, part.shape[-1]) for part in parts], dim=-1)

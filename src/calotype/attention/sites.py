@@ -208,7 +208,7 @@ _STOCK = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedA
 def _obstacle(module: Any) -> str | None:
     """Why rules can't act on queries, keys and values of a module."""
     processor = type(getattr(module, "processor", None)).__name__
-    if getattr(module, "fused_projections", False):
+    if processor.startswith("Fused") or not hasattr(module, "to_q"):
         return "its projections are fused; call unfuse_qkv_projections() on the network first"
     if getattr(module, "add_q_proj", None) is not None or "Joint" in processor:
         return "it is a joint attention over picture and text (SD3, Flux), which isn't supported"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from calotype.core.errors import ShapeError
 
 Rows = str | Sequence[str] | None
 """Roles that a rule acts on: one, several, or all (None)."""
+Part = Literal["q", "k", "v"]
 Heads = Float[Tensor, "rows heads tokens dim"]
 
 
@@ -54,6 +55,12 @@ class QKVB:
                     f"rows {place.start} to {place.stop} and {held.start} to {held.stop} overlap; nested controls must share roles"
                 )
         return _part(Keys(self.k, self.v, self.bias), place)
+
+    def with_part(self, name: Part, tensor: Tensor) -> QKVB:
+        """A copy with other queries, keys or values."""
+        if name == "q":
+            return replace(self, q=tensor)
+        return replace(self, k=tensor) if name == "k" else replace(self, v=tensor)
 
     def with_keys(self, place: slice, keys: Keys) -> QKVB:
         """A copy in which these rows attend to these keys."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from calotype.core.stepping import StepContext, Steps, always
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class FeatureTap:
     """Keeps the output of a module by step: [rows of the chosen roles, ...].
 
@@ -39,7 +39,7 @@ class FeatureTap:
         return output
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureInject:
     """Copies the output of a module from the rows of one role over those of others, as Plug-and-Play and AnyV2V do with convolutions.
 
