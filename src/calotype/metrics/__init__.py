@@ -2,16 +2,19 @@
 
 from calotype.metrics.intervals import Interval, bootstrap
 from calotype.metrics.pictures import PSNR_CAP_DB, flicker, psnr, rmse
+from calotype.metrics.regions import area_under_curve, iou
 from calotype.metrics.tracking import Track, centroid_error, ghost_share, jump_ratio, monotonicity, opacity, track
 
 __all__ = [
     "PSNR_CAP_DB",
     "Interval",
     "Track",
+    "area_under_curve",
     "bootstrap",
     "centroid_error",
     "flicker",
     "ghost_share",
+    "iou",
     "jump_ratio",
     "monotonicity",
     "opacity",

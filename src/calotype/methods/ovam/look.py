@@ -100,11 +100,12 @@ class Look:
         found = []
         with torch.no_grad():
             for group in groups:
-                question = self._question(group, context)
+                question = self.question(group, context)
                 found.append(question.gather(self.shares(question)))
         return resize(torch.cat(found, dim=1), (int(shape[0]), int(shape[1])))
 
-    def _question(self, words: tuple[str, ...], context: str) -> Question:
+    def question(self, words: tuple[str, ...], context: str = "{}") -> Question:
+        """The question about words that compete, or the one that was answered meanwhile."""
         for known, _ in self.answers:
             if known.words == words:
                 return known
@@ -197,7 +198,7 @@ class Watch:
         if self.columns is None:
             return None
         grids = [total.view(total.shape[0], *(self.columns.sites[name].grid or (1, -1))) for name, total in self.columns.sums().items()]
-        finest = max((tuple(grid.shape[-2:]) for grid in grids), key=lambda grid: grid[0] * grid[1])
+        finest = max(((int(grid.shape[-2]), int(grid.shape[-1])) for grid in grids), key=lambda grid: grid[0] * grid[1])
         # Column sums of a coarse grid spread over fewer pixels; as multiples of the even share all grids have mean 1.
         even = [grid / grid.mean(dim=(-2, -1), keepdim=True) for grid in grids]
         return torch.stack([resize(grid[:, None], finest)[:, 0] for grid in even]).mean(dim=0).cpu()

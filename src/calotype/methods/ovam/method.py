@@ -323,23 +323,36 @@ class OpenVocabularyAttentionMaps(Method):
         return look.maps(words, context=self.context, together=self.together)
 
     def masks(self, look: Look, maps: Float[Tensor, "batch words height width"]) -> Bool[Tensor, "batch words height width"]:
-        """Masks from maps: refined by self-attention, scaled, brought to the picture's edges, cut.
+        """Masks from a look's maps, in the pictures' size: refined by self-attention if that was watched, then `cut`."""
+        size = (int(maps.shape[-2]), int(maps.shape[-1]))
+        refined = None
+        if look.received is not None and self.self_attention < 1:
+            refined = scaled(maps, self.scaling) * received(look.received, self.self_attention, size)[:, None]
+        return self.cut(maps, look.pictures.float(), refined)
+
+    def cut(
+        self,
+        maps: Float[Tensor, "batch words height width"],
+        pictures: Float[Tensor, "batch 3 height width"],
+        refined: Float[Tensor, "batch words height width"] | None = None,
+    ) -> Bool[Tensor, "batch words height width"]:
+        """Maps scaled, brought to the pictures' edges, and cut at the threshold.
 
         With `together` a pixel also has to prefer its word to all others, and to an even share (1 over words plus one).
+
+        Args:
+            maps: the words' shares.
+            pictures: of the same size.
+            refined: what to cut in their place.
         """
-        size = (int(maps.shape[-2]), int(maps.shape[-1]))
-        soft = maps
-        if look.received is not None and self.self_attention < 1:
-            soft = scaled(maps, self.scaling) * received(look.received, self.self_attention, size)[:, None]
-        found = torch.stack(
-            [
+        rows = []
+        for row, picture in zip(maps if refined is None else refined, pictures, strict=True):
+            rows.append(
                 torch.stack([to_mask(one, picture, threshold=self.threshold, scaling=self.scaling, refine=self.refine) for one in row])
-                for row, picture in zip(soft, look.pictures.float(), strict=True)
-            ]
-        )
+            )
+        found = torch.stack(rows)
         if self.together and maps.shape[1] > 1:
-            strongest = maps == maps.amax(dim=1, keepdim=True)
-            found = found & strongest & (maps > 1 / (maps.shape[1] + 1))
+            found = found & (maps == maps.amax(dim=1, keepdim=True)) & (maps > 1 / (maps.shape[1] + 1))
         return found
 
     def results(self, look: Look, words: Sequence[str], events: Events = SILENT) -> dict[str, Image | Mask]:
