@@ -11,7 +11,7 @@ import torch
 from calotype.attention import AttentionControl, Capture, Inject, KeyScale, Site, TokenMaps, attention_sites, controlled, sites
 from calotype.attention.states import QKVB
 from calotype.core.stepping import StepContext, always
-from tests.attention.networks import FRAMES, KINDS, call, inputs, network, untouched
+from tests.attention.networks import DISTINCT, FRAMES, KINDS, call, inputs, network, untouched
 
 SITES = {
     "sd": {"self": 10, "cross": 10},
@@ -100,7 +100,7 @@ def test_everything_is_restored_after_an_error(kind: str) -> None:
     assert fingerprint(model) == before
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DISTINCT)
 def test_injection_leaves_the_source_and_changes_the_others(kind: str) -> None:
     model = network(kind)
     plain = untouched(kind, 3)
@@ -124,7 +124,7 @@ def test_injection_leaves_the_source_and_changes_the_others(kind: str) -> None:
             torch.testing.assert_close(model(**equal, return_dict=False)[0], with_rule, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DISTINCT)
 def test_captured_queries_and_keys_give_the_probabilities_that_the_network_used(kind: str) -> None:
     model = network(kind)
     module_name = next(site.name for site in attention_sites(model) if site.kind == "self")
@@ -148,7 +148,7 @@ def test_captured_queries_and_keys_give_the_probabilities_that_the_network_used(
     torch.testing.assert_close(found.sum(1), torch.ones(found.shape[0], found.shape[2]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DISTINCT)
 def test_two_rows_a_role_are_the_same_as_one_at_a_time(kind: str) -> None:
     model, mask = network(kind), torch.zeros(8, 8)
     mask[:4] = 1
@@ -170,7 +170,7 @@ def test_two_rows_a_role_are_the_same_as_one_at_a_time(kind: str) -> None:
         torch.testing.assert_close(run(batch, [item, item + 2]), both[[item, item + 2]], atol=1e-4 if kind == "svd" else 2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl", "svd", "i2vgen", "pixart"])
+@pytest.mark.parametrize("kind", DISTINCT)
 def test_grids_follow_the_call_of_any_shape(kind: str) -> None:
     model, size = network(kind), (8, 12)
     with AttentionControl(model, roles=("a", "b")) as control:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from calotype.core.errors import InputError
+from calotype.core.topology import BLOCK, stride_of
 
 Kind = Literal["self", "cross", "temporal-self", "temporal-cross"]
 Place = Literal["in", "down", "mid", "up", "trunk"]
@@ -18,7 +19,6 @@ Place = Literal["in", "down", "mid", "up", "trunk"]
 _TEMPORAL = re.compile(
     r"(^|\.)(temporal_transformer_blocks|temp_attentions|transformer_in|image_latents_temporal_encoder|motion_modules)\."
 )
-_BLOCK = re.compile(r"^(down_blocks|up_blocks|mid_block|transformer_blocks)(?:\.(\d+))?")
 _PLACES: dict[str, Place] = {"down_blocks": "down", "up_blocks": "up", "mid_block": "mid", "transformer_blocks": "trunk"}
 
 
@@ -148,7 +148,7 @@ def _describe(model: nn.Module, name: str, module: Any, size: tuple[int, int] | 
     temporal = _TEMPORAL.search(name) is not None
     crosses = bool(getattr(module, "is_cross_attention", False))
     kind: Kind = ("temporal-cross" if crosses else "temporal-self") if temporal else ("cross" if crosses else "self")
-    found = _BLOCK.match(name)
+    found = BLOCK.match(name)
     place: Place = _PLACES[found[1]] if found else "in"
     block = int(found[2] or 0) if found else 0
     stride = stride_of(model, name)
@@ -174,32 +174,6 @@ def _describe(model: nn.Module, name: str, module: Any, size: tuple[int, int] | 
 def _number(name: str, part: str) -> int:
     found = re.search(rf"{part}\.(\d+)", name)
     return int(found[1]) if found else 0
-
-
-def stride_of(model: nn.Module, name: str) -> int | None:
-    """Latent pixels per token (or feature pixel) and axis of the module of that name; None where the topology isn't known.
-
-    Blocks halve the resolution with their downsampler, the last module of a block; a module counts as lying before it unless it is one.
-    """
-    config = getattr(model, "config", None)
-    if name.startswith("transformer_blocks"):
-        patch = getattr(config, "patch_size", None)
-        return int(patch) if isinstance(patch, int) else None
-    downs = list(getattr(model, "down_blocks", ()))
-    halvings = [bool(getattr(block, "downsamplers", None)) for block in downs]
-    ups = list(getattr(model, "up_blocks", ()))
-    doublings = [bool(getattr(block, "upsamplers", None)) for block in ups]
-    found = _BLOCK.match(name)
-    if not downs:
-        return None
-    if found is None:
-        return 1
-    number = int(found[2] or 0)
-    if found[1] == "down_blocks":
-        return int(2 ** sum(halvings[: number + (".downsamplers" in name)]))
-    if found[1] == "mid_block":
-        return int(2 ** sum(halvings))
-    return int(2 ** (sum(halvings) - sum(doublings[: number + (".upsamplers" in name)])))
 
 
 _STOCK = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor", "AttnProcessorNPU"}

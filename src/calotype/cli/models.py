@@ -20,6 +20,9 @@ from calotype.registry import did_you_mean
 class ModelsOptions(Common):
     """What `models` takes."""
 
+    taps: str = ""
+    """Instead of the list, show where one checkpoint on this machine can be looked into: its attention sites and feature taps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GetOptions(Common):
@@ -42,11 +45,15 @@ def models(arguments: Sequence[str]) -> int:
             f"no action {arguments[0]!r}; {did_you_mean(arguments[0], ['get'])}`calotype models` lists, `models get NAME` downloads"
         )
     page = Help(
-        "calotype models [get NAME]",
+        "calotype models [get NAME] [--taps NAME]",
         "The checkpoints that can be named, and which of them are on this machine.",
         "A folder in the diffusers layout and other hub ids work as --model too. `get` is the only thing that downloads.",
     )
     options = parse(ModelsOptions, arguments, page)
+    if options.taps:
+        from calotype.cli.taps import show_taps
+
+        return show_taps(options.taps, as_json=options.json)
     states = {name: state_of(name) for name in MODELS}
     if options.json:
         rows = {

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from calotype.features.rules import FeatureInject, FeatureTap
+from calotype.features.taps import FeatureInfo, feature_taps
 
-__all__ = ["FeatureInject", "FeatureTap"]
+__all__ = ["FeatureInfo", "FeatureInject", "FeatureTap", "feature_taps"]
