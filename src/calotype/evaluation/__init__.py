@@ -9,7 +9,7 @@ from calotype.evaluation.report import Claim, Report, Row
 __all__ = ["NAMES", "Claim", "Report", "Row", "evaluate"]
 
 MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v")
-METHODS = ("time-reversal-fusion", "ovam")
+METHODS = ("time-reversal-fusion", "design-edit", "ovam")
 NAMES = (*METHODS, *MODELS)
 """What can be evaluated."""
 
@@ -56,6 +56,10 @@ def evaluate(
         from calotype.evaluation import ovam
 
         report = ovam.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
+    elif name == "design-edit":
+        from calotype.evaluation import design_edit
+
+        report = design_edit.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
     else:
         raise InputError(f"there is no evaluation of {name!r}; choose one of: {', '.join(NAMES)}")
     if record:

@@ -97,6 +97,8 @@ class DesignEdit(Method):
     """The same where a hidden part comes to light and has to be drawn on the canvas (`hidden_by`)."""
     hole_noise: float = 0.0
     """Variance share of fresh noise in the hole at the start, 0 to 1; the rest is the inverted picture's (not in the paper)."""
+    hole_eta: float = 0.0
+    """Fresh noise in each step inside of the holes, 0 (DDIM) to 1 (DDPM), which makes up for what earlier steps left (not in the paper)."""
     pull: float = 0.4
     """Share of the steps, at the end, in which the background is pulled towards the inversion (official code: t < 400)."""
     pull_rate: float = 0.1
@@ -113,7 +115,7 @@ class DesignEdit(Method):
     def __post_init__(self) -> None:
         if self.num_inference_steps < 2:
             raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 2 or more")
-        for name in ("mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "hole_noise", "pull", "pull_rate"):
+        for name in ("mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "hole_noise", "hole_eta", "pull", "pull_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.guidance_scale < 1:
@@ -236,6 +238,7 @@ class DesignEdit(Method):
         *,
         prompts: Sequence[str] = (),
         latents: Float[Tensor, "batch channels h w"] | None = None,
+        inversion: Sequence[Sequence[Tensor]] = (),
         seed: int = 0,
         events: Events = SILENT,
         key: str = "design-edit",
@@ -247,6 +250,7 @@ class DesignEdit(Method):
             tasks: what is to be done.
             prompts: one per task, or none.
             latents: the sources' clean latents, where the pictures come from an edit before; encoded from the pixels otherwise.
+            inversion: what `inverted` gave for the sources, and for the composites, if that is known already.
             seed: of the first task's fresh noise.
             events: see `__call__`; hears the metric `model_calls`.
             key: name of the stages and of the saved state.
@@ -262,12 +266,13 @@ class DesignEdit(Method):
         sigmas = model.sigmas(self.num_inference_steps)
         cells = self._cells(tasks, size[0] // model.latent_shape(size)[1])
         pasting = bool((cells.layers | cells.hidden).any())
-        clean = model.encode(torch.stack([task.source for task in tasks])) if latents is None else latents
-        if pasting:
-            clean = torch.cat([clean, model.encode(torch.stack([task.composite for task in tasks]))])
-
-        network = Network(model, condition)
-        levels = self._inverted(network, clean, sigmas, events, key)
+        network, device = Network(model, condition), next(iter(condition.tensors.values())).device
+        if not inversion:
+            clean = model.encode(torch.stack([task.source for task in tasks])) if latents is None else latents
+            if pasting:
+                clean = torch.cat([clean, model.encode(torch.stack([task.composite for task in tasks]))])
+            levels = self._inverted(network, clean, sigmas, events, key)
+            inversion = [[level[: len(tasks)] for level in levels], [level[len(tasks) :] for level in levels]]
         schedule = self._schedule(bool(cells.hidden.any()))
         with AttentionControl(model, roles=("plain", "masked")) as control:
             self._add_rules(control, cells, schedule, pasting)
@@ -277,18 +282,19 @@ class DesignEdit(Method):
                 schedule=schedule,
                 guidance_scale=self.guidance_scale,
                 pull_rate=self.pull_rate,
-                source=[level[: len(tasks)] for level in levels],
-                foreground=[level[len(tasks) :] for level in levels] if pasting else [],
-                hole=cells.hole.to(clean.device),
-                layers=cells.layers.to(clean.device),
-                hidden=cells.hidden.to(clean.device),
+                source=inversion[0],
+                foreground=inversion[1] if pasting else [],
+                hole=cells.hole.to(device),
+                layers=cells.layers.to(device),
+                hidden=cells.hidden.to(device),
+                hole_eta=self.hole_eta,
                 denoised_rows=self.rows == "denoised",
                 max_rows=bound,
                 seed=seed,
             )
             x = sample(
                 network,
-                self._start(levels[0][: len(tasks)].to(clean), step.hole, float(sigmas[0]), seed),
+                self._start(inversion[0][0].to(device), step.hole, float(sigmas[0]), seed),
                 sigmas,
                 step=step,
                 preview=lambda estimate: Image(model.decode(estimate[:1])[0].cpu()),
@@ -297,6 +303,20 @@ class DesignEdit(Method):
             )
         events.metric("model_calls", float(network.calls))
         return Edited(x, model.decode(x))
+
+    def inverted(
+        self,
+        model: TextToImage,
+        pictures: Float[Tensor, "batch 3 height width"],
+        *,
+        prompts: Sequence[str] = (),
+        events: Events = SILENT,
+        key: str = "design-edit",
+    ) -> list[Tensor]:
+        """The latents of pictures at every noise level of the run, falling, the clean ones last: one model call per picture and step."""
+        condition = model.condition(list(prompts) or [""] * len(pictures), size=(pictures.shape[2], pictures.shape[3]))
+        sigmas = model.sigmas(self.num_inference_steps)
+        return self._inverted(Network(model, condition), model.encode(pictures), sigmas, events, key)
 
     def prepare(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a run as the run folder keeps them: all edits as one plan, and the files that they name as inputs.

@@ -1,0 +1,199 @@
+"""Removals and moves with their exact answers: the same scene painted without the object, or with it somewhere else."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from calotype.core.types import Image, Mask
+from calotype.evaluation.pairs import palette
+from calotype.methods.design_edit import Edit, Layer, Task, make_task
+from calotype.methods.design_edit.regions import Regions, dilate
+from calotype.metrics import PSNR_CAP_DB, opacity
+from calotype.world import SPLITS, Scene, ground_truth, moved, paint, sample_scene, without
+
+SIZE = 64
+SMOOTH = ("snow", "night")
+"""Grounds that go on as they are; the others are random texture, which has no one right continuation."""
+RING = 4
+"""Pixels around what was touched in which seams are looked for."""
+APART = 6
+"""Pixels that the two objects of a scene are apart at least."""
+NEAREST = 10
+"""Least displacement of a move, in pixels."""
+SHOWN = 0.5
+"""Opacity from which a pixel shows the object."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One edit of one scene with two objects, of which one is edited."""
+
+    scene: Scene
+    index: int
+    number: int
+    """Of the object that is edited."""
+    shift: tuple[int, int] = (0, 0)
+    """Pixels to the right and down; a removal has none."""
+
+    @property
+    def kind(self) -> Literal["removal", "move"]:
+        """What is done."""
+        return "removal" if self.shift == (0, 0) else "move"
+
+    @cached_property
+    def picture(self) -> Float[Tensor, "3 size size"]:
+        """What is edited."""
+        return paint([self.scene], size=SIZE)[0]
+
+    @cached_property
+    def clean(self) -> Float[Tensor, "3 size size"]:
+        """The scene without the object."""
+        return paint([without(self.scene, self.number)], size=SIZE)[0]
+
+    @cached_property
+    def answer(self) -> Float[Tensor, "3 size size"]:
+        """What should come out."""
+        if self.kind == "removal":
+            return self.clean
+        return paint([moved(self.scene, self.number, self.shift[0] / SIZE, self.shift[1] / SIZE)], size=SIZE)[0]
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "size size"]:
+        """Where the object is; also what the user marks."""
+        return ground_truth(self.scene, SIZE).masks[0, self.number]
+
+    @cached_property
+    def place(self) -> Bool[Tensor, "size size"]:
+        """Where it should be afterwards."""
+        if self.kind == "removal":
+            return torch.zeros_like(self.mask)
+        return torch.roll(self.mask, (self.shift[1], self.shift[0]), (0, 1))
+
+    @cached_property
+    def task(self) -> Task:
+        """The method's task."""
+        mask = Mask(self.mask)
+        if self.kind == "removal":
+            edit = Edit(remove=(mask,))
+        else:
+            edit = Edit(layers=(Layer(mask=mask, dx=self.shift[0] / SIZE, dy=self.shift[1] / SIZE),))
+        return make_task(self.picture, edit, Regions(Image(self.picture)))
+
+    @property
+    def hole(self) -> Bool[Tensor, "size size"]:
+        """What has to be made from nothing."""
+        return self.mask & ~self.place
+
+    def measure(self, edited: Float[Tensor, "3 size size"], raw: Float[Tensor, "3 size size"], dilation: int) -> dict[str, float]:
+        """The metrics of an edited picture.
+
+        Args:
+            edited: as the user gets it.
+            raw: as the model leaves it, before untouched pixels are put back.
+            dilation: growth of the masks in pixels.
+        """
+        colours, touched = palette(self.scene.objects[self.number]), self.mask | self.place
+        ring = dilate(touched, RING) & ~touched
+        shown = opacity(edited[None], self.clean[None], colours)[0] >= SHOWN
+        there = opacity(self.picture[None], self.clean[None], colours)[0] >= SHOWN
+        smooth = self.scene.background.name in SMOOTH
+        found = {
+            "hole_psnr_db": psnr_within(edited, self.answer, self.hole) if smooth else math.nan,
+            "ring_psnr_db": psnr_within(edited, self.answer, ring),
+            "outside_psnr_db": psnr_within(raw, self.picture, ~dilate(touched, dilation)),
+            "residue_share": float((shown & self.hole).sum() / (there & self.hole).sum().clamp(min=1)),
+            "foreign_share": float(((edited - self.answer).abs().amax(0) > 0.2)[self.hole].float().mean()),
+            "texture_ratio": math.nan if smooth else gradient_energy(edited, self.hole) / gradient_energy(self.answer, self.hole),
+            "position_error_px": math.nan,
+            "iou": math.nan,
+        }
+        if self.kind == "move":
+            truth = opacity(self.answer[None], self.clean[None], colours)[0] >= SHOWN
+            found["iou"] = float((shown & truth).sum() / (shown | truth).sum().clamp(min=1))
+            found["position_error_px"] = math.dist(_centre(shown), _centre(truth)) if bool(shown.any()) else SIZE / 2
+        return found
+
+
+def psnr_within(picture: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"]) -> float:
+    """PSNR over the pixels of a mask, in dB, at most `PSNR_CAP_DB`; NaN where the mask is empty.
+
+    Example:
+        >>> import torch
+        >>> psnr_within(torch.zeros(3, 1, 1), torch.full((3, 1, 1), 0.1), torch.ones(1, 1, dtype=torch.bool))
+        20.0
+    """
+    if not bool(mask.any()):
+        return math.nan
+    error = float((picture - truth)[:, mask].double().square().mean())
+    return PSNR_CAP_DB if error < 10 ** (-PSNR_CAP_DB / 10) else round(min(-10 * math.log10(error), PSNR_CAP_DB), 6)
+
+
+def gradient_energy(picture: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"]) -> float:
+    """Mean squared difference of neighbours that both lie in the mask: how much texture there is."""
+    total, count = 0.0, 0
+    for axis in (1, 2):
+        step = picture.diff(dim=axis).square().mean(0)
+        both = mask.narrow(axis - 1, 0, mask.shape[axis - 1] - 1) & mask.narrow(axis - 1, 1, mask.shape[axis - 1] - 1)
+        total, count = total + float(step[both].sum()), count + int(both.sum())
+    return total / max(count, 1)
+
+
+def _centre(mask: Bool[Tensor, "h w"]) -> tuple[float, float]:
+    y, x = torch.nonzero(mask, as_tuple=True)
+    return float(x.double().mean()), float(y.double().mean())
+
+
+def cases(preset: str, split: str, seed: int, count: int) -> list[Case]:
+    """`count` removals and as many moves, on the same scenes: two whole objects apart from each other, of which one is edited.
+
+    The two grounds with and without texture take turns, so that each metric has half of the scenes.
+    """
+    found: dict[bool, list[Case]] = {True: [], False: []}
+    wanted = {True: (count + 1) // 2, False: count // 2}
+    for index in itertools.count():
+        scene = sample_scene(preset, split=split, seed=seed, index=index, objects=2)
+        smooth = scene.background.name in SMOOTH
+        if len(found[smooth]) < wanted[smooth] and (shift := _shift(scene, index % 2, seed)) is not None:
+            found[smooth].append(Case(scene, 0, index % 2, shift))
+        if all(len(found[kind]) == wanted[kind] for kind in found):
+            break
+    mixed = [case for pair in itertools.zip_longest(found[True], found[False]) for case in pair if case is not None]
+    moves = [Case(case.scene, place, case.number, case.shift) for place, case in enumerate(mixed)]
+    return [Case(case.scene, case.index, case.number) for case in moves] + moves
+
+
+def _shift(scene: Scene, number: int, seed: int) -> tuple[int, int] | None:
+    """A displacement that keeps the object in the picture and off the other one; None if the scene has no room, or its objects touch."""
+    truth = ground_truth(scene, SIZE)
+    mask, other = truth.masks[0, number], truth.masks[0, 1 - number]
+    if bool((dilate(mask, APART) & other).any()) or float(truth.visible_share[0].min()) < 1:
+        return None
+    if any(bool(edge.any()) for each in (mask, other) for edge in (each[0], each[-1], each[:, 0], each[:, -1])):
+        return None
+    rows, columns = torch.nonzero(mask.any(1)).flatten(), torch.nonzero(mask.any(0)).flatten()
+    right = range(1 - int(columns[0]), SIZE - 1 - int(columns[-1]))
+    down = range(1 - int(rows[0]), SIZE - 1 - int(rows[-1]))
+    choices = [(x, y) for x in right for y in down if math.hypot(x, y) >= NEAREST]
+    order = np.random.default_rng(np.random.SeedSequence([SPLITS[scene.split], seed, scene.index, 1])).permutation(len(choices))
+    free = ~dilate(other, APART)
+    for choice in order[:64]:
+        x, y = choices[int(choice)]
+        if not bool((torch.roll(mask, (y, x), (0, 1)) & ~free).any()):
+            return x, y
+    return None
+
+
+def batches(some: Sequence[Case], size: int) -> list[list[Case]]:
+    """In pieces of one kind each, so that removals and moves are worked on apart."""
+    kinds = ([case for case in some if case.kind == kind] for kind in ("removal", "move"))
+    return [same[first : first + size] for same in kinds for first in range(0, len(same), size)]
