@@ -3,7 +3,8 @@
 Each scene has two things of different kinds. The caption names one of them, the word of the other is asked for, and the mask is compared
 with the pixels where that thing is the foremost. Scenes are rendered, so the network looks at noised latents, not at samples.
 
-- `method`: OVAM. `method@cond` takes the queries of the captioned branch, `method@plain` leaves the picture's edges aside.
+- `method`: OVAM; the caption's words compete. `method@alone` without that, `method@cond` with the queries of the captioned branch,
+  `method@plain` without the picture's edges.
 - `best-in-prompt`: DAAM's map of whichever of the caption's own words fits best, chosen by the truth. `daam`: its map of the asked word with
   a caption that names both things.
 - `other-word`: a word for neither thing. `centre-disc`: a disc in the middle with the true area. `random-weights`: an untrained UNet.
@@ -47,7 +48,7 @@ BATCH = 20
 SIZE = 64
 TUNE_SEED = 4100
 """Of the annotated scenes, which are of the split `tune`."""
-FIT_STEPS, FIT_RATE = 60, 0.1
+FIT_STEPS, FIT_RATE = 20, 0.02
 RECOLOURED = ((0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 2, 1), (2, 1, 0), (1, 0, 2))
 """Orders of the colour channels: the one annotated picture is also looked at so recoloured, every other time mirrored."""
 Settings = OpenVocabularyAttentionMaps
@@ -187,7 +188,7 @@ def token_maps(looks: Sequence[Look], words: Sequence[str], tokens: dict[str, To
     found, place = [], 0
     for look in looks:
         for row, word in enumerate(words[place : place + look.rows]):
-            one, question = look.select([row]), tokens[word].question(look.model)
+            one, question = look.select([row]), tokens[word].question(look.model, [[look.prompts[row]]])
             found.append(resize(question.gather(one.shares(question)), (SIZE, SIZE))[0, 0])
         place += look.rows
     return torch.stack(found)
@@ -246,12 +247,14 @@ def fit_tokens(
             view = picture.pixels[list(order)]
             views.append(Image(view.flip(-1) if k % 2 else view.contiguous()))
             masks.append(mask.flip(-1) if k % 2 else mask)
-        look = settings.look(model, views, seed=seed, events=Quiet(events))
+        look = settings.look(model, views, prompts=[case.caption] * len(views), seed=seed, events=Quiet(events))
         tokens[category] = fit_token(
             look,
             [category],
             torch.stack(masks)[:, None],
             context=settings.context,
+            rivals=[[case.caption]],
+            fit_rest=False,
             num_steps=steps,
             learning_rate=FIT_RATE,
             branch=settings.branch,
@@ -296,14 +299,14 @@ def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArra
 
 def sum_error(looks: Sequence[Look], words: Sequence[str], settings: Settings) -> list[float]:
     """Per scene: how far the tokens' attention at any pixel is from its closed-form total, levels x heads x layers, as a share of it."""
-    found, place = [], 0
+    found: list[float] = []
     for look in looks:
-        for row, word in enumerate(words[place : place + look.rows]):
-            question = look.question((word,), settings.context)
+        for row, word in enumerate(words[len(found) : len(found) + look.rows]):
+            one = look.select([row])
             with torch.no_grad():
-                shares = look.select([row]).shares(question)
-            found.append(float((shares.double().sum(dim=1) - 1).abs().max()))
-        place += look.rows
+                parts = one.attended(one.question((word,), settings.context, settings.competitors(one.prompts)))
+            summed = torch.stack([resize(part.sums.double().sum(dim=(1, 2))[:, None], (SIZE, SIZE)) for part in parts]).sum(dim=0)
+            found.append(float((summed / one.total - 1).abs().max()))
     return found
 
 
@@ -395,6 +398,8 @@ def measure(
     random, spent_random = test.look(untrained(model), settings, captions)
     maps, asking = timed(lambda: word_maps(random, words, settings))
     test.add("random-weights", "ablation", maps, seconds=spent_random + asking, peak_mb=held(random))
+    alone = dataclasses.replace(settings, prompt_competes=False, rivals="")
+    test.add("method@alone", "ablation", word_maps(looks, words, alone), seconds=spent, peak_mb=held(looks))
     maps = word_maps(captioned, words, settings)
     test.add("method@cond", "ablation", maps, seconds=spent_cond, peak_mb=held(captioned))
     test.add(

@@ -13,7 +13,7 @@ from torch import Tensor
 from calotype.attention import AttentionControl, Capture, KeySums, Site, StepContext, sites
 from calotype.core.errors import InputError
 from calotype.methods.ovam.maps import Attended, Layer, attend, in_prompt, key_rows, open_vocabulary, resize
-from calotype.methods.ovam.words import Question, ask, places_in_prompt, whole_prompts
+from calotype.methods.ovam.words import Question, ask, places_in_prompt, rival_rows, whole_prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,22 +77,30 @@ class Look:
         if question.embeddings.shape[0] not in (1, self.rows):
             raise InputError(f"the question is about {question.embeddings.shape[0]} pictures, the queries are of {self.rows}")
         keys = key_rows(projections(self.model, [layer.name for layer in self.layers]), self.layers, question.embeddings)
-        return tuple(attend(layer, key) for layer, key in zip(self.layers, keys, strict=True))
+        return tuple(attend(layer, key, question.allowed) for layer, key in zip(self.layers, keys, strict=True))
 
     def shares(self, question: Question) -> Float[Tensor, "batch tokens height width"]:
         """Every token's share of the attention, on the finest grid; they sum to 1 at every pixel."""
         return open_vocabulary(self.attended(question))
 
     def maps(
-        self, words: Sequence[str], *, context: str = "{}", together: bool = False, size: tuple[int, int] | None = None
+        self,
+        words: Sequence[str],
+        *,
+        context: str = "{}",
+        rivals: Sequence[Sequence[str]] = (),
+        together: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "batch words height width"]:
         """The shares of words, whatever the prompt said.
 
         Args:
             words: any words or phrases.
             context: see `ask`.
-            together: let all words compete in one softmax; otherwise each only against the start and the end token, so that its map doesn't
-                depend on what else is asked.
+            rivals: phrases whose tokens compete, too: one set for all pictures, or one for each. `[[prompt] for prompt in look.prompts]`
+                makes each picture's own prompt compete.
+            together: let all words compete in one softmax; otherwise each only against start token, end token and rivals, so that its map
+                doesn't depend on what else is asked.
             size: height and width of the maps; the pictures' by default.
         """
         shape = tuple(self.pictures.shape[-2:]) if size is None else size
@@ -100,17 +108,16 @@ class Look:
         found = []
         with torch.no_grad():
             for group in groups:
-                question = self.question(group, context)
+                question = self.question(group, context, rivals)
                 found.append(question.gather(self.shares(question)))
         return resize(torch.cat(found, dim=1), (int(shape[0]), int(shape[1])))
 
-    def question(self, words: tuple[str, ...], context: str = "{}") -> Question:
+    def question(self, words: tuple[str, ...], context: str = "{}", rivals: Sequence[Sequence[str]] = ()) -> Question:
         """The question about words that compete, or the one that was answered meanwhile."""
         for known, _ in self.answers:
             if known.words == words:
                 return known
-        height, width = self.pictures.shape[-2:]
-        return ask(self.model, words, context, (int(height), int(width)))
+        return question(self.model, words, context, rivals, (int(self.pictures.shape[-2]), int(self.pictures.shape[-1])))
 
     def prompt_maps(self, words: Sequence[str], *, size: tuple[int, int] | None = None) -> Float[Tensor, "batch words height width"]:
         """DAAM's maps of words that are in each picture's own prompt; all the padded prompt's tokens compete.
@@ -126,6 +133,14 @@ class Look:
                 for row, prompt in enumerate(self.prompts)
             ]
         return resize(torch.stack(rows), size or (int(self.pictures.shape[-2]), int(self.pictures.shape[-1])))
+
+
+def question(
+    model: Any, words: Sequence[str], context: str, rivals: Sequence[Sequence[str]], size: tuple[int, int] | None = None
+) -> Question:
+    """`ask`, against rivals; see `Look.maps`."""
+    several = [rival_rows(model, phrases, words, size) for phrases in rivals]
+    return ask(model, words, context, size).against(several)
 
 
 def prompt_question(look: Look) -> Question:
@@ -223,7 +238,9 @@ class QuestionSums:
             with torch.no_grad():
                 self._keys[site.name] = key_rows(projections(self.model, [site.name]), [layer], self.question.embeddings)[0]
         keys = self._keys[site.name]
-        found = attend(layer, keys[row : row + 1] if keys.shape[0] > 1 else keys).sums
+        allowed = self.question.allowed
+        own = slice(row, row + 1) if keys.shape[0] > 1 else slice(None)
+        found = attend(layer, keys[own], None if allowed is None else allowed[own]).sums
         sums = self._sums.setdefault(site.name, {})
         sums[row] = sums[row] + found if row in sums else found
         self._steps.setdefault(site.name, set()).add(context.index)

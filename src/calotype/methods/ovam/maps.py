@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.core.errors import InputError
@@ -57,12 +57,13 @@ class Attended:
         return self.sums.numel() * self.sums.element_size() / 1e6
 
 
-def attend(layer: Layer, keys: Float[Tensor, "batch heads tokens width"]) -> Attended:
+def attend(layer: Layer, keys: Float[Tensor, "batch heads tokens width"], allowed: Bool[Tensor, "batch tokens"] | None = None) -> Attended:
     """Softmax over the tokens at each pixel, summed over noise levels, in float32.
 
     Args:
         layer: its queries.
         keys: of the tokens, with one row per picture or one for all.
+        allowed: which tokens take part; all if None.
 
     Example:
         >>> layer = Layer("up", (1, 2), torch.zeros(3, 1, 4, 2, 8))
@@ -76,7 +77,9 @@ def attend(layer: Layer, keys: Float[Tensor, "batch heads tokens width"]) -> Att
         )
     turned = keys.float().transpose(-1, -2) * width**-0.5
     at_once = max(1, SCORES_AT_ONCE // (batch * heads * pixels * keys.shape[2]))
-    sums = [(part.to(turned.device, torch.float32) @ turned).softmax(dim=-1).sum(dim=0) for part in torch.split(layer.queries, at_once)]
+    bias = 0.0 if allowed is None else torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)[:, None, None].to(turned.device)
+    parts = torch.split(layer.queries, at_once)
+    sums = [(part.to(turned.device, torch.float32) @ turned + bias).softmax(dim=-1).sum(dim=0) for part in parts]
     total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(dim=0)
     return Attended(total.transpose(-1, -2).unflatten(-1, layer.grid), levels)
 

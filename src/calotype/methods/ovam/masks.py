@@ -160,7 +160,7 @@ def to_mask(
         raise InputError(f"to refine a map of {values.shape[1]}x{values.shape[0]} px its picture is needed in that size; {given}")
     side = max(values.shape)
     if refine == "guided":
-        return scaled(guided_filter(soft, picture, max(1, side // 16), 1e-3), scaling) > threshold
+        return scaled(guided_filter(soft, picture, max(1, side // 8), 1e-3), scaling) > threshold
     # The binary mask as 90 % evidence; the official code gives the field 0 and 1, which its logarithm has to clip.
     evidence = torch.where(soft > threshold, 0.9, 0.1)
     return dense_field(evidence, picture) > 0.5

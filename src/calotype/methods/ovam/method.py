@@ -34,11 +34,13 @@ from calotype.core.types import Image, Mask
 from calotype.data import as_image
 from calotype.data.images import ImageLike
 from calotype.index import MODELS
-from calotype.methods.ovam.look import Look, Watch
+from calotype.methods.ovam.look import Look, Watch, question
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
 from calotype.methods.ovam.words import Question, ask, listed, places_in_prompt, whole_prompts
 from calotype.metrics import psnr
 
+TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
+"""What else may be in a picture of the toy world; a word that is asked for is left out of it."""
 FAMILIAR_PSNR_DB = 27.0
 """The toy autoencoder rebuilds pictures of its own world at least this well."""
 
@@ -88,6 +90,10 @@ class OpenVocabularyAttentionMaps(Method):
     """Largest noise level for a real picture."""
     context: str = "{}"
     """Text that a word is read in, with {} in its place, such as 'a photograph of a {}'; its own words don't compete."""
+    prompt_competes: bool = False
+    """The words of the picture's own prompt compete with each word that is asked for; its own tokens are left out."""
+    rivals: str = ""
+    """Phrases that compete instead where a picture has no prompt, separated by commas."""
     together: bool = False
     """All words compete in one softmax, and each pixel goes to the strongest or to none; otherwise each word is asked alone."""
     scaling: Scaling = "max"
@@ -128,7 +134,7 @@ class OpenVocabularyAttentionMaps(Method):
     @classmethod
     def fast(cls) -> Self:
         """Only the 16x16 layers of SD 1.5 at 512 px, which carry the result (the authors' ablation), and a guided filter."""
-        return cls(factors=(4,), self_attention=1.0, refine="guided")
+        return cls(factors=(4,), prompt_competes=True, self_attention=1.0, refine="guided")
 
     @classmethod
     def toy(cls) -> Self:
@@ -140,8 +146,10 @@ class OpenVocabularyAttentionMaps(Method):
             sigma_min=0.15,
             sigma_max=0.7,
             context="a {}",
+            prompt_competes=True,
+            rivals=TOY_RIVALS,
             scaling="minmax",
-            threshold=0.65,
+            threshold=0.5,
             self_attention=1.0,
             refine="guided",
         )
@@ -197,7 +205,12 @@ class OpenVocabularyAttentionMaps(Method):
                     places_in_prompt(model, prompt, word)
             return (whole_prompts(model, prompts, size),)
         groups = [tuple(words)] if self.together else [(word,) for word in words]
-        return tuple(ask(model, group, self.context, size) for group in groups)
+        return tuple(question(model, group, self.context, self.competitors(prompts), size) for group in groups)
+
+    def competitors(self, prompts: Sequence[str]) -> list[list[str]]:
+        """The phrases that compete in each picture."""
+        always = [phrase for part in self.rivals.split(",") if (phrase := " ".join(part.split()))]
+        return [[prompt] if prompt.strip() and self.prompt_competes else always for prompt in prompts]
 
     def generate(
         self,
@@ -320,7 +333,7 @@ class OpenVocabularyAttentionMaps(Method):
         """The words' shares in the pictures' size, before any refinement."""
         if self.mode == "in-prompt":
             return look.prompt_maps(words)
-        return look.maps(words, context=self.context, together=self.together)
+        return look.maps(words, context=self.context, rivals=self.competitors(look.prompts), together=self.together)
 
     def masks(self, look: Look, maps: Float[Tensor, "batch words height width"]) -> Bool[Tensor, "batch words height width"]:
         """Masks from a look's maps, in the pictures' size: refined by self-attention if that was watched, then `cut`."""

@@ -22,7 +22,7 @@ from calotype.core.files import atomic_path
 from calotype.data.files import plain_file
 from calotype.methods.ovam.look import Look
 from calotype.methods.ovam.maps import resize
-from calotype.methods.ovam.words import Question, ask, listed
+from calotype.methods.ovam.words import Question, ask, listed, rival_rows
 
 Loss = Literal["shares", "minmax"]
 FORMAT = "calotype.ovam.token"
@@ -39,8 +39,12 @@ class Token:
     provenance: Mapping[str, str] = field(default_factory=dict)
     """How it was fitted: model, context, loss, steps, final loss, number of pictures, branch."""
 
-    def question(self, model: Any) -> Question:
+    def question(self, model: Any, rivals: Sequence[Sequence[str]] = ()) -> Question:
         """What to ask a look.
+
+        Args:
+            model: the one that it was fitted on, or one with the same text encoder and projections.
+            rivals: phrases that compete, as in `Look.maps`; best those that it was fitted with.
 
         Raises:
             InputError: the vectors have not the width that the model's attention reads.
@@ -51,7 +55,8 @@ class Token:
             raise InputError(
                 f"the token of {', '.join(self.words)} has width {self.embeddings.shape[1]}, fitted on {made}; this model reads {width}"
             )
-        return Question(self.words, self.embeddings[None].float(), tuple((row,) for row in range(1, len(self.words) + 1)))
+        bare = Question(self.words, self.embeddings[None].float().to(model.device), tuple((row,) for row in range(1, len(self.words) + 1)))
+        return bare.against([rival_rows(model, phrases, self.words) for phrases in rivals])
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a safetensors file: the tensor `embeddings`, and words and provenance as its metadata.
@@ -104,6 +109,8 @@ def fit_token(
     masks: Bool[Tensor, "batch words height width"],
     *,
     context: str = "{}",
+    rivals: Sequence[Sequence[str]] = (),
+    fit_rest: bool = True,
     loss: Loss = "shares",
     num_steps: int = 100,
     learning_rate: float = 0.02,
@@ -119,6 +126,8 @@ def fit_token(
         words: one or several that compete.
         masks: of each word in each picture, of any one size; a word's mask may be empty in some pictures.
         context: text that the words' first vectors are read from, see `calotype.methods.ovam.words.ask`.
+        rivals: phrases that compete and stay as they are, as in `Look.maps`.
+        fit_rest: fit the start token's row, too (official), or leave it.
         loss: "shares": cross-entropy of the shares themselves, with Adam. "minmax": the official code's, cross-entropy with the min-max
             scaled map as logits, with plain gradient descent (there: learning_rate 100, 800 steps, decay 0.7 each 120).
         num_steps: gradient steps.
@@ -143,6 +152,7 @@ def fit_token(
     question = ask(look.model, asked, context, (int(look.pictures.shape[-2]), int(look.pictures.shape[-1])))
     first = torch.stack([question.embeddings[0, 0], *(question.embeddings[0, list(rows)].mean(dim=0) for rows in question.rows)])
     rows = tuple((row,) for row in range(1, len(asked) + 1))
+    others = [rival_rows(look.model, phrases, asked) for phrases in rivals]
     target = torch.cat([~masks.any(dim=1, keepdim=True), masks], dim=1).float()
     target = target / target.sum(dim=1, keepdim=True)
     vectors = first.clone().requires_grad_(True)
@@ -154,11 +164,15 @@ def fit_token(
     events.stage("fit-token", num_steps)
     with torch.enable_grad():
         for _ in range(num_steps):
-            shares = look.shares(Question(asked, vectors[None], rows))
-            found = resize(shares, (int(masks.shape[-2]), int(masks.shape[-1]))).to(target.device)
+            used = vectors if fit_rest else torch.cat([first[:1], vectors[1:]])
+            shares = look.shares(Question(asked, used[None], rows).against(others))
+            # Whatever isn't one of the words is the rest: the start token and the rivals together.
+            words_shares = shares[:, 1 : len(asked) + 1]
+            rest = shares[:, :1] + shares[:, len(asked) + 1 :].sum(dim=1, keepdim=True)
+            found = resize(torch.cat([rest, words_shares], dim=1), (int(masks.shape[-2]), int(masks.shape[-1]))).to(target.device)
             value = distance(found, target, loss)
             if value.item() < least:
-                best, least = vectors.detach().clone(), value.item()
+                best, least = used.detach().clone(), value.item()
             optimizer.zero_grad()
             (gradient,) = torch.autograd.grad(value, [vectors])
             vectors.grad = gradient
@@ -170,6 +184,7 @@ def fit_token(
     told = {
         "model": str(look.model.name),
         "context": context,
+        "rivals": json.dumps([list(phrases) for phrases in rivals][:8]),
         "branch": branch,
         "loss": loss,
         "num_steps": str(num_steps),

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.core.errors import InputError
-
-START = "start"
-"""Stands for the first row, the start token: CLIP's causal mask makes it the same for every text, so it serves as the background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +23,21 @@ class Question:
     """One row of tokens for all pictures, or one for each."""
     rows: tuple[tuple[int, ...], ...]
     """Which tokens belong to each word; a word of several tokens has their mean."""
+    allowed: Bool[Tensor, "batch tokens"] | None = None
+    """Which tokens take part, where pictures differ in the number of theirs; all if None."""
+
+    def against(self, rivals: Sequence[Float[Tensor, "tokens channels"]]) -> Question:
+        """The same question with further tokens that compete: one set for all pictures, or one for each."""
+        most = max((len(rival) for rival in rivals), default=0)
+        if most == 0:
+            return self
+        padded = torch.stack([F.pad(rival, (0, 0, 0, most - len(rival))) for rival in rivals]).to(self.embeddings)
+        count, old = max(len(rivals), self.embeddings.shape[0]), self.embeddings.shape[1]
+        own = torch.ones(len(rivals), old, dtype=torch.bool)
+        there = torch.stack([torch.arange(most) < len(rival) for rival in rivals])
+        allowed = torch.cat([own, there], dim=1).expand(count, -1)
+        embeddings = torch.cat([self.embeddings.expand(count, -1, -1), padded.expand(count, -1, -1)], dim=1)
+        return Question(self.words, embeddings, self.rows, None if bool(allowed.all()) else allowed)
 
     def gather(self, shares: Float[Tensor, "batch tokens height width"]) -> Float[Tensor, "batch words height width"]:
         """The words' maps from the tokens' maps."""
@@ -76,6 +89,8 @@ def check_word(model: Any, word: str) -> int:
 def ask(model: Any, words: Sequence[str], context: str = "{}", size: tuple[int, int] | None = None) -> Question:
     """The question about some words in one text: start token, the words' tokens, end token.
 
+    CLIP's causal mask makes the start token the same for every text, so that it serves as the background.
+
     Args:
         model: a text-to-image model; its text encoders read the text.
         words: all of them compete in one softmax.
@@ -104,6 +119,29 @@ def ask(model: Any, words: Sequence[str], context: str = "{}", size: tuple[int, 
         kept += range(first, first + count)
         first += count
     return Question(tuple(words), states[:, [*kept, number - 1]], tuple(rows))
+
+
+def rival_rows(
+    model: Any, phrases: Sequence[str], words: Sequence[str], size: tuple[int, int] | None = None
+) -> Float[Tensor, "tokens channels"]:
+    """The tokens of phrases that compete with the words asked about, each phrase read on its own; the words' own tokens are left out.
+
+    Args:
+        model: see `ask`.
+        phrases: such as the prompt of the picture.
+        words: what is asked about.
+        size: of the picture, for SDXL.
+    """
+    own = {number for word in words for number in token_ids(model, word)}
+    found = []
+    for phrase in phrases:
+        ids = token_ids(model, phrase)
+        kept = [
+            place for place, number in enumerate(ids, start=1) if number not in own and place < model.modules["tokenizer"].model_max_length
+        ]
+        if kept:
+            found.append(model.condition([phrase], size=size).tensors["text"][0, kept].float())
+    return torch.cat(found) if found else torch.zeros(0, int(model.unet.config.cross_attention_dim), device=model.device)
 
 
 def places_in_prompt(model: Any, prompt: str, word: str) -> tuple[int, ...]:
