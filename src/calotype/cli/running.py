@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from calotype.cli import console
+from calotype.cli.attending import Watcher
 from calotype.cli.options import INPUT_METAVAR, Common, Help, parse, print_json
 from calotype.cli.presets import default_model, default_preset, preset_instance
 from calotype.core.errors import InputError
@@ -58,6 +59,8 @@ class RunOptions(Common):
     """Clips or pictures that the network evaluates at once; 1 needs the least memory."""
     decode_chunk_size: int | None = None
     """Frames that are decoded at once."""
+    save_attention: str = ""
+    """Words, separated by commas: write where the network looks for them at each step, as attention/index.html in the run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,19 +127,28 @@ def run(arguments: Sequence[str]) -> int:
         if not _early(rest, "--model") and model:
             events.note(f"no --model was given, so this runs on {model}, which knows the toy world only; `calotype models` lists others")
         look(request)
-        done = runs.run(
-            parsed.method,
-            given,
-            load_model,
-            model=request,
-            preset=preset,
-            seed=options.seed,
-            out=options.out,
-            overwrite=options.overwrite,
-            previews=options.preview,
-            command=("calotype", "run", *arguments),
-            events=events,
-        )
+        if options.save_attention and not model:
+            raise InputError(f"--save-attention watches a network, and {method.slug} runs without one; leave it out")
+        watcher = Watcher(options.save_attention) if options.save_attention else None
+        try:
+            done = runs.run(
+                parsed.method,
+                given,
+                load_model if watcher is None else lambda wanted: watcher.attach(load_model(wanted)),
+                model=request,
+                preset=preset,
+                seed=options.seed,
+                out=options.out,
+                overwrite=options.overwrite,
+                previews=options.preview,
+                command=("calotype", "run", *arguments),
+                events=events,
+            )
+        finally:
+            if watcher is not None:
+                watcher.detach()
+        if watcher is not None:
+            events.note(f"attention: {watcher.write(done.folder)[0]}")
     report_run(done, options)
     return 0
 

@@ -349,7 +349,7 @@ def _fresh_folder(slug: str) -> Path:
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, its record last, and nothing else."""
-    for name in (inputs.FOLDER, "previews", "state"):
+    for name in (inputs.FOLDER, "previews", "attention", "state"):
         shutil.rmtree(folder / name, ignore_errors=True)
     record, _ = read_record(folder)
     for name in (PROGRESS_NAME, TRACEBACK_NAME, *(entry["file"] for entry in record.outputs.values()), RECORD_NAME):
