@@ -80,13 +80,18 @@ class Case:
         return torch.roll(self.mask, (self.shift[1], self.shift[0]), (0, 1))
 
     @cached_property
+    def other(self) -> Bool[Tensor, "size size"]:
+        """Where the other object is, which must not be copied into the hole; the user marks it, too."""
+        return ground_truth(self.scene, SIZE).masks[0, 1 - self.number]
+
+    @cached_property
     def task(self) -> Task:
         """The method's task."""
-        mask = Mask(self.mask)
+        mask, refine = Mask(self.mask), (Mask(self.other),)
         if self.kind == "removal":
-            edit = Edit(remove=(mask,))
+            edit = Edit(remove=(mask,), refine=refine)
         else:
-            edit = Edit(layers=(Layer(mask=mask, dx=self.shift[0] / SIZE, dy=self.shift[1] / SIZE),))
+            edit = Edit(layers=(Layer(mask=mask, dx=self.shift[0] / SIZE, dy=self.shift[1] / SIZE),), refine=refine)
         return make_task(self.picture, edit, Regions(Image(self.picture)))
 
     @property
