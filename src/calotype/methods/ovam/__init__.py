@@ -2,5 +2,6 @@
 
 from calotype.methods.ovam.look import Look
 from calotype.methods.ovam.method import METHOD, OpenVocabularyAttentionMaps, word_mask
+from calotype.methods.ovam.tokens import Token, fit_token
 
-__all__ = ["METHOD", "Look", "OpenVocabularyAttentionMaps", "word_mask"]
+__all__ = ["METHOD", "Look", "OpenVocabularyAttentionMaps", "Token", "fit_token", "word_mask"]

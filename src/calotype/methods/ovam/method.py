@@ -13,17 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
-from calotype.core.denoiser import Condition, Denoiser
+from calotype.core.denoiser import Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
+from calotype.core.files import refuse_existing
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Method
@@ -35,14 +35,26 @@ from calotype.data import as_image
 from calotype.data.images import ImageLike
 from calotype.index import MODELS
 from calotype.methods.ovam.look import Look, Watch, question
+from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
+from calotype.methods.ovam.pictures import (
+    Unsaved,
+    fitted,
+    model_device,
+    note_unfamiliar,
+    overlay,
+    refuse_other_roles,
+    start_scale,
+    unconditional,
+    whole_batch,
+    working_size,
+)
+from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
 from calotype.methods.ovam.words import Question, ask, listed, places_in_prompt, whole_prompts
-from calotype.metrics import psnr
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
-FAMILIAR_PSNR_DB = 27.0
-"""The toy autoencoder rebuilds pictures of its own world at least this well."""
+FIT_STEPS, FIT_RATE = 100, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +171,11 @@ class OpenVocabularyAttentionMaps(Method):
         model: TextToImage,
         image: ImageLike | None = None,
         *,
-        words: str,
+        words: str = "",
         prompt: str = "",
+        token: str = "",
+        mask: Mask | None = None,
+        save_token: str = "",
         seed: int = 0,
         events: Events = SILENT,
     ) -> dict[str, Image | Mask]:
@@ -171,6 +186,9 @@ class OpenVocabularyAttentionMaps(Method):
             image: the picture; without it one is made from the prompt.
             words: what to look for, separated by commas; each may be a phrase, and none has to be in the prompt.
             prompt: what to make; for a given picture what the network is told about it, if anything.
+            token: file of a fitted token that is asked for in the words' place.
+            mask: of the one word in the picture; a token is fitted to it and then asked for.
+            save_token: file to write the fitted token to (.safetensors).
             seed: of all noise.
             events: hears steps and notes, and the metrics `model_calls` and, per word, its largest share.
 
@@ -178,20 +196,58 @@ class OpenVocabularyAttentionMaps(Method):
             The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size.
 
         Raises:
-            InputError: `model` has another role, a word has no token, or the picture can't be used.
+            InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
         """
         refuse_other_roles(model)
-        asked = listed(words)
-        self.questions(model, asked, (prompt,))  # What can't be asked is said before anything is sampled.
-        if image is None:
-            if not prompt:
-                raise InputError("neither a picture nor a prompt was given; give --image FILE, or --prompt TEXT to make one")
+        known = Token.load(token) if token else None
+        asked = known.words if known is not None else listed(words)
+        if known is not None:
+            known.question(model)
+        else:
+            self.questions(model, asked, (prompt,))  # What can't be asked is said before anything is sampled.
+        picture = None if image is None else as_image(image, name="image", events=events)
+        if picture is None and not prompt:
+            raise InputError("neither a picture nor a prompt was given; give --image FILE, or --prompt TEXT to make one")
+        self._check_fit(asked, picture, mask, token, save_token)
+        if picture is None:
             look = self.generate(model, [prompt], words=asked, seed=seed, events=events)
         else:
-            picture = as_image(image, name="image", events=events)
             note_unfamiliar(model, [picture], events)
             look = self.look(model, [picture], prompts=[prompt], words=asked, seed=seed, events=events)
-        return self.results(look, asked, events)
+        if mask is not None:
+            known = fit_token(
+                look,
+                asked,
+                mask.values[None, None],
+                context=self.context,
+                num_steps=FIT_STEPS,
+                learning_rate=FIT_RATE,
+                branch=self.branch,
+                events=events,
+            )
+            if save_token:
+                known.save(save_token)
+        return self.results(look, asked, events, token=known)
+
+    def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: str, save_token: str) -> None:
+        if (token or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
+            raise InputError("tokens need mode open and store queries: they are asked for after the look")
+        if save_token:
+            check_token_path(save_token)
+            refuse_existing(save_token)
+            if mask is None:
+                raise InputError("--save-token was given without --mask; a token is fitted to the mask of one word in a picture")
+        if mask is None:
+            return
+        if picture is None or token or len(words) != 1:
+            raise InputError(
+                "a token is fitted to the mask of one word in a given picture: give --image, --mask and one word in --words, no --token"
+            )
+        if mask.size != picture.size:
+            (height, width), (h, w) = mask.size, picture.size
+            raise InputError(f"the mask has {width}x{height} px and the picture {w}x{h}; give a mask of the picture's size")
+        if not bool(mask.values.any()):
+            raise InputError("the mask is empty: no pixel of it is bright; mark the word's pixels in white")
 
     def questions(self, model: TextToImage, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None) -> Questions:
         """The questions that can be asked before anything is sampled: the words themselves, or in in-prompt mode the whole prompts.
@@ -329,8 +385,12 @@ class OpenVocabularyAttentionMaps(Method):
             self_factors=self.self_attention_factors if refines else (),
         )
 
-    def maps(self, look: Look, words: Sequence[str]) -> Float[Tensor, "batch words height width"]:
-        """The words' shares in the pictures' size, before any refinement."""
+    def maps(self, look: Look, words: Sequence[str], token: Token | None = None) -> Float[Tensor, "batch words height width"]:
+        """The words' shares in the pictures' size, before any refinement; a fitted token's, if one is given."""
+        if token is not None:
+            found = token.question(look.model)
+            with torch.no_grad():
+                return resize(found.gather(look.shares(found)), (int(look.pictures.shape[-2]), int(look.pictures.shape[-1])))
         if self.mode == "in-prompt":
             return look.prompt_maps(words)
         return look.maps(words, context=self.context, rivals=self.competitors(look.prompts), together=self.together)
@@ -368,9 +428,9 @@ class OpenVocabularyAttentionMaps(Method):
             found = found & (maps == maps.amax(dim=1, keepdim=True)) & (maps > 1 / (maps.shape[1] + 1))
         return found
 
-    def results(self, look: Look, words: Sequence[str], events: Events = SILENT) -> dict[str, Image | Mask]:
+    def results(self, look: Look, words: Sequence[str], events: Events = SILENT, *, token: Token | None = None) -> dict[str, Image | Mask]:
         """What a run saves, of the first picture: the picture, and each word's overlay and mask."""
-        maps = self.maps(look, words)
+        maps = self.maps(look, words, token)
         masks = self.masks(look, maps)
         picture = look.pictures[0].float()
         found: dict[str, Image | Mask] = {"picture": Image(picture)}
@@ -386,29 +446,6 @@ class OpenVocabularyAttentionMaps(Method):
 
 
 Questions = tuple[Question, ...]
-
-
-class Unsaved(Events):
-    """Passes everything on but states: a run that goes on from the middle wouldn't have seen the beginning."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        """Pass on."""
-        self._events.stage(name, total)
-
-    def step(self, advance: int = 1) -> None:
-        """Pass on."""
-        self._events.step(advance)
-
-    def note(self, message: str) -> None:
-        """Pass on."""
-        self._events.note(message)
-
-    def check(self) -> None:
-        """Pass on."""
-        self._events.check()
 
 
 def word_mask(
@@ -454,91 +491,6 @@ def default_settings(model: TextToImage) -> OpenVocabularyAttentionMaps:
     """`toy()` for an embedded model, `fast()` for any other."""
     row = MODELS.get(model.name)
     return OpenVocabularyAttentionMaps.toy() if row is not None and row.folder is not None else OpenVocabularyAttentionMaps.fast()
-
-
-def working_size(model: TextToImage, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which a picture is looked at: about the model's number of pixels, the picture's shape, sides it can take.
-
-    Sides are multiples of twice the autoencoder's factor, at least a quarter of the model's own.
-    """
-    _, rows, _ = model.latent_shape()
-    grain = 2 * model.size[0] // rows
-    scale = (model.size[0] * model.size[1] / (size[0] * size[1])) ** 0.5
-    least = max(grain, min(model.size) // 4)
-    height, width = (max(least, round(side * scale / grain) * grain) for side in size)
-    return height, width
-
-
-def fitted(pictures: Float[Tensor, "batch 3 height width"], size: tuple[int, int]) -> Float[Tensor, "batch 3 h w"]:
-    """Resized as a whole, nothing cut off, so that maps can be brought back."""
-    if tuple(pictures.shape[-2:]) == size:
-        return pictures
-    return F.interpolate(pictures, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-
-
-def overlay(picture: Float[Tensor, "3 height width"], values: Float[Tensor, "height width"]) -> Image:
-    """A map in 0..1 as colours from blue through green to red, laid half over the grey picture."""
-    grey = picture.mean(dim=0).expand(3, -1, -1)
-    stops = torch.tensor([[0.0, 0.0, 0.5], [0.0, 0.6, 1.0], [0.2, 0.9, 0.4], [1.0, 0.9, 0.0], [0.8, 0.0, 0.0]])
-    place = values.clamp(0, 1).cpu() * (len(stops) - 1)
-    below = place.floor().long().clamp(max=len(stops) - 2)
-    share = (place - below)[..., None]
-    heat = ((1 - share) * stops[below] + share * stops[below + 1]).permute(2, 0, 1)
-    return Image((0.5 * grey + 0.5 * heat).clamp(0, 1).float())
-
-
-def refuse_other_roles(model: object) -> None:
-    """Say why a model can't be used, before anything is computed.
-
-    Raises:
-        InputError: the model makes no pictures from text with a UNet.
-    """
-    needed = ("condition", "latent_shape", "encode", "decode", "sigmas", "denoiser", "unet", "modules")
-    if all(hasattr(model, name) for name in needed) and "tokenizer" in model.modules and not hasattr(model, "num_frames"):  # type: ignore[attr-defined]
-        return
-    name = getattr(model, "name", type(model).__name__)
-    raise InputError(f"{name} can't be used: ovam reads the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL")
-
-
-def note_unfamiliar(model: TextToImage, images: Sequence[Image], events: Events) -> None:
-    """Tell the user of an embedded model when its autoencoder says that the picture is far from what it was trained on."""
-    row = MODELS.get(model.name)
-    if row is None or row.folder is None:
-        return
-    pixels = fitted(images[0].pixels[None], working_size(model, images[0].size))
-    found = psnr(model.decode(model.encode(pixels)).cpu(), pixels).item()
-    if found < FAMILIAR_PSNR_DB:
-        public = " or ".join(other for other, known in MODELS.items() if known.role == row.role and known.folder is None)
-        events.note(
-            f"image: {model.name} was trained on drawn toy scenes and rebuilds this picture with only {found:.1f} dB (its own world:"
-            f" {FAMILIAR_PSNR_DB:.0f} or more), so expect poor maps; for photographs take {public}"
-        )
-
-
-def unconditional(model: Any, condition: Condition) -> Condition:
-    """The model's own empty prompt."""
-    found: Condition = model.unconditional(condition)
-    return found
-
-
-def whole_batch(model: Any, events: Events) -> Any:
-    """The model without a bound on its rows, since attention is read from all rows of one call."""
-    if getattr(model, "max_rows", None) is None:
-        return model
-    events.note("max_rows is left aside: attention is read from all rows of one call")
-    return model.with_max_rows(None)
-
-
-def start_scale(model: Any, sigmas: Tensor) -> float:
-    """What standard normal noise is multiplied by to start a run."""
-    found: float = model.init_noise_sigma(sigmas)
-    return found
-
-
-def model_device(model: Any) -> torch.device:
-    """Where the model's networks are."""
-    found: torch.device = model.device
-    return found
 
 
 METHOD = OpenVocabularyAttentionMaps
