@@ -17,7 +17,7 @@ from calotype.core.errors import InputError
 from calotype.core.stepping import StepContext, Steps, always
 
 What = Literal["q", "k", "v", "hidden", "probs"]
-QUERIES_AT_ONCE = 1024
+QUERIES_AT_ONCE = 512
 """Probabilities are formed for so many queries of one row at a time."""
 
 
