@@ -38,7 +38,7 @@ from calotype.methods.design_edit.regions import dilate
 from calotype.metrics import Interval, bootstrap
 
 SLUG = DesignEdit.slug
-COUNT = 16
+COUNT = 12
 BATCH = 8
 REPAINT = Reinject(rule="sigma", sigma_min=0.3, sigma_max=20.0, length=4, repeats=14)
 """RePaint's resampling: blocks of levels that are done again; the repeats make it take more than four times the method's calls."""

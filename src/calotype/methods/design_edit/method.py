@@ -386,13 +386,16 @@ class DesignEdit(Method):
         )
 
     def _cells(self, tasks: Sequence[Task], factor: int) -> CellMasks:
-        """The tasks' masks at the latents' size; the holes grow by the dilation, the layers by half of it."""
+        """The tasks' masks at the latents' size, grown by the dilation."""
         radius = round(self.dilation * factor)
 
         def grown(name: str, by: int) -> Tensor:
             return to_cells(torch.stack([dilate(getattr(task, name), by) for task in tasks]), factor)
 
-        hole, refine, layers = grown("hole", radius), grown("refine", radius // 2), grown("layers", radius // 2) >= 0.5
+        hole, refine, layers = grown("hole", radius), grown("refine", radius // 2), grown("layers", 0)
+        # Around a layer the composite is the picture itself, so that its border comes along; but not where the old place is filled.
+        filled = to_cells(torch.stack([task.hole & ~task.layers for task in tasks]), factor) > 0.25
+        layers = (layers >= 0.5) | ((grown("layers", radius) >= 0.5) & ~filled)
         hidden = (grown("hidden", 0) > 0.25) & ~(grown("layers", 0) >= 0.75)
         return CellMasks(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden, hole)
 
