@@ -150,6 +150,7 @@ def visible_mask(scene: Scene, number: int) -> Tensor:
 @torch.no_grad()
 def word_map(model: Any, scene: Scene, *, timestep: int = MAP_TIMESTEP, resolutions: tuple[int, ...] = (16, 8)) -> Float[Tensor, "64 64"]:
     """The category word's cross-attention, averaged over heads and layers of these resolutions, on the scene's noised latents."""
+    from calotype.attention import AttentionControl, Capture, TokenMaps, sites
     from calotype.core.noise import noise
     from calotype.train.t2i import alphas_cumprod
     from calotype.world import paint
@@ -158,35 +159,12 @@ def word_map(model: Any, scene: Scene, *, timestep: int = MAP_TIMESTEP, resoluti
     latents = model.encode(paint([scene]).to(model.device))
     alpha = float(alphas_cumprod()[timestep])
     noisy = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise(latents.shape[1:], 0).to(latents)
-    recorder = _Recorder(place)
-    before = model.unet.attn_processors
-    model.unet.set_attn_processor({name: recorder if ".attn2." in name else processor for name, processor in before.items()})
-    try:
+    maps = TokenMaps(tokens=(place,))
+    with AttentionControl(model) as control:
+        control.add(Capture(what="probs", select=sites(kind="cross", side=resolutions), reduce=maps))
         text = model.condition([scene.caption]).tensors["text"]
         model.unet(noisy, torch.tensor([timestep], device=latents.device), text)
-    finally:
-        model.unet.set_attn_processor(before)
-    maps = [values.view(1, 1, side, side) for side, values in recorder.maps if side in resolutions]
-    resized = [torch.nn.functional.interpolate(values, size=(64, 64), mode="bilinear", align_corners=False)[0, 0] for values in maps]
-    return torch.stack(resized).mean(0).float().cpu()
-
-
-class _Recorder:
-    """An attention processor that keeps one token's column of the map."""
-
-    def __init__(self, place: int) -> None:
-        self.place = place
-        self.maps: list[tuple[int, Tensor]] = []
-
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        query, key, value = (
-            attn.head_to_batch_dim(part)
-            for part in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
-        )
-        scores = attn.get_attention_scores(query, key, None)
-        self.maps.append((round(scores.shape[1] ** 0.5), scores[:, :, self.place].mean(0)))
-        result: Tensor = attn.to_out[0](attn.batch_to_head_dim(torch.bmm(scores, value)))
-        return result
+    return maps.combined((64, 64))[0, 0].cpu()
 
 
 def _inversion(model: Any, scenes: Sequence[Scene], events: Events) -> dict[str, float]:
