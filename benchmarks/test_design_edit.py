@@ -12,7 +12,7 @@ from calotype.methods.design_edit import DesignEdit
 
 
 def test_overhead(record):
-    """Wall time of a removal, encoding and decoding left out, over its forward passes times bare passes of the same rows."""
+    """Wall time of a removal over that of its forward passes, one encoding, one decoding and one prompt alone."""
     model, method = calotype.load("toy-t2i", device="cpu"), DesignEdit.toy()
     case = cases("small", "tune", 1, 1)[0]
     unet, passes = model.unet, []
