@@ -16,8 +16,8 @@ from calotype.methods.ovam.maps import resize
 
 Scaling = Literal["max", "minmax"]
 Refinement = Literal["none", "guided", "crf"]
-FIELD_SIDE = 64
-"""Longest side in pixels at which the random field is solved; its pairs of pixels are then 64^4 numbers at most."""
+FIELD_SIDE = 48
+"""Longest side in pixels at which the random field is solved; its pairs of pixels are then 48^4 numbers at most."""
 
 
 def scaled(maps: Float[Tensor, "*batch height width"], scaling: Scaling) -> Float[Tensor, "*batch height width"]:
