@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from calotype.metrics import Track
     from calotype.world import Scene
 
-STEPS, MIN_GUIDANCE, MAX_GUIDANCE = 25, 1.0, 1.5
+STEPS, MIN_GUIDANCE, MAX_GUIDANCE = 25, 1.0, 1.0
+"""No guidance: up to 2.0 it kept no more objects on the split `tune` than chance (.58 against .54 of 24) for twice the model calls."""
 BATCH = 8
 LEAST_PATH, LEAST_CHANGE = 2.0, 0.1
 BUCKETS = (6, 15, 25, 40, 60)

@@ -31,9 +31,10 @@ def validate(folder: Path, *, seed: int, count: int, device: str = "auto", event
         `found_one_object`, `found_two_objects`: share of the named objects that the recogniser finds with their colour. `background`: share
         of right grounds. `attention_iou`: of the category word's map with the true mask. `inversion_loss_db`: PSNR of the autoencoder's
         reconstruction minus that of a picture inverted and sampled again, against the original. `inverted_noise_std` and
-        `inverted_noise_std_error`: spread of the inverted latents over sqrt(1 + sigma^2), and its distance from 1; the inversion starts at
-        a low level with its noise, `..._plain` at level 0 without. `seed_distance`: mean
-        RMSE between pictures of one caption and different seeds. `recogniser_renders`, `recogniser_reconstructions`: its ceiling.
+        `inverted_noise_std_error`: spread of the inverted latents over sqrt(1 + sigma^2), and its distance from 1, of an inversion that
+        starts at a low level with its noise (its round trip: `inversion_loss_db_noised`); `inverted_noise_std_plain`: of one that doesn't.
+        `seed_distance`: mean RMSE between pictures of one caption and different seeds. `recogniser_renders` and
+        `recogniser_reconstructions`: its ceiling.
     """
     import calotype
 
@@ -192,12 +193,15 @@ def _inversion(model: Any, scenes: Sequence[Scene], events: Events) -> dict[str,
         denoise = model.denoiser({"cond": model.condition([scene.caption for scene in part])}, NoGuidance())
         best = psnr(model.decode(latents).cpu(), pictures)
         noised = latents + NOISED_SIGMA * batch_noise(latents.shape[1:], start, len(part), stream=1).to(latents)
-        for name, x, levels in (("", noised, raised), ("_plain", latents, table)):
+        for x, levels, spread_name, loss_name in (
+            (noised, raised, "inverted_noise_std", "inversion_loss_db_noised"),
+            (latents, table, "inverted_noise_std_plain", "inversion_loss_db"),
+        ):
             noisy = invert(denoise, x, levels).start.to(model.device)
             spread = (noisy / (float(table[0]) ** 2 + 1.0) ** 0.5).flatten(1).std(1).cpu()
             again = model.decode(run(denoise, noisy, table)).cpu()
-            found.setdefault(f"inverted_noise_std{name}", []).append(spread)
-            found.setdefault(f"inversion_loss_db{name}", []).append(best - psnr(again, pictures))
+            found.setdefault(spread_name, []).append(spread)
+            found.setdefault(loss_name, []).append(best - psnr(again, pictures))
         events.step(len(part))
     figures = {name: float(torch.cat(values).mean()) for name, values in found.items()}
     figures["inverted_noise_std_error"] = abs(figures["inverted_noise_std"] - 1.0)
