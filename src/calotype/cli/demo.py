@@ -48,7 +48,7 @@ def demo(arguments: Sequence[str]) -> int:
         "calotype demo",
         "The first method on two example pictures, with the embedded model: the clip between them, and how much better it is than what you"
         " would have done without the method.",
-        "The same as `calotype run time-reversal-fusion` on the two pictures in examples/, followed by a table of this pair.",
+        "The same as `calotype run time-reversal-fusion` on the two pictures in examples/ and their caption, then this pair's table.",
     )
     options = parse(DemoOptions, arguments, page)
     from calotype.cli.presets import default_preset, preset_instance
@@ -72,7 +72,7 @@ def demo(arguments: Sequence[str]) -> int:
 
         done = run(
             configured,
-            pictures,
+            {**pictures, "prompt": pair.scene.caption},
             load_once,
             model=request,
             preset=preset,
@@ -120,7 +120,7 @@ def write_examples(pair: Pair, folder: Path) -> dict[str, Path]:
 
 
 def pair_report(pair: Pair, done: Run, model: Any, method: Any, seed: int, events: Events) -> Report:
-    """The pair's table: the clip that was just made, plain image-to-video with the same noise, and a cross-fade."""
+    """The pair's table: the clip that was just made, plain image-to-video with the same caption and noise, and a cross-fade."""
     from calotype.core.types import Video
     from calotype.evaluation import Report
     from calotype.evaluation.baselines import cross_fade
@@ -133,7 +133,7 @@ def pair_report(pair: Pair, done: Run, model: Any, method: Any, seed: int, event
     test = Experiment(seed - pair.index, events)
     cost = {"seconds": done.record.seconds["method"], "model_calls": done.record.metrics.get("model_calls", math.nan)}
     test.add("method", "method", [{**pair.measure(clip.frames), **cost}])
-    test.run("image-to-video", "baseline", [pair], continued(model, method))
+    test.run("image-to-video", "baseline", [pair], continued(model, method, captions=True))
     test.run("crossfade", "baseline", [pair], fixed(cross_fade))
     seconds = sum(row.metrics["seconds"] for row in test.rows)
     return Report(SLUG, seed, 1, done.record.environment["device"], seconds, test.rows)

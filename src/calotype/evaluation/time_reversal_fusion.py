@@ -124,12 +124,13 @@ def fused(model: ImageToVideo, settings: TimeReversalFusion, loop: bool = False)
     return make
 
 
-def continued(model: ImageToVideo, settings: TimeReversalFusion, replace_last: bool = False) -> Maker:
-    """Plain image-to-video from the start pictures, or with the last frame replaced at every step."""
+def continued(model: ImageToVideo, settings: TimeReversalFusion, replace_last: bool = False, captions: bool = False) -> Maker:
+    """Plain image-to-video from the start pictures, or with the last frame replaced at every step; told the scenes' captions or not."""
 
     def make(pairs: Sequence[Pair], seed: int, events: Events) -> Clips:
         starts, ends = [pair.start for pair in pairs], [pair.end for pair in pairs] if replace_last else None
-        return _frames(image_to_video(model, settings, starts, ends, seed=seed, events=events))
+        prompts = [pair.scene.caption for pair in pairs] if captions else ()
+        return _frames(image_to_video(model, settings, starts, ends, prompts=prompts, seed=seed, events=events))
 
     return make
 
