@@ -33,7 +33,9 @@ METHODS: dict[str, MethodRow] = {
         "start and end picture -> the clip between them, or a loop",
         "arXiv 2403.14611",
     ),
-    "anyv2v": MethodRow(None, "video from a still model", "clip + edited first frame -> edited clip", "arXiv 2403.14468"),
+    "anyv2v": MethodRow(
+        "calotype.methods.anyv2v:AnyV2V", "video from a still model", "clip + edited first frame -> edited clip", "arXiv 2403.14468"
+    ),
     "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
     "cage": MethodRow(
         None, "video from a still model", "unannotated clips -> composer; object parts placed and moved -> clip", "arXiv 2403.14368"
