@@ -85,6 +85,10 @@ MODELS: dict[str, ModelRow] = {
     "stabilityai/stable-video-diffusion-img2vid": ModelRow(
         "ImageToVideo", "SVD, 14 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
     ),
+    "ali-vilab/i2vgen-xl": ModelRow("ImageToVideo", "I2VGen-XL, first frame and prompt to 16 frames at 512 px", "MIT (unverified: see its page)"),
+    "timbrooks/instruct-pix2pix": ModelRow(
+        "PictureEditor", "InstructPix2Pix, picture and instruction to picture, 512 px", "MIT (unverified: see its page)"
+    ),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelRow("TextToImage", "SD 1.5, 512 px", "CreativeML OpenRAIL-M", None, 2740),
     "stabilityai/stable-diffusion-2-1": ModelRow("TextToImage", "SD 2.1, 768 px", "CreativeML OpenRAIL++-M", None, 2580),
     "stabilityai/stable-diffusion-xl-base-1.0": ModelRow("TextToImage", "SDXL, 1024 px", "CreativeML OpenRAIL++-M", None, 6940),

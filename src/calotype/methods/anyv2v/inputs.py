@@ -39,3 +39,21 @@ def check_pair(clip: Video, frame: Image) -> None:
             f"edited_first_frame is {width}x{height} px and the clip {clip_width}x{clip_height}, which is another shape; edit the clip's own"
             f" first frame without cropping it, at {clip_width}x{clip_height} or a multiple"
         )
+
+
+def check_choice(framed: bool, instruction: str, editor: str) -> None:
+    """The edit is given as a frame, or as an instruction to an editor.
+
+    Raises:
+        InputError: neither, both, or half of the second.
+    """
+    if framed and (instruction or editor):
+        raise InputError("edited_first_frame and an instruction were given; the edit is the one or the other")
+    if framed:
+        return
+    if not instruction and not editor:
+        raise InputError("edited_first_frame is missing: give the clip's first frame after the edit, or instruction and editor")
+    if not editor:
+        raise InputError("editor is missing: an instruction needs an InstructPix2Pix checkpoint; give its folder, or an edited frame instead")
+    if not instruction.strip():
+        raise InputError("instruction is empty; say what the editor should change, such as 'make it snowy'")

@@ -42,7 +42,8 @@ from calotype.core.types import Image, Video
 from calotype.data import as_image
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
-from calotype.methods.anyv2v.inputs import check_pair, read_clip
+from calotype.methods.anyv2v.editor import edit_first_frame
+from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, Injection, check_rows, sigma_of_tau
 from calotype.methods.anyv2v.inversion import Inversion, Inverter, Windows, nested_tables
 from calotype.runs.cache import TensorCache
@@ -171,6 +172,8 @@ class AnyV2V(Method):
         edited_first_frame: ImageLike | None = None,
         *,
         prompt: str = "",
+        instruction: str = "",
+        editor: str = "",
         seed: int = 0,
         events: Events = SILENT,
     ) -> Video:
@@ -179,7 +182,9 @@ class AnyV2V(Method):
         Args:
             model: an image-to-video model, as `calotype.load` returns it: SVD's kind or I2VGen-XL.
             video: the clip to edit, of any size, rate and length from 2 frames.
-            edited_first_frame: its first frame after the edit, uncropped: a picture of the clip's shape.
+            edited_first_frame: its first frame after the edit, uncropped: a picture of the clip's shape, such as DesignEdit's result.
+            instruction: what to change in the first frame ("make it snowy"), in place of an edited one; needs `editor`.
+            editor: an InstructPix2Pix checkpoint, a folder or a hub id that is on this machine.
             prompt: what the *result* shows, not an instruction; for models that read prompts.
             seed: of the noise on the conditions, and of fresh noise where there is any.
             events: hears steps and notes, and keeps the state of a run that may be interrupted.
@@ -191,12 +196,13 @@ class AnyV2V(Method):
             InputError: the model has another role, the clip or the frame can't be used, or they don't fit together.
         """
         refuse_other_roles(model)
-        if edited_first_frame is None:
-            raise InputError("edited_first_frame is missing; give the clip's first frame after the edit")
+        check_choice(edited_first_frame is not None, instruction, editor)
         if getattr(model, "needs_prompt", False) and not prompt.strip():
             raise InputError(f"prompt is empty and {model.name} is guided by it; say what the edited clip shows (not what to change)")
         size = (self.height or model.size[0], self.width or model.size[1])
         whole = read_clip(video, self.max_frames, events)
+        if edited_first_frame is None:
+            edited_first_frame = edit_first_frame(editor, whole[0], instruction, seed=seed, events=events)
         check_pair(whole, as_image(edited_first_frame, name="edited_first_frame"))
         clip = read_clip(whole, None, events, size)
         frame = as_image(edited_first_frame, size=size, name="edited_first_frame", events=events)
@@ -306,6 +312,9 @@ class AnyV2V(Method):
         Raises:
             InputError: the clip or the frame can't be used, or they don't fit together.
         """
+        check_choice(
+            arguments.get("edited_first_frame") is not None, str(arguments.get("instruction", "")), str(arguments.get("editor", ""))
+        )
         if arguments.get("video") is not None:
             clip = read_clip(arguments["video"], self.max_frames, SILENT)
             if arguments.get("edited_first_frame") is not None:
