@@ -85,7 +85,9 @@ MODELS: dict[str, ModelRow] = {
     "stabilityai/stable-video-diffusion-img2vid": ModelRow(
         "ImageToVideo", "SVD, 14 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
     ),
-    "ali-vilab/i2vgen-xl": ModelRow("ImageToVideo", "I2VGen-XL, first frame and prompt to 16 frames at 512 px", "MIT (unverified: see its page)"),
+    "ali-vilab/i2vgen-xl": ModelRow(
+        "ImageToVideo", "I2VGen-XL, first frame and prompt to 16 frames at 512 px", "MIT (unverified: see its page)"
+    ),
     "timbrooks/instruct-pix2pix": ModelRow(
         "PictureEditor", "InstructPix2Pix, picture and instruction to picture, 512 px", "MIT (unverified: see its page)"
     ),

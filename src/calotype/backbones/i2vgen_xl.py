@@ -96,7 +96,7 @@ class I2VGenXL(DiffusionModel):
         return embedding[:, None]
 
     def unconditional(self, condition: Condition) -> Condition:
-        """The same rows with the picture's embedding zeroed; text (the negative prompt's) and image latents stay, as its pipeline has it."""
+        """The same rows with the picture's embedding zeroed; text (the negative prompt's) and image latents stay."""
         tensors = condition.tensors
         return Condition({**tensors, "image_embeddings": torch.zeros_like(tensors["image_embeddings"])})
 

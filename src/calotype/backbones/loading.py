@@ -48,8 +48,8 @@ def load(
 
     Args:
         name: an embedded model ("toy-i2v"), a folder in the diffusers layout, a hub id that is in the cache
-            ("stabilityai/stable-video-diffusion-img2vid-xt"), or a diffusers pipeline object of one of `ADAPTERS`' classes, which stays as it
-            is.
+            ("stabilityai/stable-video-diffusion-img2vid-xt"), or a diffusers pipeline
+            object of a class in `ADAPTERS`, which stays as it is.
         device: "auto" (CUDA, else MPS, else CPU), or a torch device.
         dtype: "auto" (float16 on a GPU, float32 on the CPU and for embedded models), "float32", "float16", "bfloat16". The autoencoder
             runs in float32 where its config says that float16 overflows.

@@ -66,7 +66,9 @@ def read_video(
     return Video(frames, fps if fps is not None else rate)
 
 
-def as_video(value: VideoLike, *, size: tuple[int, int] | None = None, fps: float = 8.0, name: str = "video", events: Events = SILENT) -> Video:
+def as_video(
+    value: VideoLike, *, size: tuple[int, int] | None = None, fps: float = 8.0, name: str = "video", events: Events = SILENT
+) -> Video:
     """Whatever a caller has for a clip, as a `Video`.
 
     Args:

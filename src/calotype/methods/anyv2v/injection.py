@@ -182,4 +182,6 @@ def check_rows(model: Any, needed: int) -> None:
     """
     bound = getattr(model, "max_rows", None)
     if bound is not None and bound < needed:
-        raise InputError(f"max_rows is {bound}, but source and edit exchange features: {needed} rows must go in one call; give {needed} or none")
+        raise InputError(
+            f"max_rows is {bound}, but source and edit exchange features: {needed} rows must go in one call; give {needed} or none"
+        )

@@ -119,7 +119,9 @@ class Inverter:
             return _unpacked(kept)
         inversion = self._inverted(clips, events, key)
         if name and self.cache.max_megabytes > 0 and not self.cache.put(name, _packed(inversion)):
-            events.note(f"the inversion ({inversion.trajectory.megabytes:.0f} MB) is not kept for a next edit: the cache has no room for it")
+            events.note(
+                f"the inversion ({inversion.trajectory.megabytes:.0f} MB) is not kept for a next edit: the cache has no room for it"
+            )
         return inversion
 
     def denoiser(self, clips: Sequence[Video]) -> tuple[Denoiser, CountingDenoiser]:

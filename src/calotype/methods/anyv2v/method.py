@@ -43,8 +43,8 @@ from calotype.data import as_image
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
 from calotype.methods.anyv2v.editor import edit_first_frame
-from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, Injection, check_rows, sigma_of_tau
+from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
 from calotype.methods.anyv2v.inversion import Inversion, Inverter, Windows, nested_tables
 from calotype.runs.cache import TensorCache
 
@@ -208,7 +208,9 @@ class AnyV2V(Method):
         frame = as_image(edited_first_frame, size=size, name="edited_first_frame", events=events)
         plan = self.windows(model, len(clip))
         if len(plan.starts) > 1:
-            events.note(f"video: {len(clip)} frames are edited in {len(plan.starts)} windows of {plan.length}, each from the last one's result")
+            events.note(
+                f"video: {len(clip)} frames are edited in {len(plan.starts)} windows of {plan.length}, each from the last one's result"
+            )
         inversion = self.invert(model, [clip], seed=seed, events=events)
         for value in inversion.rebuilt_psnr_db:
             events.metric("rebuilt_psnr_db", value)
