@@ -36,7 +36,7 @@ def check_pair(clip: Video, frame: Image) -> None:
     (height, width), (clip_height, clip_width) = frame.size, clip.size
     if abs((width / height) / (clip_width / clip_height) - 1) > SAME_SHAPE:
         raise InputError(
-            f"edited_first_frame is {width}x{height} px and the clip {clip_width}x{clip_height}, which is another shape; edit the clip's own"
+            f"edited_first_frame is {width}x{height} px and the clip {clip_width}x{clip_height}, another shape; edit the clip's own"
             f" first frame without cropping it, at {clip_width}x{clip_height} or a multiple"
         )
 
