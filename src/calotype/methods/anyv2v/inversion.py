@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,12 +16,14 @@ from calotype.core.guidance import NoGuidance
 from calotype.core.inversion import Trajectory, invert
 from calotype.core.paths import Path, fuse, windows
 from calotype.core.roles import CountingDenoiser, ImageToVideo
-from calotype.core.samplers import sample
+from calotype.core.samplers import Step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.schedule import Table
 from calotype.core.types import Image, Video
 from calotype.metrics import psnr
 from calotype.runs.cache import TensorCache, content_key
 
+Solver = Literal["ddim", "dpmpp_2m", "heun"]
+SOLVERS: Mapping[Solver, Step] = {"ddim": euler_step, "dpmpp_2m": dpmpp_2m_step, "heun": heun_step}
 _SAME = 1e-6
 _FORMAT = 1
 """Raised whenever the meaning of a kept trajectory changes."""
@@ -73,11 +75,17 @@ class Windows:
         return denoise if len(self.starts) == 1 else fuse(denoise, self.paths)
 
 
-def nested_tables(sigmas: Callable[[int], Table], inversion_steps: int, steps: int) -> tuple[Table, Table]:
+def nested_tables(sigmas: Callable[[int], Table], inversion_steps: int, steps: int, start: int = 0) -> tuple[Table, Table]:
     """Levels to invert over and levels to sample at, which are among them.
 
     Schedules that divide the range by n (diffusers' `leading`) nest where the step numbers do, as 500 and 50; those that span it with n
     points (Karras, `linspace`) nest where n - 1 does. If neither fits, the nearest number of inversion steps that nests is taken.
+
+    Args:
+        sigmas: number of steps -> levels.
+        inversion_steps: steps up.
+        steps: steps down.
+        start: noisiest steps to leave out, of those down.
 
     Returns:
         The inversion's table and the run's.
@@ -90,8 +98,8 @@ def nested_tables(sigmas: Callable[[int], Table], inversion_steps: int, steps: i
         table = sigmas(count)
         gaps = (table[None, :-1] / run[:-1, None] - 1).abs().amin(1)
         if bool((gaps < _SAME).all()):
-            return table[table <= run[0] * (1 + _SAME)], run
-    return run, run
+            return table[table <= run[start] * (1 + _SAME)], run[start:]
+    return run[start:], run[start:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +110,7 @@ class Inverter:
     condition: Callable[[Image, str, float, int], Condition]
     """First frame, prompt, frames a second and seed -> one row."""
     tables: tuple[Table, Table]
+    solver: Solver
     prompt: str
     seed: int
     windows: Windows
@@ -141,10 +150,11 @@ class Inverter:
         denoise, network = self.denoiser(clips)
         table, run = self.tables
         clean = torch.cat([self.model.encode(clip.frames) for clip in clips])
-        path = invert(denoise, clean, table, keep=run, events=events, key=f"{key}-inversion")
+        step = SOLVERS[self.solver]
+        path = invert(denoise, clean, table, step=step, keep=run, events=events, key=f"{key}-inversion")
         if not self.rebuild:
             return Inversion(path, (), network.calls)
-        back = sample(denoise, path.start.to(clean.device), path.table, events=events, key=f"{key}-rebuilt")
+        back = sample(denoise, path.start.to(clean.device), path.table, step=step, events=events, key=f"{key}-rebuilt")
         return Inversion(path, tuple(self._quality(row, clip) for row, clip in zip(back, clips, strict=True)), network.calls)
 
     def _quality(self, latents: Float[Tensor, "frames channels h w"], clip: Video) -> float:
@@ -155,7 +165,7 @@ class Inverter:
     def _key(self, clips: Sequence[Video]) -> str:
         if not self.told:
             return ""
-        plain = {**self.told, "format": _FORMAT, "prompt": self.prompt, "seed": self.seed, "rebuild": self.rebuild}
+        plain = {**self.told, "format": _FORMAT, "prompt": self.prompt, "seed": self.seed, "rebuild": self.rebuild, "solver": self.solver}
         plain |= {"windows": [self.windows.length, self.windows.starts], "fps": [clip.fps for clip in clips]}
         levels = {"table": self.tables[0], "run": self.tables[1]}
         return content_key(plain, levels | {f"clip.{index}": clip.frames for index, clip in enumerate(clips)})

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from jaxtyping import Float
@@ -45,7 +45,7 @@ from calotype.data.videos import VideoLike
 from calotype.methods.anyv2v.editor import edit_first_frame
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, Injection, check_rows, sigma_of_tau
 from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
-from calotype.methods.anyv2v.inversion import Inversion, Inverter, Windows, nested_tables
+from calotype.methods.anyv2v.inversion import SOLVERS, Inversion, Inverter, Solver, Windows, nested_tables
 from calotype.runs.cache import TensorCache
 
 NEGATIVE_PROMPT = "Distorted, discontinuous, ugly, blurry, low resolution, motionless, static"
@@ -85,8 +85,11 @@ class AnyV2V(Method):
     """Factor on the noise levels that the three shares stand for; smaller latents decide the same things at lower noise."""
     inject_value: bool = False
     """Inject values as well (not in the paper: it makes the source show through)."""
+    solver: Solver = "ddim"
+    """How a step is made, up and down: `ddim` (the paper; first order), `dpmpp_2m` (second order at the same cost, so that the source comes
+    back better from few steps) or `heun` (second order at twice the cost)."""
     start_index: int = 0
-    """Noisiest steps that are left out; the way down begins at the saved latents of that level (official code: 1, demos 0)."""
+    """Noisiest steps that are left out; the way up ends, and the way down begins, at that level (official code: 1, demos 0)."""
     random_ratio: float = 0.0
     """Share of fresh noise in the variance at the start, 0 to 1; more frees the motion."""
     guidance_scale: float = 9.0
@@ -121,6 +124,8 @@ class AnyV2V(Method):
         for name in ("tau_conv", "tau_spatial", "tau_temporal", "random_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if self.solver not in get_args(Solver):
+            raise InputError(f"solver is {self.solver!r}; choose one of {', '.join(get_args(Solver))}")
         if not 0 <= self.start_index < self.num_inference_steps:
             raise InputError(f"start_index is {self.start_index}; it must lie between 0 and {self.num_inference_steps - 1}")
         if self.guidance_scale < 1 or self.level_scale <= 0:
@@ -235,7 +240,8 @@ class AnyV2V(Method):
         inverter = Inverter(
             model=model,
             condition=lambda image, prompt, fps, number: self.condition(model, image, prompt, fps, number),
-            tables=nested_tables(model.sigmas, self.num_inversion_steps, self.num_inference_steps),  # type: ignore[arg-type]
+            tables=nested_tables(model.sigmas, self.num_inversion_steps, self.num_inference_steps, self.start_index),
+            solver=self.solver,
             prompt="",
             seed=seed,
             windows=self.windows(model, len(clips[0])),
@@ -271,7 +277,7 @@ class AnyV2V(Method):
             key: name of the stages and of the saved state.
         """
         texts = list(prompts) or [""] * len(clips)
-        plan, sigmas = self.windows(model, len(clips[0])), inversion.trajectory.table[self.start_index :]
+        plan, sigmas = self.windows(model, len(clips[0])), inversion.trajectory.table
         whole = self._start(inversion.trajectory, float(sigmas[0]), seed)
         down = _WayDown(self, model, sigmas, texts, [clip.fps for clip in clips], seed)
         firsts, done, calls = list(frames), whole[:, :0], 0
@@ -395,6 +401,7 @@ class _WayDown:
                 _joined(branches, known),
                 x.to(getattr(model, "device", x.device)),
                 self.sigmas,
+                step=SOLVERS[method.solver],
                 preview=lambda estimate: model.decode(estimate[:1], self.rates[0]),
                 events=events,
                 key=key,
