@@ -2,7 +2,7 @@
 
 Each source clip shows one object that moves. The edited clip, of which the method sees the first frame alone, is the same scene with
 another colour, another shape or another ground, painted. All rows see the same scenes, edited frames, noise, frame rate, motion bucket and
-steps, and no caption.
+steps, and the caption of the edited clip.
 
 - `image-to-video`: from the edited frame and fresh noise. Where the object goes is then a guess.
 - `inversion-only`: from the source's inverted noise, nothing injected. `conv-spatial`: no injection over time.
@@ -85,7 +85,8 @@ class Experiment:
             inversion, counter = self.inverted(batch, wrong), Counter(self.events)
             clips = [case.wrong_clip if wrong else case.clip for case in batch]
             frames = [case.frame for case in batch]
-            videos = method.edit(self.model, clips, frames, inversion, seed=self.seed + batch[0].index, events=counter)
+            seed = self.seed + batch[0].index
+            videos = method.edit(self.model, clips, frames, inversion, prompts=captions(batch), seed=seed, events=counter)
             return [video.frames for video in videos], counter.calls / len(batch)
 
         return make
@@ -96,7 +97,8 @@ class Experiment:
 
         def make(batch: Sequence[Case]) -> tuple[list[Tensor], float]:
             seed, sigmas = self.seed + batch[0].index, model.sigmas(method.num_inference_steps)
-            rows = [method.condition(model, case.frame, "", FPS, seed + index) for index, case in enumerate(batch)]
+            told = zip(batch, captions(batch), strict=True)
+            rows = [method.condition(model, case.frame, text, FPS, seed + index) for index, (case, text) in enumerate(told)]
             condition = Condition.cat(rows)
             guidance = ClassifierFreeGuidance(method.guidance_scale)
             denoise = model.denoiser({"cond": condition, "uncond": model.unconditional(condition)}, guidance)
@@ -109,6 +111,11 @@ class Experiment:
     def autoencoded(self) -> Maker:
         """The right answer through the autoencoder and back."""
         return lambda batch: ([self.model.decode(self.model.encode(case.edited.clip), FPS).frames for case in batch], 0.0)
+
+
+def captions(batch: Sequence[Case]) -> list[str]:
+    """What the edited clips show, as a user says it; every row is told the same."""
+    return [case.edited.scene.caption for case in batch]
 
 
 class Counter(Events):
