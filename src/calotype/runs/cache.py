@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from calotype.core.errors import InputError
 from calotype.core.files import atomic_path
 
 VARIABLE = "CALOTYPE_CACHE"
@@ -92,7 +93,7 @@ class TensorCache:
             with atomic_path(self._path(key), overwrite=True) as temporary:
                 save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
             self._shrink(self._path(key))
-        except OSError:
+        except (OSError, InputError):
             return False
         return True
 

@@ -162,7 +162,8 @@ class Branches:
         rows = [self.trajectory.at(sigma).to(x) if role == SOURCE else x for role in roles]
         levels = self.trajectory.table
         self.control.begin_step(int((levels[:-1] - sigma).abs().argmin()), len(levels) - 1, sigma, roles=roles)
-        found = dict(zip(roles, self._network(roles)(torch.cat(rows), sigma).chunk(len(roles)), strict=True))
+        estimates: tuple[Tensor, ...] = self._network(roles)(torch.cat(rows), sigma).chunk(len(roles))
+        found = dict(zip(roles, estimates, strict=True))
         if len(edits) == 1:
             return found[EDIT]
         return found[NEGATIVE] + self.guidance_scale * (found[EDIT] - found[NEGATIVE])
