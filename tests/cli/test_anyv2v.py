@@ -15,7 +15,7 @@ from calotype.cli import app
 from calotype.core.types import Video
 from tests.tiny import cached
 
-STEPS = ["--num-inference-steps", "2", "--num-inversion-steps", "2", "--preset", "toy", "--no-rebuild"]
+STEPS = ["--preset", "toy", "--num-inference-steps", "2", "--num-inversion-steps", "2", "--start-index", "0", "--no-rebuild"]
 
 
 @pytest.fixture

@@ -227,7 +227,8 @@ def test_clips_together_come_out_as_alone() -> None:
     clips, frames = [clip(seed=0), clip(seed=3)], [frame(0), frame(3)]
     together = SMALL.edit(model, clips, frames, SMALL.invert(model, clips))
     alone = SMALL.edit(model, clips[1:], frames[1:], SMALL.invert(model, clips[1:], seed=1), seed=1)
-    assert torch.allclose(together[1].frames, alone[0].frames, atol=1e-4)
+    assert torch.allclose(together[1].frames, alone[0].frames, atol=5e-3)
+    assert (together[0].frames - alone[0].frames).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("kind", VIDEO)

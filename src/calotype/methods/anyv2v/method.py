@@ -160,14 +160,18 @@ class AnyV2V(Method):
 
     @classmethod
     def toy(cls) -> Self:
-        """For toy-i2v."""
+        """For toy-i2v, chosen on the tune split: few second-order steps from sigma 24 down, low levels for its small latents, no guidance."""
         return cls(
-            num_inversion_steps=50,
-            num_inference_steps=25,
+            num_inversion_steps=31,
+            num_inference_steps=16,
+            solver="dpmpp_2m",
+            start_index=3,
+            tau_conv=0.1,
+            tau_spatial=0.1,
             level_scale=0.25,
             guidance_scale=1.0,
             negative_prompt="",
-            motion_bucket_id=20,
+            motion_bucket_id=35,
         )
 
     def __call__(
