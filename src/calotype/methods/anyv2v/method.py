@@ -160,7 +160,7 @@ class AnyV2V(Method):
 
     @classmethod
     def toy(cls) -> Self:
-        """For toy-i2v, chosen on the tune split: few second-order steps from sigma 24 down, low levels for its small latents, no guidance."""
+        """For toy-i2v, chosen on the tune split: few second-order steps from sigma 24, low levels for small latents."""
         return cls(
             num_inversion_steps=31,
             num_inference_steps=16,
@@ -208,6 +208,7 @@ class AnyV2V(Method):
         check_choice(edited_first_frame is not None, instruction, editor)
         if getattr(model, "needs_prompt", False) and not prompt.strip():
             raise InputError(f"prompt is empty and {model.name} is guided by it; say what the edited clip shows (not what to change)")
+        check_rows(model, self.rows)
         size = (self.height or model.size[0], self.width or model.size[1])
         whole = read_clip(video, self.max_frames, events)
         if edited_first_frame is None:
@@ -307,6 +308,11 @@ class AnyV2V(Method):
         conv, spatial, temporal = (sigma_of_tau(tau, self.level_scale) for tau in (self.tau_conv, self.tau_spatial, self.tau_temporal))
         return Injection(conv=conv, spatial=spatial, temporal=temporal, value=self.inject_value)
 
+    @property
+    def rows(self) -> int:
+        """Rows of one clip that must be evaluated together; 1 where nothing is injected."""
+        return (3 if self.guidance_scale > 1 else 2) if max(self.tau_conv, self.tau_spatial, self.tau_temporal) > 0 else 1
+
     def condition(self, model: ImageToVideo, image: Image, prompt: str, fps: float, seed: int) -> Condition:
         """One row: what a clip starts from."""
         return model.condition(
@@ -396,8 +402,7 @@ class _WayDown:
             conditions[NEGATIVE] = model.unconditional(self._conditions(firsts, [method.negative_prompt] * len(firsts)))
         edits = (NEGATIVE, EDIT) if guided else (EDIT,)
         injection = method.injection
-        if injection.active(float(self.sigmas[0])):
-            check_rows(model, (len(edits) + 1) * len(sources))
+        check_rows(model, method.rows * len(sources))
         with AttentionControl(model, roles=(SOURCE, *edits)) as control:
             injection.add(control, edits)
             branches = Branches(model, conditions, trajectory, injection, control, method.guidance_scale)
