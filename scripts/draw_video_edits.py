@@ -29,7 +29,7 @@ def main() -> None:
     model = load(sys.argv[1] if len(sys.argv) > 1 else "toy-i2v", device="cpu")
     some = cases("small", "eval", SEED, COUNT)
     test = Experiment(model, dataclasses.replace(AnyV2V.toy(), cache_megabytes=0, rebuild=False), SEED, SILENT)
-    made = zip(some, test.edited()(some)[0], test.continued()(some)[0], strict=True)
+    made = zip(some, test.edited()(some, SILENT), test.continued()(some, SILENT), strict=True)
     rows = []
     for case, ours, plain in made:
         rows += [torch.cat(list(clip), dim=2) for clip in (case.source.clip, case.edited.clip, ours, plain)]

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calotype.core.denoiser import Condition
@@ -30,19 +28,20 @@ from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo
 from calotype.core.samplers import sample
 from calotype.evaluation.clip_edits import FPS, Case, batches, cases
-from calotype.evaluation.report import Claim, Report, Role, Row
+from calotype.evaluation.experiment import Table, run_batches
+from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.anyv2v import AnyV2V
 from calotype.methods.anyv2v.inversion import Inversion
-from calotype.metrics import Interval, bootstrap
+from calotype.metrics import Interval, bootstrap, difference, mean
 
 SLUG = AnyV2V.slug
 COUNT = 20
 BATCH = 4
 """Clips that are sampled together."""
 
-Scenes = dict[str, list[float]]
-Maker = Callable[[Sequence[Case]], tuple[list[Float[Tensor, "frames 3 size size"]], float]]
-"""Makes the clips of some cases; and the model calls of each."""
+Clips = list[Float[Tensor, "frames 3 size size"]]
+Maker = Callable[[Sequence[Case], Events], Clips]
+"""Makes the clips of some cases, and tells how many model calls they took."""
 
 
 class Experiment:
@@ -50,24 +49,13 @@ class Experiment:
 
     def __init__(self, model: ImageToVideo, settings: AnyV2V, seed: int, events: Events) -> None:
         self.model, self.settings, self.seed, self.events = model, settings, seed, events
-        self.rows: list[Row] = []
-        self.scenes: dict[str, Scenes] = {}
+        self.table = Table()
         self._inversions: dict[tuple[bool, int], Inversion] = {}
 
     def run(self, variant: str, role: Role, some: Sequence[Case], make: Maker) -> None:
         """One row: the clips of all cases, measured."""
-        numbers: Scenes = {}
-        for batch in batches(some, BATCH):
-            began = time.perf_counter()
-            clips, calls = make(batch)
-            seconds = (time.perf_counter() - began) / len(batch)
-            for case, frames in zip(batch, clips, strict=True):
-                for name, value in {**case.measure(frames.clamp(0, 1)), "seconds": seconds, "model_calls": calls}.items():
-                    numbers.setdefault(name, []).append(value)
-            self.events.step(len(batch))
-            self.events.check()
-        self.scenes[variant] = numbers
-        self.rows.append(Row.of(variant, role, numbers))
+        made = run_batches(batches(some, BATCH), make, self.events)
+        self.table.add(variant, role, [{**case.measure(frames.clamp(0, 1)), **spent} for case, frames, spent in made])
 
     def inverted(self, batch: Sequence[Case], wrong: bool) -> Inversion:
         """The inversion of some clips, each computed once."""
@@ -81,13 +69,13 @@ class Experiment:
         """The method, with some settings changed or another clip's latents."""
         method = dataclasses.replace(self.settings, **changes)  # type: ignore[arg-type]
 
-        def make(batch: Sequence[Case]) -> tuple[list[Tensor], float]:
-            inversion, counter = self.inverted(batch, wrong), Counter(self.events)
+        def make(batch: Sequence[Case], events: Events) -> Clips:
+            inversion = self.inverted(batch, wrong)
             clips = [case.wrong_clip if wrong else case.clip for case in batch]
             frames = [case.frame for case in batch]
             seed = self.seed + batch[0].index
-            videos = method.edit(self.model, clips, frames, inversion, prompts=captions(batch), seed=seed, events=counter)
-            return [video.frames for video in videos], counter.calls / len(batch)
+            videos = method.edit(self.model, clips, frames, inversion, prompts=captions(batch), seed=seed, events=events)
+            return [video.frames for video in videos]
 
         return make
 
@@ -95,7 +83,7 @@ class Experiment:
         """Plain image-to-video from the edited frames, with the method's steps, conditions and guidance."""
         method, model = self.settings, self.model
 
-        def make(batch: Sequence[Case]) -> tuple[list[Tensor], float]:
+        def make(batch: Sequence[Case], events: Events) -> Clips:
             seed, sigmas = self.seed + batch[0].index, model.sigmas(method.num_inference_steps)
             told = zip(batch, captions(batch), strict=True)
             rows = [method.condition(model, case.frame, text, FPS, seed + index) for index, (case, text) in enumerate(told)]
@@ -104,35 +92,19 @@ class Experiment:
             denoise = model.denoiser({"cond": condition, "uncond": model.unconditional(condition)}, guidance)
             shape = model.latent_shape(len(batch[0].clip), batch[0].clip.size)
             x = sample(denoise, batch_noise(shape, seed, len(batch)) * (float(sigmas[0]) ** 2 + 1) ** 0.5, sigmas)
-            return [model.decode(row[None], FPS).frames for row in x], denoise.calls / len(batch)
+            events.metric("model_calls", float(denoise.calls))
+            return [model.decode(row[None], FPS).frames for row in x]
 
         return make
 
     def autoencoded(self) -> Maker:
         """The right answer through the autoencoder and back."""
-        return lambda batch: ([self.model.decode(self.model.encode(case.edited.clip), FPS).frames for case in batch], 0.0)
+        return lambda batch, _: [self.model.decode(self.model.encode(case.edited.clip), FPS).frames for case in batch]
 
 
 def captions(batch: Sequence[Case]) -> list[str]:
     """What the edited clips show, as a user says it; every row is told the same."""
     return [case.edited.scene.caption for case in batch]
-
-
-class Counter(Events):
-    """Counts the network's evaluations; lets a stop through and keeps the inner steps to itself."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-        self.calls = 0.0
-
-    def metric(self, name: str, value: float) -> None:
-        """Add up `model_calls`."""
-        if name == "model_calls":
-            self.calls += value
-
-    def check(self) -> None:
-        """Pass on."""
-        self._events.check()
 
 
 NO_INJECTION = {"tau_conv": 0.0, "tau_spatial": 0.0, "tau_temporal": 0.0}
@@ -148,25 +120,15 @@ def rows(test: Experiment, some: Sequence[Case]) -> None:
     test.run("inject-value", "ablation", some, test.edited(inject_value=True))
     test.run("always-inject", "ablation", some, test.edited(**ALWAYS))
     test.run("wrong-clip", "ablation", some, test.edited(wrong=True))
-    test.run("static", "baseline", some, lambda batch: ([torch.stack([case.frame.pixels] * len(case.clip)) for case in batch], 0.0))
+    test.run("static", "baseline", some, lambda batch, _: [torch.stack([case.frame.pixels] * len(case.clip)) for case in batch])
     test.run("autoencoder", "ceiling", some, test.autoencoded())
 
 
-def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis."""
-    return np.asarray(values.mean(-1))
-
-
-def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of the differences."""
-    return np.asarray((ours - theirs).mean(-1))
-
-
-def claims(scenes: Mapping[str, Scenes]) -> list[Claim]:
+def claims(table: Table) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over clips."""
 
     def of(variant: str, metric: str) -> list[float]:
-        return [value for value in scenes[variant][metric] if value == value]
+        return [value for value in table.of(variant, metric) if value == value]
 
     def one(variant: str, metric: str) -> Interval:
         return bootstrap(mean, of(variant, metric))
@@ -174,7 +136,6 @@ def claims(scenes: Mapping[str, Scenes]) -> list[Claim]:
     def gain(better: str, worse: str, metric: str) -> Interval:
         return bootstrap(difference, of(better, metric), of(worse, metric))
 
-    wrong = scenes["wrong-clip"]
     return [
         Claim.at_most("the object's path: mean error in pixels", one("method", "trajectory_error_px"), 1.0),
         Claim.at_least("image-to-video alone misses the path by, in pixels", one("image-to-video", "trajectory_error_px"), 3.0),
@@ -184,7 +145,7 @@ def claims(scenes: Mapping[str, Scenes]) -> list[Claim]:
         Claim.at_least("always injected: shape edits lose, share of frames", gain("method", "always-inject", "shape_accuracy"), 0.15),
         Claim.at_most(
             "latents of another clip: error to that clip's path less that to the right one, in pixels",
-            bootstrap(difference, wrong["wrong_path_error_px"], wrong["trajectory_error_px"]),
+            bootstrap(difference, of("wrong-clip", "wrong_path_error_px"), of("wrong-clip", "trajectory_error_px")),
             -3.0,
         ),
     ]  # fmt: skip
@@ -218,7 +179,7 @@ def measure(
     test = Experiment(model, settings, seed, events)
     rows(test, some)
     device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test.scenes))
+    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.table.rows, claims(test.table))
 
 
 def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:

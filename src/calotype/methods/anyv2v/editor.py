@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from math import sqrt
 
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional
-
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import InstructionGuidance
@@ -18,6 +14,7 @@ from calotype.core.noise import batch_noise
 from calotype.core.roles import PictureEditor
 from calotype.core.samplers import sample
 from calotype.core.types import Image
+from calotype.data import resize_pixels
 
 STEPS, SCALE, IMAGE_SCALE = 100, 7.5, 1.5
 """The official code's settings."""
@@ -70,14 +67,14 @@ def edit_picture(
         events: hears the steps.
     """
     size = working_size(picture.size, model.size, model.size[0] // model.latent_shape(model.size)[1])
-    condition = model.condition(_resized(picture.pixels[None], size), instruction)
-    alone = model.condition(_resized(picture.pixels[None], size), "")
+    condition = model.condition(resize_pixels(picture.pixels[None], size), instruction)
+    alone = model.condition(resize_pixels(picture.pixels[None], size), "")
     conditions = {"cond": condition, "image": alone, "uncond": model.without_picture(alone)}
     denoise = model.denoiser(conditions, InstructionGuidance(guidance_scale, image_guidance_scale))
     sigmas = model.sigmas(num_inference_steps)
     start = batch_noise(model.latent_shape(size), seed, 1) * sqrt(float(sigmas[0]) ** 2 + 1)
     x = sample(denoise, start.to(condition.tensors["text"].device), sigmas, events=events, key="first-frame")
-    return Image(_resized(model.decode(x).cpu(), picture.size)[0].clamp(0, 1))
+    return Image(resize_pixels(model.decode(x).cpu(), picture.size)[0].clamp(0, 1))
 
 
 def working_size(given: tuple[int, int], own: tuple[int, int], factor: int) -> tuple[int, int]:
@@ -90,9 +87,3 @@ def working_size(given: tuple[int, int], own: tuple[int, int], factor: int) -> t
     unit, scale = MULTIPLE * factor, sqrt(own[0] * own[1] / (given[0] * given[1]))
     height, width = (max(unit, round(side * scale / unit) * unit) for side in given)
     return height, width
-
-
-def _resized(pixels: Float[Tensor, "batch 3 height width"], size: tuple[int, int]) -> Float[Tensor, "batch 3 h w"]:
-    if tuple(pixels.shape[-2:]) == size:
-        return pixels
-    return functional.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)

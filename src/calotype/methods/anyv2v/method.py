@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl
+from calotype.backbones.suiting import note_unfamiliar
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
@@ -51,6 +52,10 @@ from calotype.runs.cache import TensorCache
 NEGATIVE_PROMPT = "Distorted, discontinuous, ugly, blurry, low resolution, motionless, static"
 """Words for what the result shouldn't be, as the official code has them."""
 CACHE = "inversions"
+_NEEDS = (
+    "a model that continues a first frame through a UNet; take toy-i2v, stabilityai/stable-video-diffusion-img2vid (or -img2vid-xt) or"
+    " ali-vilab/i2vgen-xl"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +209,7 @@ class AnyV2V(Method):
         Raises:
             InputError: the model has another role, the clip or the frame can't be used, or they don't fit together.
         """
-        refuse_other_roles(model)
+        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
         check_choice(edited_first_frame is not None, instruction, editor)
         if getattr(model, "needs_prompt", False) and not prompt.strip():
             raise InputError(f"prompt is empty and {model.name} is guided by it; say what the edited clip shows (not what to change)")
@@ -216,6 +221,7 @@ class AnyV2V(Method):
         check_pair(whole, as_image(edited_first_frame, name="edited_first_frame"))
         clip = read_clip(whole, None, events, size)
         frame = as_image(edited_first_frame, size=size, name="edited_first_frame", events=events)
+        note_unfamiliar(model, frame, events, name="edited_first_frame", expect="a poor clip")
         plan = self.windows(model, len(clip))
         if len(plan.starts) > 1:
             events.note(
@@ -436,18 +442,3 @@ def _joined(denoise: Denoiser, known: Float[Tensor, "clips shared ..."]) -> Deno
         return torch.cat([torch.lerp(known.to(estimate), estimate[:, :shared], weight.to(estimate)), estimate[:, shared:]], dim=1)
 
     return joined
-
-
-def refuse_other_roles(model: object) -> None:
-    """Say why a model can't be used, before anything is computed.
-
-    Raises:
-        InputError: the model doesn't continue a first frame, or has no UNet to inject into.
-    """
-    needed = ("num_frames", "condition", "unconditional", "encode", "decode", "sigmas", "denoiser", "unet")
-    if not all(hasattr(model, name) for name in needed):
-        name = getattr(model, "name", type(model).__name__)
-        raise InputError(
-            f"{name} can't be used: anyv2v needs a model that continues a first frame through a UNet; take toy-i2v,"
-            " stabilityai/stable-video-diffusion-img2vid (or -img2vid-xt) or ali-vilab/i2vgen-xl"
-        )
