@@ -35,7 +35,7 @@ from calotype.methods.anyv2v.inversion import Inversion
 from calotype.metrics import Interval, bootstrap, difference, mean
 
 SLUG = AnyV2V.slug
-COUNT = 20
+COUNT = 16
 BATCH = 4
 """Clips that are sampled together."""
 
