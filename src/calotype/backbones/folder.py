@@ -17,12 +17,15 @@ PIPELINES: dict[str, str] = {
     "StableDiffusionPipeline": "TextToImage",
     "StableDiffusionXLPipeline": "TextToImage",
     "StableVideoDiffusionPipeline": "ImageToVideo",
+    "I2VGenXLPipeline": "ImageToVideo",
+    "StableDiffusionInstructPix2PixPipeline": "PictureEditor",
 }
 """`_class_name` in model_index.json -> role. A folder that is one AutoencoderKL has the role `Autoencoder`."""
 
 WEIGHTED = {
     "UNet2DConditionModel": "diffusion_pytorch_model",
     "UNetSpatioTemporalConditionModel": "diffusion_pytorch_model",
+    "I2VGenXLUNet": "diffusion_pytorch_model",
     "AutoencoderKL": "diffusion_pytorch_model",
     "AutoencoderKLTemporalDecoder": "diffusion_pytorch_model",
     "CLIPTextModel": "model",
@@ -35,6 +38,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
     "StableDiffusionXLPipeline": ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae"),
     "StableVideoDiffusionPipeline": ("feature_extractor", "image_encoder", "scheduler", "unet", "vae"),
+    "I2VGenXLPipeline": ("feature_extractor", "image_encoder", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
+    "StableDiffusionInstructPix2PixPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
 }
 OPTIONAL: dict[str, dict[str, str]] = {"StableVideoDiffusionPipeline": {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}}
 """Parts that a folder may have beside those that its pipeline class knows, and so names; they are found by their folders."""

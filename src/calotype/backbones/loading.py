@@ -15,7 +15,9 @@ from calotype.backbones.autoencoder import Autoencoder
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.folder import PIPELINES, Checkpoint, Part, read_json
 from calotype.backbones.hub import locate
+from calotype.backbones.i2vgen_xl import I2VGenXL
 from calotype.backbones.image_to_video import StableVideoDiffusion
+from calotype.backbones.instruct_pix2pix import InstructPix2Pix
 from calotype.backbones.placement import Placement, check_torchvision, place, settle
 from calotype.backbones.source import Source
 from calotype.backbones.text_to_image import StableDiffusion, StableDiffusionXL
@@ -25,6 +27,8 @@ ADAPTERS: dict[str, type[DiffusionModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableVideoDiffusionPipeline": StableVideoDiffusion,
+    "I2VGenXLPipeline": I2VGenXL,
+    "StableDiffusionInstructPix2PixPipeline": InstructPix2Pix,
 }
 ORDER_OF_USE = ("text_encoder", "text_encoder_2", "image_encoder", "unet", "vae")
 
@@ -44,8 +48,8 @@ def load(
 
     Args:
         name: an embedded model ("toy-i2v"), a folder in the diffusers layout, a hub id that is in the cache
-            ("stabilityai/stable-video-diffusion-img2vid-xt"), or a StableDiffusionPipeline, StableDiffusionXLPipeline or
-            StableVideoDiffusionPipeline object, which stays as it is.
+            ("stabilityai/stable-video-diffusion-img2vid-xt"), or a diffusers pipeline
+            object of a class in `ADAPTERS`, which stays as it is.
         device: "auto" (CUDA, else MPS, else CPU), or a torch device.
         dtype: "auto" (float16 on a GPU, float32 on the CPU and for embedded models), "float32", "float16", "bfloat16". The autoencoder
             runs in float32 where its config says that float16 overflows.
@@ -56,7 +60,7 @@ def load(
         decode_chunk_size: pictures or frames that are decoded at once; None takes 8 frames at 576x1024, more of smaller ones.
 
     Returns:
-        A `TextToImage`, `ImageToVideo` or `Autoencoder` model (`calotype.core.roles`).
+        A `TextToImage`, `ImageToVideo`, `PictureEditor` or `Autoencoder` model (`calotype.core.roles`).
 
     Raises:
         InputError: no such name (near misses are listed), or a checkpoint of an unknown kind.
@@ -126,7 +130,7 @@ def _extra(pipeline: str, index: Mapping[str, Any], image_processor: Mapping[str
     """What one adapter takes beside the common arguments."""
     if pipeline == "StableDiffusionXLPipeline":
         return {"force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True))}
-    return {"image_processor": image_processor} if pipeline == "StableVideoDiffusionPipeline" else {}
+    return {"image_processor": image_processor} if pipeline in ("StableVideoDiffusionPipeline", "I2VGenXLPipeline") else {}
 
 
 def _image_processor(checkpoint: Checkpoint) -> dict[str, Any]:
