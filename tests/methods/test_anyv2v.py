@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calotype import load
 from calotype.attention import AttentionControl, Capture, attention_sites
+from calotype.backbones.suiting import working_size
 from calotype.core.denoiser import Condition
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
@@ -23,7 +24,7 @@ from calotype.core.samplers import sample
 from calotype.core.schedule import karras_sigmas
 from calotype.core.types import Image, Video
 from calotype.methods.anyv2v import AnyV2V
-from calotype.methods.anyv2v.editor import edit_first_frame, edit_picture, working_size
+from calotype.methods.anyv2v.editor import edit_first_frame, edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, DecoderAttention, Injection, convolution, sigma_of_tau
 from calotype.methods.anyv2v.inversion import Windows, nested_tables
 from calotype.runs.cache import TensorCache
@@ -399,7 +400,7 @@ def test_instructions_are_followed_by_two_guidances() -> None:
     picture = Image(torch.rand(3, 72, 120, generator=torch.Generator().manual_seed(0)))
     made = edit_picture(editor, picture, "red ball", num_inference_steps=2)
     assert made.size == picture.size
-    assert working_size((72, 120), editor.size, 8) == (128, 192)
+    assert working_size(editor, (72, 120)) == (128, 192)
     assert torch.equal(made.pixels, edit_picture(editor, picture, "red ball", num_inference_steps=2).pixels)
     assert not torch.equal(made.pixels, edit_picture(editor, picture, "blue house", num_inference_steps=2).pixels)
     assert not torch.equal(made.pixels, edit_picture(editor, picture, "red ball", num_inference_steps=2, image_guidance_scale=3.0).pixels)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,18 +45,18 @@ Maker = Callable[[Sequence[Case], Events], Clips]
 """Makes the clips of some cases, and tells how many model calls they took."""
 
 
-class Experiment:
+class Experiment(Table):
     """Runs variants on cases; inverts each clip once."""
 
     def __init__(self, model: ImageToVideo, settings: AnyV2V, seed: int, events: Events) -> None:
+        super().__init__()
         self.model, self.settings, self.seed, self.events = model, settings, seed, events
-        self.table = Table()
         self._inversions: dict[tuple[bool, int], Inversion] = {}
 
     def run(self, variant: str, role: Role, some: Sequence[Case], make: Maker) -> None:
         """One row: the clips of all cases, measured."""
         made = run_batches(batches(some, BATCH), make, self.events)
-        self.table.add(variant, role, [{**case.measure(frames.clamp(0, 1)), **spent} for case, frames, spent in made])
+        self.add(variant, role, [{**case.measure(frames.clamp(0, 1)), **spent} for case, frames, spent in made])
 
     def inverted(self, batch: Sequence[Case], wrong: bool) -> Inversion:
         """The inversion of some clips, each computed once."""
@@ -107,8 +108,8 @@ def captions(batch: Sequence[Case]) -> list[str]:
     return [case.edited.scene.caption for case in batch]
 
 
-NO_INJECTION = {"tau_conv": 0.0, "tau_spatial": 0.0, "tau_temporal": 0.0}
-ALWAYS = {"tau_conv": 1.0, "tau_spatial": 1.0, "tau_temporal": 1.0}
+NO_INJECTION: dict[str, Any] = {"tau_conv": 0.0, "tau_spatial": 0.0, "tau_temporal": 0.0}
+ALWAYS: dict[str, Any] = {"tau_conv": 1.0, "tau_spatial": 1.0, "tau_temporal": 1.0}
 
 
 def rows(test: Experiment, some: Sequence[Case]) -> None:
@@ -179,7 +180,7 @@ def measure(
     test = Experiment(model, settings, seed, events)
     rows(test, some)
     device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.table.rows, claims(test.table))
+    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test))
 
 
 def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import sqrt
 
+from calotype.backbones.suiting import working_size
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import InstructionGuidance
@@ -18,8 +19,6 @@ from calotype.data import resize_pixels
 
 STEPS, SCALE, IMAGE_SCALE = 100, 7.5, 1.5
 """The official code's settings."""
-MULTIPLE = 8
-"""Latent positions that a side is a multiple of: an SD network halves three times."""
 
 
 def edit_first_frame(editor: str, frame: Image, instruction: str, *, seed: int = 0, events: Events = SILENT) -> Image:
@@ -66,24 +65,13 @@ def edit_picture(
         seed: of the noise.
         events: hears the steps.
     """
-    size = working_size(picture.size, model.size, model.size[0] // model.latent_shape(model.size)[1])
-    condition = model.condition(resize_pixels(picture.pixels[None], size), instruction)
-    alone = model.condition(resize_pixels(picture.pixels[None], size), "")
+    size = working_size(model, picture.size)
+    pixels = resize_pixels(picture.pixels[None], size)
+    condition = model.condition(pixels, instruction)
+    alone = model.condition(pixels, "")
     conditions = {"cond": condition, "image": alone, "uncond": model.without_picture(alone)}
     denoise = model.denoiser(conditions, InstructionGuidance(guidance_scale, image_guidance_scale))
     sigmas = model.sigmas(num_inference_steps)
     start = batch_noise(model.latent_shape(size), seed, 1) * sqrt(float(sigmas[0]) ** 2 + 1)
     x = sample(denoise, start.to(condition.tensors["text"].device), sigmas, events=events, key="first-frame")
     return Image(resize_pixels(model.decode(x).cpu(), picture.size)[0].clamp(0, 1))
-
-
-def working_size(given: tuple[int, int], own: tuple[int, int], factor: int) -> tuple[int, int]:
-    """The size of the picture's shape and the model's area, in multiples that the network can halve.
-
-    Example:
-        >>> working_size((1080, 1920), (512, 512), 8)
-        (384, 704)
-    """
-    unit, scale = MULTIPLE * factor, sqrt(own[0] * own[1] / (given[0] * given[1]))
-    height, width = (max(unit, round(side * scale / unit) * unit) for side in given)
-    return height, width

@@ -163,7 +163,7 @@ class Branches:
         levels = self.trajectory.table
         self.control.begin_step(int((levels[:-1] - sigma).abs().argmin()), len(levels) - 1, sigma, roles=roles)
         estimates: tuple[Tensor, ...] = self._network(roles)(torch.cat(rows), sigma).chunk(len(roles))
-        found = dict(zip(roles, estimates, strict=True))
+        found: dict[str, Tensor] = dict(zip(roles, estimates, strict=True))
         if len(edits) == 1:
             return found[EDIT]
         return found[NEGATIVE] + self.guidance_scale * (found[EDIT] - found[NEGATIVE])
