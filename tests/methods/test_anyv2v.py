@@ -225,10 +225,13 @@ def test_fresh_noise_keeps_the_variance() -> None:
 
 def test_clips_together_come_out_as_alone() -> None:
     model = load(tiny.cached("toy-i2v"))
+    # In float32 kernels add up in an order that depends on the batch, which an inversion blows up.
+    for network in model.networks.values():
+        network.double()
     clips, frames = [clip(seed=0), clip(seed=3)], [frame(0), frame(3)]
     together = SMALL.edit(model, clips, frames, SMALL.invert(model, clips))
     alone = SMALL.edit(model, clips[1:], frames[1:], SMALL.invert(model, clips[1:], seed=1), seed=1)
-    assert torch.allclose(together[1].frames, alone[0].frames, atol=5e-3)
+    assert torch.allclose(together[1].frames, alone[0].frames, atol=1e-6)
     assert (together[0].frames - alone[0].frames).abs().max() > 0.05
 
 

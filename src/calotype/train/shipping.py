@@ -107,10 +107,19 @@ def export(recipe: Recipe, trainee: Any, source: Source, folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     recipe.export(trainee, source, temporary)
+    _forget_paths(temporary)
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Leave out of every config where its parts were loaded from on the machine that trained them."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            write_json(path, config)
 
 
 def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
