@@ -16,7 +16,6 @@ from torch.nn import functional
 GROUP = 128
 TOP = 127
 SCALE = ".scale"
-STEM = "model.int8.safetensors"
 
 
 def round_weights(weights: Float[Tensor, "rows ..."]) -> tuple[Int8[Tensor, "rows ..."], Float16[Tensor, "rows groups"]]:
