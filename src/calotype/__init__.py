@@ -15,6 +15,7 @@ _LAZY = {
     "TimeReversalFusion": "calotype.methods.time_reversal_fusion",
     "DesignEdit": "calotype.methods.design_edit",
     "OpenVocabularyAttentionMaps": "calotype.methods.ovam",
+    "HarmonizedCustomization": "calotype.methods.harmonized_customization",
     "word_mask": "calotype.methods.ovam",
 }
 
