@@ -130,16 +130,17 @@ def load_qformer(part: Part, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path, named: Any) -> Any:
+    from huggingface_hub import try_to_load_from_cache
     from transformers import BertTokenizer
 
     for place in TOKENIZERS:
         if (folder.parent / place / "vocab.txt").is_file() or (folder.parent / place / "tokenizer.json").is_file():
             return BertTokenizer.from_pretrained(folder.parent / place, local_files_only=True)
     name = str(named or TOKENIZER)
-    try:
+    # Asked without its files, transformers makes a tokenizer of no words.
+    if isinstance(try_to_load_from_cache(name, "vocab.txt"), str):
         return BertTokenizer.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
-        raise MissingError(
-            f"the Q-Former of {folder.parent} reads the subject's word with the tokenizer {name}, which is not on this machine; "
-            f"put its vocab.txt and tokenizer_config.json into {folder.parent / TOKENIZERS[0]}"
-        ) from None
+    raise MissingError(
+        f"the Q-Former of {folder.parent} reads the subject's word with the tokenizer {name}, which is not on this machine; "
+        f"put its vocab.txt and tokenizer_config.json into {folder.parent / TOKENIZERS[0]}"
+    )

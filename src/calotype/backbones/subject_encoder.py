@@ -33,9 +33,7 @@ class SubjectEncoder(nn.Module):
         self.config = {"size": size, "tokens": tokens, "width": width, "channels": list(channels), "heads": heads}
         before = (3, *channels[:-1])
         strides = (2, 2, 2, 1)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in zip(before, channels, strides, strict=True)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in zip(before, channels, strides, strict=True))
         self.norms = nn.ModuleList(nn.GroupNorm(min(8, o), o) for o in channels)
         self.heads = heads
         self.position_embed = nn.Parameter(0.02 * torch.randn((size // 8) ** 2, channels[-1]))

@@ -1,8 +1,8 @@
 """The folder of `toy-subject`: a diffusers layout whose networks are stored in 8 bits, with a subject encoder beside.
 
-    model_index.json    `_class_name` is `ToySubjectPipeline`
-    unet, text_encoder, subject_encoder    config.json and model.int8.safetensors (`calotype.backbones.rounded`)
-    vae, tokenizer, scheduler    as in `toy-t2i`, of which the autoencoder is
+model_index.json    `_class_name` is `ToySubjectPipeline`
+unet, text_encoder, subject_encoder    config.json and model.int8.safetensors (`calotype.backbones.rounded`)
+vae, tokenizer, scheduler    as in `toy-t2i`, of which the autoencoder is
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ PIPELINE = "ToySubjectPipeline"
 NETWORKS = ("unet", "text_encoder", "subject_encoder")
 
 
-def save_parts(folder: Path, *, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any, subject_encoder: SubjectEncoder, scheduler: Any) -> None:
+def save_parts(
+    folder: Path, *, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any, subject_encoder: SubjectEncoder, scheduler: Any
+) -> None:
     """Write the folder; `scheduler` is a diffusers scheduler."""
     folder.mkdir(parents=True, exist_ok=True)
     unet.save_config(folder / "unet")

@@ -25,10 +25,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import SubjectToImage
@@ -188,11 +185,15 @@ def claims(scenes: Mapping[str, Mapping[str, list[float]]]) -> list[Claim]:
 
     return [
         Claim.at_least("projection: fall of the pose-copy rate", gap("pose_copy_rate", "concatenation", "projection"), 0.15),
-        Claim.at_most("a random subspace of the same rank: fall of the rate", gap("pose_copy_rate", "concatenation", "random-subspace"), 0.15),
+        Claim.at_most(
+            "a random subspace of the same rank: fall of the rate", gap("pose_copy_rate", "concatenation", "random-subspace"), 0.15
+        ),
         Claim.at_least("projection: gain in pose accuracy", gap("pose_accuracy", "projection", "concatenation"), 0.10),
         Claim.at_most("projection: more pictures without a creature, share", gap("not_found", "projection", "concatenation"), 0.05),
         Claim.at_most("method: identity error over concatenation's", gap("identity_error", "method", "concatenation"), 0.0),
-        Claim.at_least("a wrong identity's auxiliary run: rise of the identity error", gap("identity_error", "wrong-identity", "method"), 0.0),
+        Claim.at_least(
+            "a wrong identity's auxiliary run: rise of the identity error", gap("identity_error", "wrong-identity", "method"), 0.0
+        ),
     ]
 
 

@@ -10,7 +10,9 @@ from calotype.train.subject import SubjectRecipe
 from calotype.train.t2i import T2IRecipe
 from calotype.train.vae import VAERecipe
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (RecogniserRecipe(), VAERecipe(), T2IRecipe(), I2VRecipe(), SubjectRecipe())}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (RecogniserRecipe(), VAERecipe(), T2IRecipe(), I2VRecipe(), SubjectRecipe())
+}
 
 
 def find(name: str) -> Recipe:

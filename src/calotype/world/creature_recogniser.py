@@ -1,4 +1,4 @@
-"""What creature a picture shows: pose, part colours, texture, head shape and ground, by comparing it with rendered poses. Nothing is trained.
+"""What creature a picture shows: pose, colours, texture, head shape and ground, by comparing it with rendered poses. Nothing is trained.
 
 1. Each pixel gets its distance to every palette colour and to the ground, which is read off the picture's left and right margins.
 2. For each pose and scale the place is found where painting the three parts, each in its best palette colour, explains most (correlation).
@@ -140,9 +140,7 @@ def _places(distances: Tensor) -> list[tuple[str, bool, float, float, float]]:
 
 def _thing(pose: str, flip: bool, x: float, y: float, radius: float, shape: str) -> Creature:
     look = Look(limbs=COLOURS[0], body=COLOURS[1], head=COLOURS[2], texture="plain", shape=shape)
-    return Creature(
-        category="creature", colour=look.body, x=x / SIZE, y=y / SIZE, radius=radius / SIZE, flip=flip, look=look, pose=pose
-    )
+    return Creature(category="creature", colour=look.body, x=x / SIZE, y=y / SIZE, radius=radius / SIZE, flip=flip, look=look, pose=pose)
 
 
 def _templates(places: Sequence[tuple[str, bool, float, float, float]]) -> list[tuple[Creature, Int[Tensor, "64 64"]]]:
@@ -153,7 +151,9 @@ def _templates(places: Sequence[tuple[str, bool, float, float, float]]) -> list[
 def _part_maps(things: Sequence[Creature]) -> Int[Tensor, "things 64 64"]:
     """The id of the foremost part at each pixel, 0 where there is none."""
     still = np.zeros(1)
-    placed = [(n, 0, thing, (still + thing.x, still + thing.y, still + thing.radius, still + thing.angle)) for n, thing in enumerate(things)]
+    placed = [
+        (n, 0, thing, (still + thing.x, still + thing.y, still + thing.radius, still + thing.angle)) for n, thing in enumerate(things)
+    ]
     instances = gather(placed, 1, SIZE)
     crop = 2 * SIZE
     covered = coverage(instances, crop, torch.device("cpu"))

@@ -204,7 +204,7 @@ def on_plain_ground(scene: CreatureScene, pose: str | None = None) -> CreatureSc
 
 @lru_cache(maxsize=512)
 def primitives(look: Look, pose: str) -> tuple[tuple[Primitive, RGB], ...]:
-    """What a creature is painted of, with colours, from the hindmost to the foremost primitive; `facing left` is `facing right` mirrored."""
+    """What a creature is painted of, with colours, from the hindmost to the foremost; `facing left` is `facing right` mirrored."""
     limbs, body, head = _BODIES["facing right" if pose == "facing left" else pose]
     colours = dict(zip(PARTS, look.colours, strict=True))
     made = [(shape, colours["limbs"]) for shape in limbs]

@@ -127,9 +127,7 @@ def ground_truth(scene: Scene, size: int = 64, num_frames: int | None = None, *,
         masks=masks,
         full_parts=parts,
         parts=parts * masks,
-        part_names=tuple(
-            PARTS if isinstance(thing, Creature) else shapes.CATEGORIES[thing.category].parts for thing in scene.objects
-        ),
+        part_names=tuple(PARTS if isinstance(thing, Creature) else shapes.CATEGORIES[thing.category].parts for thing in scene.objects),
         depth=depth,
         positions=_tensor(placed[:, :2].transpose(2, 0, 1) * size),
         radii=_tensor(placed[:, 2].T * size),

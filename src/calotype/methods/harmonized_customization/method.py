@@ -96,7 +96,7 @@ class HarmonizedCustomization(Method):
     width: int | None = None
     """Width in pixels; the model's own by default."""
     prompt_repetitions: int | None = None
-    """How often the prompt is repeated; the model's own by default (BLIP-Diffusion: 20, toy-subject: 1). More gives the words more weight."""
+    """How often the prompt is repeated; the model's own by default (BLIP-Diffusion: 20, toy-subject: 1). More weighs the words more."""
     eta: float = 1.0
     """How much of the visual rows' textual part is taken away, 0 (none) to 1 (all; the paper)."""
     level: Literal["output", "input", "both"] = "output"
@@ -120,7 +120,7 @@ class HarmonizedCustomization(Method):
     visual_only: Literal["word", "alone", "masked"] = "word"
     """The auxiliary run's condition: "a", the subject and its `word`; the subject `alone`; or the whole prompt with its words `masked`."""
     swap: Form = "kv"
-    """Self-attention: auxiliary keys and values instead of the own (`kv`), beside them (`concat`), inside the subject only (`blend`), `off`."""
+    """Auxiliary keys and values instead of the own (`kv`), beside them (`concat`), inside of the subject only (`blend`), or `off`."""
     swap_layers: Layers = "up"
     """Blocks of the network that swap."""
     swap_start: float = 0.2
@@ -312,7 +312,7 @@ class HarmonizedCustomization(Method):
     def orthogonal(
         self, model: SubjectToImage, prompt: Prompt, rows: Float[Tensor, "1 rows width"], seed: int
     ) -> tuple[Float[Tensor, "1 length width"], dict[str, float]]:
-        """The conditioning with its visual rows orthogonalised, and by level the share of their norm that lay in the textual subspace."""
+        """The conditioning with orthogonal visual rows, and by level the share of their norm that lay in the textual subspace."""
         tokens = prompt.span(self.span, class_word=self.class_word, special_rows=self.special_rows)
         random = seed if self.subspace == "random" else None
         keywords: dict[str, Any] = {"energy": self.energy, "keep_norm": self.keep_norm, "random_seed": random}

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from calotype.attention import AttentionControl, Capture, KeyBias, OutBlend, Rule, Selector, Site, Swap, TokenMaps, sites, when
-
 
 Form = Literal["kv", "concat", "blend", "off"]
 Layers = Literal["up", "mid-up", "all"]
@@ -139,5 +137,3 @@ class SwappingDenoiser:
         self._first = False
         made: Tensor = self.denoise(x, sigma)
         return made
-
-
