@@ -164,10 +164,10 @@ def test_a_swap_between_equal_runs_changes_nothing(model: Any, subject: Image) -
 def test_the_swap_reads_the_auxiliary_run_in_its_time(model: Any, subject: Image) -> None:
     other = Image(paint([on_plain_ground(sample_creature(index=5))])[0])
     for changes, same in (({}, False), ({"swap_start": 1.0}, True), ({"swap": "off"}, True)):
-        method = dataclasses.replace(FAST, swap_start=0.0, **changes) if "swap_start" not in changes else dataclasses.replace(FAST, **changes)
-        one, two = (
-            method.generate(model, [subject], [PROMPT], word="creature", auxiliary=[auxiliary]) for auxiliary in (subject, other)
+        method = (
+            dataclasses.replace(FAST, swap_start=0.0, **changes) if "swap_start" not in changes else dataclasses.replace(FAST, **changes)
         )
+        one, two = (method.generate(model, [subject], [PROMPT], word="creature", auxiliary=[auxiliary]) for auxiliary in (subject, other))
         assert torch.allclose(one, two, atol=1e-6) is same
 
 

@@ -25,10 +25,12 @@ from calotype.world.creatures import COLOURS, GROUNDS, HEADS, PARTS, TEXTURES, C
 from calotype.world.painter import coverage, gather
 
 SIZE = 64
-FOUND = 0.5
+FOUND = 0.45
 """Least mean intersection over union of a creature; chosen on the split `tune`."""
 CAP = 0.2
 """Squared sRGB distances count at most so much."""
+NEAR = 0.08
+"""A pixel has a colour if its squared distance from it is at most this; the palette's nearest colours are 0.11 apart."""
 RADII = (17.0, 18.5, 20.0, 21.7, 23.5, 25.5)
 MARGIN = 8
 _STANCES: tuple[tuple[str, bool], ...] = (
@@ -94,8 +96,9 @@ def _recognise(picture: Tensor) -> CreatureRecognition:
     margins = torch.cat([picture[:, :, :MARGIN], picture[:, :, -MARGIN:]], dim=2)
     ground = margins.median(dim=2).values[:, :, None].expand(-1, -1, SIZE)
     distances = _distances(picture, ground)
-    places = _places(distances)
-    labels = distances.argmin(0)
+    places = _places(distances.clamp(max=CAP))
+    nearest = distances.min(dim=0)
+    labels = torch.where(nearest.values <= NEAR, nearest.indices, -1)
     candidates = _templates(places)
     scored = [(*_score(thing, parts, labels, distances), thing, parts) for thing, parts in candidates]
     best_score, best_colours, thing, parts = max(scored, key=lambda each: each[0])
@@ -108,10 +111,10 @@ def _recognise(picture: Tensor) -> CreatureRecognition:
 
 
 def _distances(picture: Tensor, ground: Tensor) -> Float[Tensor, "labels height width"]:
-    """Capped squared distances to the palette, cream, ink and the ground, in this order."""
+    """Squared distances to the palette, cream, ink and the ground, in this order."""
     known = torch.cat([_PALETTE, _EXTRA])[:, :, None, None]
     flat = (picture - known).square().sum(1)
-    return torch.cat([flat, (picture - ground).square().sum(0)[None]]).clamp(max=CAP)
+    return torch.cat([flat, (picture - ground).square().sum(0)[None]])
 
 
 @lru_cache(maxsize=1)
@@ -173,11 +176,12 @@ def _score(thing: Creature, parts: Tensor, labels: Tensor, distances: Tensor) ->
     values, colours = [], []
     for number in range(1, len(PARTS) + 1):
         mask: Bool[Tensor, "64 64"] = parts == number
-        colour = int(distances[: len(COLOURS), mask].sum(1).argmin()) if bool(mask.any()) else 0
+        colour = int(distances[: len(COLOURS), mask].clamp(max=CAP).sum(1).argmin()) if bool(mask.any()) else 0
         seen = ((labels == colour) & near) | (extra & mask)
         values.append(float((seen & mask).sum()) / max(1.0, float((seen | mask).sum())))
         colours.append(colour)
-    return sum(values) / len(values), tuple(colours)
+    # A blob of one colour covers all parts of some pose.
+    return (sum(values) / len(values) if len(set(colours)) > 1 else 0.0), tuple(colours)
 
 
 def _described(picture: Tensor, thing: Creature, parts: Tensor, labels: Tensor, colours: tuple[int, ...], score: float) -> FoundCreature:
@@ -189,8 +193,7 @@ def _described(picture: Tensor, thing: Creature, parts: Tensor, labels: Tensor, 
         chosen = plain if bool(plain.any()) else parts == number
         measured.append(tuple(float(value) for value in picture[:, chosen].median(dim=1).values))
     limbs, body, head = (COLOURS[colour] for colour in colours)
-    look = Look(limbs=limbs, body=body, head=head, texture="plain", shape=thing.look.shape)
-    look = dataclasses.replace(look, texture=_texture(picture, thing, look, parts))
+    look = _nearest_look(picture, thing, Look(limbs=limbs, body=body, head=head, texture="plain", shape=thing.look.shape))
     return FoundCreature(
         pose=thing.pose, look=look, colours=tuple(measured), x=thing.x * SIZE, y=thing.y * SIZE, radius=thing.radius * SIZE, score=score
     )
@@ -202,18 +205,20 @@ def _inner(mask: Tensor) -> Tensor:
     return eroded.bool() if bool(eroded.any()) else mask
 
 
-def _texture(picture: Tensor, thing: Creature, look: Look, parts: Tensor) -> str:
-    """The texture whose painting is nearest on the body's pixels."""
+def _nearest_look(picture: Tensor, thing: Creature, look: Look) -> Look:
+    """The look whose painting, with any texture and head shape, is nearest where the paintings differ from one another."""
     from calotype.world.creatures import on_plain_ground, sample_creature
     from calotype.world.painter import paint
 
     base = on_plain_ground(sample_creature())
-    scenes = [
-        dataclasses.replace(base, objects=(dataclasses.replace(thing, look=dataclasses.replace(look, texture=name)),)) for name in TEXTURES
-    ]
-    body = parts == PARTS.index("body") + 1
-    errors = (paint(scenes) - picture).square().sum(1)[:, body].sum(1)
-    return TEXTURES[int(errors.argmin())]
+    every = [dataclasses.replace(look, texture=texture, shape=shape) for texture in TEXTURES for shape in HEADS]
+    painted = paint([dataclasses.replace(base, objects=(dataclasses.replace(thing, look=one),)) for one in every])
+    inside = _part_maps([dataclasses.replace(thing, look=one) for one in every]) >= PARTS.index("body") + 1
+    # A pixel that only some of the heads cover counts as the ground for the others.
+    ground = torch.cat([picture[:, :, :MARGIN], picture[:, :, -MARGIN:]], dim=2).median(dim=2).values[:, :, None]
+    shown = torch.where(inside[:, None], painted, ground)
+    errors = (shown - picture).square().sum(1).clamp(max=CAP)[:, inside.any(0)].sum(1)
+    return every[int(errors.argmin())]
 
 
 def colour_distance(first: Sequence[float], second: Sequence[float]) -> float:
