@@ -71,7 +71,7 @@ def tiny_blip(path: Path) -> Path:
 
 
 def tiny_toy_subject(path: Path) -> Path:
-    """toy-subject in random weights: the toy text-to-image model's networks with a tokenizer that knows creatures, and a subject encoder."""
+    """toy-subject in random weights: the toy text-to-image model's networks a tokenizer that knows creatures, a subject encoder."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from calotype.backbones.subject_encoder import SubjectEncoder

@@ -50,7 +50,8 @@ def test_visual_rows_depend_on_what_stands_before_them_only(model: SubjectToImag
     states = model.encode_rows(ids, rows.expand(2, -1, -1))
     end = model.begin + model.num_visual_rows
     assert states.shape[1] == model.text_length
-    assert torch.equal(states[0, :end], states[1, :end]) and not torch.allclose(states[0, end], states[1, end])
+    assert torch.equal(states[0, :end], states[1, :end])
+    assert not torch.allclose(states[0, end], states[1, end])
 
 
 def test_words_after_the_subject_see_it(model: SubjectToImage) -> None:
@@ -106,8 +107,11 @@ def test_loaders_name_what_is_wrong(tmp_path: Path) -> None:
 def test_rounded_weights_come_back_within_half_a_scale(tmp_path: Path) -> None:
     weights = torch.randn(5, 7, 3, 3, generator=torch.Generator().manual_seed(0))
     numbers, scales = round_weights(weights)
-    assert numbers.dtype == torch.int8 and numbers.shape == weights.shape
+    assert numbers.dtype == torch.int8
+    assert numbers.shape == weights.shape
     assert float((restore_weights(numbers, scales) - weights).abs().max()) <= 0.51 * float(scales.max())
     save_rounded({"w": weights, "b": torch.ones(3), "n": torch.tensor([4])}, tmp_path / "x.safetensors")
     back = load_rounded(tmp_path / "x.safetensors")
-    assert set(back) == {"w", "b", "n"} and torch.equal(back["b"], torch.ones(3)) and back["n"].item() == 4
+    assert set(back) == {"w", "b", "n"}
+    assert torch.equal(back["b"], torch.ones(3))
+    assert back["n"].item() == 4

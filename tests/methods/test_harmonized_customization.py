@@ -73,7 +73,8 @@ def test_a_second_projection_changes_nothing() -> None:
     v, text = rows(1, 4, 48), rows(1, 7, 48, seed=1)
     once, _ = orthogonalise(v, text)
     twice, ratio = orthogonalise(once, text)
-    assert torch.allclose(once, twice, atol=1e-5) and float(ratio.max()) < 1e-5
+    assert torch.allclose(once, twice, atol=1e-5)
+    assert float(ratio.max()) < 1e-5
 
 
 def test_a_repeated_prompt_takes_away_no_more() -> None:
@@ -99,7 +100,8 @@ def test_norm_energy_and_rank_switches() -> None:
     assert torch.allclose(orthogonalise(v, text, keep_norm=True)[0].norm(dim=-1), v.norm(dim=-1), rtol=1e-5)
     assert len(text_basis(text[0], max_rank=3)) == 3
     strong = torch.cat([10 * rows(1, 48), 0.01 * rows(5, 48, seed=3)])
-    assert len(text_basis(strong, energy=0.99)) == 1 and len(text_basis(strong)) == 6
+    assert len(text_basis(strong, energy=0.99)) == 1
+    assert len(text_basis(strong)) == 6
     basis = random_basis(5, 48, seed=0)
     assert torch.allclose(basis @ basis.T, torch.eye(5), atol=1e-5)
     assert len(text_basis(torch.zeros(3, 48))) == 0
@@ -129,7 +131,8 @@ def test_the_span_is_the_words_of_the_first_repetition(blip: Any) -> None:
     tokenizer = blip.modules["tokenizer"]
     whole = tokenizer(", ".join(["a ball on sand"] * 20), truncation=True, max_length=73).input_ids
     assert prompt.ids[0].tolist() == whole
-    assert prompt.visual_places == (2, 3, 4, 5) and prompt.places(first) == (6, 7, 8)
+    assert prompt.visual_places == (2, 3, 4, 5)
+    assert prompt.places(first) == (6, 7, 8)
 
 
 # The run.
@@ -185,7 +188,8 @@ def test_every_switch_changes_the_picture_and_leaves_the_model_alone(model: Any,
     base = dataclasses.replace(FAST, swap_start=0.0)
     before = {name: type(module) for name, module in model.unet.named_modules()}
     made = dataclasses.replace(base, **changes)(model, subject, PROMPT, seed=1).pixels
-    assert bool(torch.isfinite(made).all()) and not torch.equal(made, base(model, subject, PROMPT, seed=1).pixels)
+    assert bool(torch.isfinite(made).all())
+    assert not torch.equal(made, base(model, subject, PROMPT, seed=1).pixels)
     assert {name: type(module) for name, module in model.unet.named_modules()} == before
     assert all("forward" not in module.__dict__ for module in model.unet.modules())
 
@@ -203,7 +207,8 @@ def test_it_runs_on_blip_diffusion_and_logs_what_it_took_away(blip: Any) -> None
     picture = Image(torch.rand((3, 50, 70), generator=torch.Generator().manual_seed(0)))
     made = method(blip, picture, "on sand", word="ball", target_word="house", seed=1, events=heard)
     assert made.size == blip.size
-    assert 0 < heard.metrics["projected_output"] <= 1 and 0 < heard.metrics["projected_input"] <= 1
+    assert 0 < heard.metrics["projected_output"] <= 1
+    assert 0 < heard.metrics["projected_input"] <= 1
     assert heard.metrics["model_calls"] == 2 * 2 * 2
     with pytest.raises(InputError, match="--word dog"):
         method(blip, picture, "on sand")

@@ -1,4 +1,4 @@
-"""Creatures: the same descriptions everywhere, identities that no two splits share, ground truth, and a recogniser that needs no training."""
+"""Creatures: the same descriptions everywhere, identities that no two splits share, ground truth, and an untrained recogniser."""
 
 from __future__ import annotations
 
@@ -39,14 +39,18 @@ def test_descriptions_are_the_stored_ones(
 ) -> None:
     scene = sample_creature(split=split, seed=seed, index=index)
     creature = scene.creature
-    assert scene.caption == caption and dataclasses.astuple(creature.look) == look
+    assert scene.caption == caption
+    assert dataclasses.astuple(creature.look) == look
     assert (creature.x, creature.y, creature.radius) == place
 
 
 def test_identities_are_disjoint_and_many() -> None:
     parts = [set(looks_of(split)) for split in ("train", "tune", "eval")]
-    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
-    assert len(parts[0]) >= 500 and len(parts[1]) == len(parts[2]) == HELD_OUT
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    assert len(parts[0]) >= 500
+    assert len(parts[1]) == len(parts[2]) == HELD_OUT
     assert all(len({look.limbs, look.body, look.head}) == 3 for look in looks())
 
 
@@ -62,7 +66,9 @@ def test_captions_tell_pose_and_ground_and_never_the_look() -> None:
     for index in range(40):
         scene = sample_creature(seed=2, index=index)
         words = scene.caption.split()
-        assert scene.creature.pose in scene.caption and words[-1] == scene.background.name and words[-1] in GROUNDS
+        assert scene.creature.pose in scene.caption
+        assert words[-1] == scene.background.name
+        assert words[-1] in GROUNDS
         assert not {scene.creature.look.body, scene.creature.look.head, scene.creature.look.limbs} & set(words)
         assert words[scene.word_positions[0][0]] == "creature"
 
@@ -70,7 +76,8 @@ def test_captions_tell_pose_and_ground_and_never_the_look() -> None:
 def test_a_forced_pose_leaves_the_rest_alone() -> None:
     free = sample_creature(index=3)
     forced = sample_creature(index=3, pose="curled")
-    assert forced.creature.pose == "curled" and forced.creature.look == free.creature.look
+    assert forced.creature.pose == "curled"
+    assert forced.creature.look == free.creature.look
     assert (forced.creature.x, forced.creature.radius, forced.background) == (free.creature.x, free.creature.radius, free.background)
     with pytest.raises(InputError, match="no pose"):
         sample_creature(pose="flying")
@@ -91,7 +98,8 @@ def test_parts_have_the_looks_colours() -> None:
     for pose in POSES:
         scene = sample_creature(index=8, pose=pose)
         truth = ground_truth(scene)
-        assert truth.part_names == (PARTS,) and set(truth.parts.unique().tolist()) == {0, 1, 2, 3}
+        assert truth.part_names == (PARTS,)
+        assert set(truth.parts.unique().tolist()) == {0, 1, 2, 3}
         for number, colour in enumerate(scene.creature.look.colours, start=1):
             inside = truth.frames[0][:, truth.parts[0, 0] == number]
             assert float((inside - torch.tensor(colour)[:, None]).abs().amax(0).quantile(0.25)) < 0.02

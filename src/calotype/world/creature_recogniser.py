@@ -191,7 +191,8 @@ def _described(picture: Tensor, thing: Creature, parts: Tensor, labels: Tensor, 
         inside = _inner(parts == number)
         plain = inside & ~extra
         chosen = plain if bool(plain.any()) else parts == number
-        measured.append(tuple(float(value) for value in picture[:, chosen].median(dim=1).values))
+        red, green, blue = (float(value) for value in picture[:, chosen].median(dim=1).values)
+        measured.append((red, green, blue))
     limbs, body, head = (COLOURS[colour] for colour in colours)
     look = _nearest_look(picture, thing, Look(limbs=limbs, body=body, head=head, texture="plain", shape=thing.look.shape))
     return FoundCreature(
