@@ -362,8 +362,8 @@ def refuse_other_roles(model: object) -> None:
         return
     name = getattr(model, "name", type(model).__name__)
     raise InputError(
-        f"{name} can't be used: harmonized-customization needs a model whose text encoder takes a subject's visual rows; take toy-subject or "
-        "a BLIP-Diffusion folder"
+        f"{name} can't be used: harmonized-customization needs a model whose text encoder takes a subject's visual rows; take toy-subject "
+        "or a BLIP-Diffusion folder"
     )
 
 
