@@ -11,7 +11,7 @@ from calotype.evaluation.edit_cases import cases
 from calotype.methods.design_edit import DesignEdit
 
 
-def test_overhead(record):
+def test_overhead(benchmark, record):
     """Wall time of a removal over that of its forward passes, one encoding, one decoding and one prompt alone."""
     model, method = calotype.load("toy-t2i", device="cpu"), DesignEdit.toy()
     case = cases("small", "tune", 1, 1)[0]
@@ -37,5 +37,6 @@ def test_overhead(record):
         return time.perf_counter() - began
 
     whole(), bare()
-    ratio = min(whole() / bare() for _ in range(4))
+    ratio = sorted(whole() / bare() for _ in range(5))[2]
+    benchmark.pedantic(whole, rounds=1)
     record("design-edit, wall time over bare model calls", ratio, "ratio", "<= 1.08", ratio <= 1.08)

@@ -92,8 +92,8 @@ def test_time_reversal_fusion_from_the_command_line(here: Path, tiny: str, capsy
 
 
 def test_the_checkpoint_names_the_preset(here: Path, tiny: str) -> None:
-    from calotype.cli.presets import default_model, default_preset
     from calotype.methods.time_reversal_fusion import TimeReversalFusion
+    from calotype.runs.presets import default_model, default_preset
 
     assert default_preset(TimeReversalFusion, tiny) == "paper"
     (here / "folder").mkdir()

@@ -11,9 +11,10 @@ import torch
 from calotype import load
 from calotype.evaluation.design_edit import claims, grey_hole, mean_colour, measure, membrane, pasted
 from calotype.evaluation.edit_cases import NEAREST, SIZE, SMOOTH, Case, batches, cases, gradient_energy
+from calotype.evaluation.experiment import Table
 from calotype.methods.design_edit import DesignEdit
-from calotype.methods.design_edit.method import blend
-from calotype.methods.design_edit.regions import dilate
+from calotype.methods.design_edit.regions import Window, dilate
+from calotype.methods.design_edit.windows import blend
 
 COUNT = 6
 
@@ -76,7 +77,7 @@ def test_cheap_fills_are_what_they_say(some: list[Case]) -> None:
 
 def test_the_blend_of_the_proof_is_the_users(some: list[Case]) -> None:
     case = some[0]
-    edited = blend(case.task, torch.zeros(3, SIZE, SIZE), (0, 0, SIZE, SIZE), 4, 4)
+    edited = blend(case.task, torch.zeros(3, SIZE, SIZE), Window(0, 0, SIZE, SIZE), 4, 4)
     far = ~dilate(case.mask, 4)
     assert torch.equal(edited[:, far], case.picture[:, far])
 
@@ -84,7 +85,19 @@ def test_the_blend_of_the_proof_is_the_users(some: list[Case]) -> None:
 def test_the_whole_experiment_has_its_rows_and_claims() -> None:
     settings = DesignEdit(num_inference_steps=2, mask_start=0.0, mask_stop=1.0, refine_stop=1.0, dilation=1.0)
     report = measure(load("toy-t2i", device="cpu"), seed=5, count=1, split="tune", settings=settings)
-    wanted = ["method", "reconstruction", "grey-hole", "mean-colour", "repaint", "mask-off", "mask-query", "mask-value", "late-fusion"]
+    wanted = [
+        "method",
+        "reconstruction",
+        "grey-hole",
+        "mean-colour",
+        "repaint",
+        "mask-off",
+        "mask-query",
+        "mask-value",
+        "late-fusion",
+        "wrong-mask",
+        "sdedit",
+    ]
     assert set(wanted) <= {row.variant for row in report.rows}
     assert report.row("method").n == 2
     assert report.row("late-fusion").n == 1
@@ -100,5 +113,10 @@ def test_claims_compare_scene_by_scene() -> None:
     good = {name: [30.0] * 4 for name in names} | {"residue_share": [0.0] * 4, "texture_ratio": [1.0] * 4, "iou": [0.9] * 4}
     bad = {name: [20.0] * 4 for name in names} | {"residue_share": [1.0] * 4, "texture_ratio": [0.0] * 4, "model_calls": [200.0] * 4}
     variants = ["reconstruction", "grey-hole", "mean-colour", "repaint", "mask-off", "mask-query", "mask-value", "mask-off@inverted"]
-    found = claims({"method": good, **dict.fromkeys(variants, bad), "late-fusion": bad, "autoencoder": good})
+    rows = {"method": good, **dict.fromkeys(variants, bad), "late-fusion": bad, "wrong-mask": bad, "autoencoder": good}
+    table = Table()
+    for name, numbers in rows.items():
+        scenes = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
+        table.add(name, "method", scenes[:2] if name in ("late-fusion", "wrong-mask") else scenes)
+    found = claims(table)
     assert [claim.claim for claim in found if not claim.holds] == [next(c.claim for c in found if "foreign" in c.claim)]

@@ -41,12 +41,12 @@ def test_the_caption_names_the_other_thing_only(some: list[Case]) -> None:
 def test_a_perfect_map_scores_one_and_cheap_ones_do_not(some: list[Case]) -> None:
     test = Experiment(OpenVocabularyAttentionMaps(self_attention=1.0, refine="none", threshold=0.5), some, 0, SILENT)
     truths = torch.stack([case.truth for case in some])
-    test.add("perfect", "method", truths.float())
-    test.add("flat", "baseline", torch.ones_like(truths, dtype=torch.float32))
-    assert test.scenes["perfect"]["miou"] == [1.0] * 6
-    assert test.scenes["perfect"]["auc"] == [1.0] * 6
-    assert test.scenes["flat"]["auc"] == [0.5] * 6
-    assert max(test.scenes["flat"]["miou"]) < 0.3
+    test.cut("perfect", "method", truths.float())
+    test.cut("flat", "baseline", torch.ones_like(truths, dtype=torch.float32))
+    assert test.of("perfect", "miou") == [1.0] * 6
+    assert test.of("perfect", "auc") == [1.0] * 6
+    assert test.of("flat", "auc") == [0.5] * 6
+    assert max(test.of("flat", "miou")) < 0.3
     luck = chance(truths, list(truths))
     assert max(luck) < 0.5
 

@@ -106,10 +106,10 @@ def test_the_exact_rows_see_the_same_scenes_and_cost_what_they_should(pairs: lis
     assert found["image-to-video@exact"].metrics["model_calls"] == 6
     assert found["sequential@exact"].metrics["model_calls"] == 12
     assert found["crossfade@exact"].metrics["model_calls"] == 0
-    gain = claims(test.scenes, exact=True)[0]
+    gain = claims(test, exact=True)[0]
     assert gain.holds
     assert gain.value > 20
-    assert "exact" in notes(test.scenes)[0]
+    assert "exact" in notes(test)[0]
 
 
 def test_the_whole_experiment_runs_on_any_image_to_video_model(pairs: list[Pair]) -> None:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from calotype import load
+from calotype.backbones.suiting import working_size
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
 from calotype.core.types import Image, Mask
 from calotype.methods.design_edit import DesignEdit, Edit, Layer, Plan, Task, make_task
-from calotype.methods.design_edit.method import blend, work_size
-from calotype.methods.design_edit.regions import Regions, dilate, feathered, hull, polygon
+from calotype.methods.design_edit.regions import Regions, Window, dilate, feathered, hull, polygon
 from calotype.methods.design_edit.tasks import panned, placed, zoomed_out
+from calotype.methods.design_edit.windows import blend
 from calotype.world import paint, sample_scene
 from tests import tiny
 
@@ -345,7 +346,7 @@ def test_a_picture_of_any_size_keeps_its_untouched_pixels(size: tuple[int, int])
     far = ~dilate(mask.values, 24)
     assert not bool((changed & far).any())
     assert any("px" in note for note in heard.notes)
-    height, width = work_size(model(), size)
+    height, width = working_size(model(), size)
     assert height % 16 == width % 16 == 0
 
 
@@ -369,7 +370,7 @@ def test_latents_can_be_kept_instead_of_pixels() -> None:
 def test_blending_by_hand() -> None:
     task = task_of(Edit(remove=(box(20, 20, 30, 30),)))
     white = torch.ones(3, 64, 64)
-    made = blend(task, white, (0, 0, 64, 64), 4, 2)
+    made = blend(task, white, Window(0, 0, 64, 64), 4, 2)
     assert bool((made[:, 20:30, 20:30] == 1).all())
     assert torch.equal(made[:, :16], task.source[:, :16])
     assert torch.allclose(made[:, 25, 16], torch.lerp(task.source[:, 25, 16], torch.ones(3), 0.5))

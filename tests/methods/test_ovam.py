@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype import load
+from calotype.backbones.suiting import working_size
 from calotype.chains import mask_from
 from calotype.core.denoiser import Condition
 from calotype.core.errors import InputError
@@ -23,7 +24,6 @@ from calotype.core.types import Image, Mask
 from calotype.methods.ovam import Look, OpenVocabularyAttentionMaps, Token, fit_token, word_mask
 from calotype.methods.ovam.maps import Layer, attend, open_vocabulary, resize
 from calotype.methods.ovam.masks import dense_field, guided_filter, scaled, to_mask
-from calotype.methods.ovam.pictures import working_size
 from calotype.methods.ovam.tokens import PERFECT_MINMAX, distance
 from calotype.methods.ovam.words import Question, ask, rival_rows
 from tests import tiny

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calotype import load
 from calotype.backbones.image_to_video import StableVideoDiffusion
+from calotype.backbones.suiting import FAMILIAR_PSNR_DB
 from calotype.core.denoiser import Condition
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
@@ -24,7 +25,7 @@ from calotype.core.types import Image, Video
 from calotype.evaluation.baselines import image_to_video
 from calotype.evaluation.pairs import Pair, symmetric_pairs
 from calotype.evaluation.time_reversal_fusion import exact_model
-from calotype.methods.time_reversal_fusion import FAMILIAR_PSNR_DB, SequentialStep, TimeReversalFusion
+from calotype.methods.time_reversal_fusion import SequentialStep, TimeReversalFusion
 from calotype.metrics import psnr
 from tests import tiny
 
@@ -278,7 +279,7 @@ def test_pictures_of_any_size_are_brought_to_the_models(toy: StableVideoDiffusio
 
 
 def test_a_text_to_image_model_is_refused_with_the_reason() -> None:
-    with pytest.raises(InputError, match=r"turns clips round in time.*toy-i2v"):
+    with pytest.raises(InputError, match=r"turned round in time.*toy-i2v"):
         QUICK(load(tiny.cached("toy-t2i"), device="cpu"), grey(0.1), grey(0.2))
 
 

@@ -8,7 +8,7 @@ from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import TextToImage
 from calotype.core.types import Image, Mask
-from calotype.data import read_image
+from calotype.data import as_mask
 
 WORD = "word:"
 """What a word's mask begins with, as in `word:red house`."""
@@ -39,17 +39,13 @@ def mask_from(
     Raises:
         InputError: an empty mask, one of another size, a word that has no token or marks nothing, or a word without a model.
     """
-    if isinstance(source, Mask):
-        found, name = source, "the mask"
-    elif is_word(source):
+    if is_word(source):
         if model is None:
             raise InputError(f"{os.fspath(source)!r} asks for a word's mask, which needs a text-to-image model; give a file, or a model")
         from calotype.methods.ovam import word_mask
 
         return word_mask(model, picture, os.fspath(source)[len(WORD) :], seed=seed, events=events)
-    else:
-        name = os.fspath(source)
-        found = Mask(read_image(source, name="mask", events=events).pixels.mean(dim=0) >= 0.5)
+    found, name = as_mask(source, events=events), "the mask" if isinstance(source, Mask) else os.fspath(source)
     if found.size != picture.size:
         (height, width), (h, w) = found.size, picture.size
         raise InputError(f"{name} has {width}x{height} px and the picture {w}x{h}; give a mask of the picture's size")

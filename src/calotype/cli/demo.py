@@ -51,10 +51,10 @@ def demo(arguments: Sequence[str]) -> int:
         "The same as `calotype run time-reversal-fusion` on the two pictures in examples/ and their caption, then this pair's table.",
     )
     options = parse(DemoOptions, arguments, page)
-    from calotype.cli.presets import default_preset, preset_instance
     from calotype.cli.running import load_model, look, report_run
     from calotype.registry import resolve_method
     from calotype.runs import ModelRequest, run
+    from calotype.runs.presets import default_preset, preset_instance
 
     request = ModelRequest(MODEL, device=options.device)
     look(request)

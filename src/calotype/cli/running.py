@@ -16,10 +16,10 @@ import tyro
 from calotype.cli import console
 from calotype.cli.attending import Watcher
 from calotype.cli.options import INPUT_METAVAR, Common, Help, parse, print_json
-from calotype.cli.presets import default_model, default_preset, preset_instance
 from calotype.core.errors import InputError
 from calotype.index import MODELS
 from calotype.registry import known_methods, resolve_method
+from calotype.runs.presets import default_model, default_preset, preset_instance
 
 if TYPE_CHECKING:
     from calotype.core.method import Method
@@ -109,6 +109,10 @@ def run(arguments: Sequence[str]) -> int:
     if slug is None:
         _help_without_method()
         return 0
+    if slug.endswith(".json"):
+        from calotype.cli.chaining import run_chain
+
+        return run_chain(slug, rest)
     with console.starting(quiet="--quiet" in rest):
         method = resolve_method(slug)
     model = _early(rest, "--model") or default_model(method)
@@ -123,7 +127,7 @@ def run(arguments: Sequence[str]) -> int:
     from calotype import runs
 
     request = _request(options, model)
-    with _output(options) as events:
+    with output(options) as events:
         if not _early(rest, "--model") and model:
             events.note(f"no --model was given, so this runs on {model}, which knows the toy world only; `calotype models` lists others")
         look(request)
@@ -160,9 +164,14 @@ def resume(arguments: Sequence[str]) -> int:
     )
     options = parse(ResumeOptions, arguments, page)
 
-    from calotype import runs
+    from calotype import chains, runs
 
-    with _output(options) as events:
+    with output(options) as events:
+        if chains.is_chain(options.run):
+            from calotype.cli.chaining import report_chain
+
+            linked = chains.resume_chain(options.run, resolve_method=resolve_method, load_model=load_model, events=events)
+            return report_chain(linked, options)
         record, _ = runs.read_record(options.run)
         if record.status != "finished":
             look(record.model)
@@ -180,9 +189,22 @@ def rerun(arguments: Sequence[str]) -> int:
     )
     options = parse(RerunOptions, arguments, page)
 
-    from calotype import runs
+    from calotype import chains, runs
 
-    with _output(options) as events:
+    with output(options) as events:
+        if chains.is_chain(options.file):
+            from calotype.cli.chaining import report_chain
+
+            linked = chains.rerun_chain(
+                options.file,
+                resolve_method=resolve_method,
+                load_model=load_model,
+                out=options.out,
+                overwrite=options.overwrite,
+                device=options.device,
+                events=events,
+            )
+            return report_chain(linked, options)
         record, _ = runs.read_record(options.file)
         look(record.model)
         done = runs.rerun(
@@ -269,7 +291,7 @@ def _request(options: RunOptions, model: str) -> ModelRequest:
 
 
 @contextmanager
-def _output(options: Common) -> Iterator[console.ConsoleEvents]:
+def output(options: Common) -> Iterator[console.ConsoleEvents]:
     """A listener, with whatever other libraries print kept away from stdout."""
     _silence()
     with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
@@ -301,7 +323,8 @@ def _help_without_method() -> None:
 
     out = console.results()
     out.print("[dim]usage:[/] [bold]calotype run METHOD --help[/]    the flags of one method", highlight=False)
-    out.print("       [bold]calotype run METHOD ...[/]       run it\n", highlight=False)
+    out.print("       [bold]calotype run METHOD ...[/]       run it", highlight=False)
+    out.print("       [bold]calotype run CHAIN.json[/]       run several methods, each with what the ones before made\n", highlight=False)
     out.print("Methods that work today", style="bold cyan")
     for slug, summary in working_methods():
         out.print(f"  {slug}  [dim]{summary}[/]", highlight=False)

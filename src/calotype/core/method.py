@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from calotype.core.errors import InputError
+
 
 class Method:
     """Base of every method. Subclasses are `@dataclass(frozen=True, kw_only=True)`.
@@ -27,3 +29,22 @@ class Method:
             InputError: they can't be used.
         """
         return arguments
+
+    @classmethod
+    def refuse_other_roles(cls, model: object, *, needs: str, attributes: tuple[str, ...] = ()) -> None:
+        """Say why a model can't be used, before anything is computed.
+
+        Args:
+            model: what the method was given.
+            needs: what the method needs and what can be taken, for the message.
+            attributes: what the model must have beside its role's methods.
+
+        Raises:
+            InputError: the model isn't of the role `role`, or lacks an attribute.
+        """
+        from calotype.core import roles
+
+        # A model of clips has all that a model of pictures has: what sets it apart is that it has a number of frames.
+        fits = isinstance(model, getattr(roles, cls.role)) and (cls.role != "TextToImage" or not isinstance(model, roles.ImageToVideo))
+        if not fits or not all(hasattr(model, name) for name in attributes):
+            raise InputError(f"{getattr(model, 'name', type(model).__name__)} can't be used: {cls.slug} needs {needs}")

@@ -44,6 +44,21 @@ class Model(Protocol):
 class TextToImage(Model, Protocol):
     """Prompt to picture: SD 1.x, SD 2.x, SDXL, toy-t2i. Latents are [B, C, h, w], scaled."""
 
+    max_rows: int | None
+    """How many rows the network evaluates at once; None is all of them."""
+
+    def with_max_rows(self, max_rows: int | None) -> TextToImage:
+        """The same model (same weights) with another bound on its rows."""
+        ...
+
+    def init_noise_sigma(self, sigmas: Tensor) -> float:
+        """What standard normal noise is multiplied by to start a run over these noise levels."""
+        ...
+
+    def unconditional(self, condition: Condition) -> Condition:
+        """As many rows of the model's own empty prompt."""
+        ...
+
     def condition(self, prompt: str | Sequence[str], *, size: tuple[int, int] | None = None) -> Condition:
         """One row per prompt."""
         ...

@@ -1,8 +1,19 @@
 """Readers of the user's pictures and clips, checked before any model is loaded, and what shows a result at a glance."""
 
-from calotype.data.fitting import fit
-from calotype.data.images import as_image, check_image, read_image
-from calotype.data.sheets import contact_sheet
+from calotype.data.fitting import fit, resize_pixels
+from calotype.data.images import as_image, as_mask, check_image, read_image
+from calotype.data.sheets import contact_sheet, rows_sheet
 from calotype.data.videos import as_video, read_video
 
-__all__ = ["as_image", "as_video", "check_image", "contact_sheet", "fit", "read_image", "read_video"]
+__all__ = [
+    "as_image",
+    "as_mask",
+    "as_video",
+    "check_image",
+    "contact_sheet",
+    "fit",
+    "read_image",
+    "read_video",
+    "resize_pixels",
+    "rows_sheet",
+]

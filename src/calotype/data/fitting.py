@@ -44,10 +44,19 @@ def fit_pixels(pixels: Float[Tensor, "batch 3 height width"], size: tuple[int, i
         return pixels
     scale = max(height / old_height, width / old_width)
     resized_height, resized_width = max(height, round(old_height * scale)), max(width, round(old_width * scale))
-    # Antialiased bicubic overshoots at edges, so the range is restored.
-    resized = F.interpolate(pixels, size=(resized_height, resized_width), mode="bicubic", antialias=True).clamp(0, 1)
+    resized = resize_pixels(pixels, (resized_height, resized_width))
     top, left = (resized_height - height) // 2, (resized_width - width) // 2
     return resized[..., top : top + height, left : left + width].contiguous()
+
+
+def resize_pixels(pixels: Float[Tensor, "*batch 3 height width"], size: tuple[int, int]) -> Float[Tensor, "*batch 3 new_height new_width"]:
+    """Pictures as a whole at another size, nothing cut off: bicubic, averaged where it shrinks, values in [0, 1]."""
+    if tuple(pixels.shape[-2:]) == tuple(size):
+        return pixels
+    stacked = pixels.reshape(-1, *pixels.shape[-3:])
+    # Antialiased bicubic overshoots at edges, so the range is restored.
+    resized: Tensor = F.interpolate(stacked, size=tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
+    return resized.reshape(*pixels.shape[:-2], *size)
 
 
 def fit_note(name: str, old: tuple[int, int], new: tuple[int, int]) -> str:

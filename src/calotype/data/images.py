@@ -21,13 +21,15 @@ from torch import Tensor
 
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import SILENT, Events
-from calotype.core.types import Image
+from calotype.core.types import Image, Mask
 from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
 from calotype.data.fitting import fit, fit_note
 from calotype.data.tiff import read_float_tiff
 
 ImageLike: TypeAlias = Image | str | os.PathLike[str] | Pillow.Image | np.ndarray | Tensor
 """What every call takes for a picture."""
+MaskLike: TypeAlias = Mask | ImageLike
+"""What every call takes for a mask."""
 
 # Only formats that decode in this process, without an interpreter behind them (no EPS, no plug-in that runs another program).
 _FORMATS = (
@@ -135,6 +137,32 @@ def as_image(value: ImageLike, *, size: tuple[int, int] | None = None, name: str
     else:
         raise InputError(f"{name}: a {type(value).__name__} was given; a picture is a path, an Image, a PIL picture, an array or a tensor")
     return _fitted(picture, size, name, events)
+
+
+def as_mask(value: MaskLike, *, name: str = "mask", events: Events = SILENT) -> Mask:
+    """Whatever a caller has for a mask, as a `Mask`: of a picture, what is at least half bright belongs to it.
+
+    Args:
+        value: a `Mask`, an array or tensor [H, W] (bool, uint8 or floats in [0, 1]), or anything that `as_image` takes.
+        name: what messages call it.
+        events: hears a note for every conversion.
+
+    Raises:
+        InputError: a file that is refused, or NaN among the values.
+        ShapeError: an array or tensor of another shape or range.
+
+    Example:
+        >>> import numpy as np
+        >>> int(as_mask(np.eye(16, dtype=np.uint8) * 255).values.sum())
+        16
+    """
+    if isinstance(value, Mask):
+        return value
+    if isinstance(value, Tensor):
+        if value.ndim != 2 and not (value.ndim == 3 and value.shape[0] in (1, 3, 4)):
+            raise ShapeError(f"{name}: a tensor of shape {list(value.shape)} was given; a mask is [height, width]")
+        value = value[None] if value.ndim == 2 else value
+    return Mask(as_image(value, name=name, events=events).pixels.mean(dim=0) >= 0.5)
 
 
 def _fitted(picture: Image, size: tuple[int, int] | None, name: str, events: Events) -> Image:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional as F
 
 from calotype.core.types import Image, Video
+from calotype.data.fitting import resize_pixels
 
 
 def contact_sheet(video: Video, *, max_frames: int = 16, columns: int | None = None, gap: int = 4, target_width: int = 1280) -> Image:
@@ -44,6 +48,29 @@ def contact_sheet(video: Video, *, max_frames: int = 16, columns: int | None = N
         left = gap + (index % per_row) * (width + gap)
         sheet[:, top : top + height, left : left + width] = frame
     return Image(sheet)
+
+
+def rows_sheet(rows: Sequence[Sequence[Image]], *, height: int = 96, gap: int = 4) -> Image:
+    """Rows of pictures of any sizes, all brought to one height, on white.
+
+    Example:
+        >>> import torch
+        >>> rows_sheet([[Image(torch.zeros(3, 48, 48))] * 3, [Image(torch.ones(3, 48, 96))]]).size
+        (204, 304)
+    """
+    shown = [[_of_height(picture.pixels.detach().float().cpu(), height) for picture in row] for row in rows]
+    width = max(sum(pixels.shape[-1] + gap for pixels in row) for row in shown) + gap
+    sheet = torch.ones(3, len(shown) * (height + gap) + gap, width)
+    for number, row in enumerate(shown):
+        top, left = gap + number * (height + gap), gap
+        for pixels in row:
+            sheet[:, top : top + height, left : left + pixels.shape[-1]] = pixels
+            left += pixels.shape[-1] + gap
+    return Image(sheet)
+
+
+def _of_height(pixels: Float[Tensor, "3 height width"], height: int) -> Float[Tensor, "3 new_height new_width"]:
+    return resize_pixels(pixels, (height, max(1, round(pixels.shape[-1] * height / pixels.shape[-2]))))
 
 
 def _columns(count: int) -> int:

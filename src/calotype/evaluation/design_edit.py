@@ -14,12 +14,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -30,12 +29,13 @@ from calotype.core.roles import TextToImage
 from calotype.core.samplers import Stepped, euler_step, sample
 from calotype.core.timetravel import Reinject, walk
 from calotype.evaluation.edit_cases import SIZE, Case, batches, cases
-from calotype.evaluation.report import Claim, Report, Role, Row
+from calotype.evaluation.experiment import Table, run_batches
+from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.design_edit import DesignEdit
 from calotype.methods.design_edit.layered import to_cells
-from calotype.methods.design_edit.method import blend
-from calotype.methods.design_edit.regions import dilate
-from calotype.metrics import Interval, bootstrap
+from calotype.methods.design_edit.regions import Window, dilate
+from calotype.methods.design_edit.windows import blend
+from calotype.metrics import Interval, bootstrap, difference, mean, ratio
 
 SLUG = DesignEdit.slug
 COUNT = 12
@@ -44,38 +44,30 @@ REPAINT = Reinject(rule="sigma", sigma_min=0.3, sigma_max=20.0, length=4, repeat
 """RePaint's resampling: blocks of levels that are done again; the repeats make it take more than four times the method's calls."""
 
 Levels = list[Tensor]
-Maker = Callable[[Sequence[Case]], tuple[Float[Tensor, "batch 3 size size"], float]]
-"""Makes the raw pictures of some cases; and the model calls of each."""
+Maker = Callable[[Sequence[Case], Events], Float[Tensor, "batch 3 size size"]]
+"""Makes the raw pictures of some cases."""
 
 
-class Experiment:
+class Experiment(Table):
     """Runs variants on cases; inverts each picture once."""
 
     def __init__(self, model: TextToImage, settings: DesignEdit, seed: int, events: Events) -> None:
+        super().__init__()
         self.model, self.settings, self.seed, self.events = model, settings, seed, events
         self.factor = SIZE // model.latent_shape((SIZE, SIZE))[1]
         self.dilation = round(settings.dilation * self.factor)
-        self.rows: list[Row] = []
-        self.scenes: dict[str, dict[str, list[float]]] = {}
         self._inversions: dict[tuple[str, tuple[int, ...]], Levels] = {}
 
     def run(self, variant: str, role: Role, some: Sequence[Case], make: Maker, *, put_back: bool = True) -> None:
         """One row: the pictures of all cases, measured."""
-        numbers: dict[str, list[float]] = {}
-        for batch in batches(some, BATCH):
-            began = time.perf_counter()
-            raw, calls = make(batch)
-            seconds = (time.perf_counter() - began) / len(batch)
-            for case, pixels in zip(batch, raw, strict=True):
-                window = (0, 0, SIZE, SIZE)
-                edited = blend(case.task, pixels, window, self.dilation, self.settings.feather) if put_back else pixels
-                found = {**case.measure(edited, pixels, self.dilation), "seconds": seconds, "model_calls": calls}
-                for name, value in found.items():
-                    numbers.setdefault(name, []).append(value)
-            self.events.step(len(batch))
-            self.events.check()
-        self.scenes[variant] = numbers
-        self.rows.append(Row.of(variant, role, numbers))
+        whole = Window(0, 0, SIZE, SIZE)
+
+        def scenes() -> Iterator[dict[str, float]]:
+            for case, pixels, spent in run_batches(batches(some, BATCH), make, self.events):
+                edited = blend(case.task, pixels, whole, self.dilation, self.settings.feather) if put_back else pixels
+                yield {**case.measure(edited, pixels, self.dilation), **spent}
+
+        self.add(variant, role, scenes())
 
     def inverted(self, kind: str, pictures: Float[Tensor, "batch 3 size size"], batch: Sequence[Case]) -> Levels:
         """The inversion of some pictures; each is computed once."""
@@ -89,14 +81,14 @@ class Experiment:
         method = dataclasses.replace(self.settings, **changes)  # type: ignore[arg-type]
         n = method.num_inference_steps
 
-        def make(batch: Sequence[Case]) -> tuple[Tensor, float]:
+        def make(batch: Sequence[Case], events: Events) -> Tensor:
             tasks = [case.task for case in batch]
             inversion = [self.inverted("source", torch.stack([task.source for task in tasks]), batch)]
             if batch[0].kind == "move":
                 inversion.append(self.inverted("composite", torch.stack([task.composite for task in tasks]), batch))
-            counter = Counter(self.events)
-            done = method.edit(self.model, tasks, inversion=inversion, seed=self.seed + batch[0].index, events=counter)
-            return done.pixels.cpu(), counter.calls / len(batch) + n * len(inversion)
+            events.metric("model_calls", n * len(inversion) * len(batch))
+            done = method.edit(self.model, tasks, inversion=inversion, seed=self.seed + batch[0].index, events=events)
+            return done.pixels.cpu()
 
         return make
 
@@ -104,12 +96,13 @@ class Experiment:
         """Plain DDIM reconstruction of a picture whose hole is filled in pixels; a moved object is pasted in pixels."""
         n = self.settings.num_inference_steps
 
-        def make(batch: Sequence[Case]) -> tuple[Tensor, float]:
+        def make(batch: Sequence[Case], events: Events) -> Tensor:
             pictures = torch.stack([pasted(case, fill(case)) for case in batch])
             levels = self.settings.inverted(self.model, pictures)
             denoise = self.model.denoiser({"cond": self.model.condition([""] * len(batch))}, NoGuidance())
-            x = sample(denoise, levels[0], self.model.sigmas(n), events=Counter(self.events))
-            return self.model.decode(x).cpu(), 2.0 * n
+            x = sample(denoise, levels[0], self.model.sigmas(n), events=events)
+            events.metric("model_calls", 2.0 * n * len(batch))
+            return self.model.decode(x).cpu()
 
         return make
 
@@ -117,7 +110,7 @@ class Experiment:
         """RePaint (Lugmayr et al. 2022): the outside is the noised picture at every level, and blocks of levels are done again."""
         n = self.settings.num_inference_steps
 
-        def make(batch: Sequence[Case]) -> tuple[Tensor, float]:
+        def make(batch: Sequence[Case], events: Events) -> Tensor:
             hole = to_cells(torch.stack([dilate(case.hole, self.dilation) for case in batch]), self.factor)[:, None] >= 0.5
             known = self.model.encode(torch.stack([pasted(case, case.picture) for case in batch]))
             device, shape, seed, sigmas = known.device, tuple(known.shape[1:]), self.seed + batch[0].index, self.model.sigmas(n)
@@ -132,34 +125,36 @@ class Experiment:
                 return Stepped(torch.where(outside, known + sigma_next * fresh, stepped.x), stepped.x0)
 
             start = batch_noise(shape, seed, len(batch), stream=START).to(device) * (float(sigmas[0]) ** 2 + 1) ** 0.5
-            x = sample(
-                denoise, start, sigmas, step=step, walk=walk(sigmas, REPAINT), renoise=renoiser(shape, seed, len(batch)),
-                events=Counter(self.events),
-            )  # fmt: skip
-            return self.model.decode(x).cpu(), denoise.calls / len(batch)
+            again = walk(sigmas, REPAINT)
+            x = sample(denoise, start, sigmas, step=step, walk=again, renoise=renoiser(shape, seed, len(batch)), events=events)
+            events.metric("model_calls", float(denoise.calls))
+            return self.model.decode(x).cpu()
+
+        return make
+
+    def resketched(self) -> Maker:
+        """SDEdit (Meng et al. 2022): the hole filled with the mean colour, noised half of the way up and denoised again."""
+        n = self.settings.num_inference_steps
+
+        def make(batch: Sequence[Case], events: Events) -> Tensor:
+            filled_in = self.model.encode(torch.stack([pasted(case, mean_colour(case)) for case in batch]))
+            sigmas = self.model.sigmas(n)[n // 2 :]
+            denoise = self.model.denoiser({"cond": self.model.condition([""] * len(batch))}, NoGuidance())
+            fresh = batch_noise(tuple(filled_in.shape[1:]), self.seed + batch[0].index, len(batch), stream=START).to(filled_in)
+            x = sample(denoise, filled_in + float(sigmas[0]) * fresh, sigmas, events=events)
+            events.metric("model_calls", float(denoise.calls))
+            return self.model.decode(x).cpu()
 
         return make
 
     def autoencoded(self) -> Maker:
         """The right answer through the autoencoder and back: the best that any method on these latents can do."""
-        return lambda batch: (self.model.decode(self.model.encode(torch.stack([case.answer for case in batch]))).cpu(), 0.0)
+        return lambda batch, events: self.model.decode(self.model.encode(torch.stack([case.answer for case in batch]))).cpu()
 
 
-class Counter(Events):
-    """Counts the network's evaluations; lets a stop through and keeps the inner steps to itself."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-        self.calls = 0.0
-
-    def metric(self, name: str, value: float) -> None:
-        """Add up `model_calls`."""
-        if name == "model_calls":
-            self.calls += value
-
-    def check(self) -> None:
-        """Pass on."""
-        self._events.check()
+def filled(fill: Callable[[Case], Tensor]) -> Maker:
+    """A hole filled in pixels, without the model; a moved object is pasted."""
+    return lambda batch, events: torch.stack([pasted(case, fill(case)) for case in batch])
 
 
 def pasted(case: Case, picture: Float[Tensor, "3 size size"]) -> Float[Tensor, "3 size size"]:
@@ -169,7 +164,7 @@ def pasted(case: Case, picture: Float[Tensor, "3 size size"]) -> Float[Tensor, "
 
 def grey_hole(case: Case) -> Float[Tensor, "3 size size"]:
     """The picture with middle grey where the object was."""
-    return torch.where(case.mask, torch.full(()  , 0.5), case.picture)  # fmt: skip
+    return case.picture.masked_fill(case.mask, 0.5)
 
 
 def mean_colour(case: Case) -> Float[Tensor, "3 size size"]:
@@ -195,12 +190,14 @@ def rows(test: Experiment, some: Sequence[Case]) -> None:
     test.run("method", "method", some, test.edited())
     test.run("reconstruction", "baseline", some, test.rebuilt(lambda case: case.picture))
     test.run("grey-hole", "baseline", some, test.rebuilt(grey_hole))
-    test.run("mean-colour", "baseline", some, lambda batch: (torch.stack([pasted(case, mean_colour(case)) for case in batch]), 0.0))
-    test.run("membrane", "baseline", some, lambda batch: (torch.stack([pasted(case, membrane(case)) for case in batch]), 0.0))
+    test.run("mean-colour", "baseline", some, filled(mean_colour))
+    test.run("membrane", "baseline", some, filled(membrane))
     test.run("repaint", "baseline", some, test.repainted())
+    test.run("sdedit", "baseline", some, test.resketched())
     test.run("mask-off", "ablation", some, test.edited(masked="none"))
     test.run("mask-query", "ablation", some, test.edited(masked="query"))
     test.run("mask-value", "ablation", some, test.edited(masked="value"))
+    test.run("wrong-mask", "ablation", [case.misplaced() for case in some if case.kind == "removal"], test.edited())
     test.run("guidance-1", "ablation", some, test.edited(guidance_scale=1.0))
     test.run("late-fusion", "ablation", moves, test.edited(**late))
     inverted = {"hole_noise": 0.0, "hole_eta": 0.0}
@@ -209,32 +206,19 @@ def rows(test: Experiment, some: Sequence[Case]) -> None:
     test.run("autoencoder", "ceiling", some, test.autoencoded())
 
 
-def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis."""
-    return np.asarray(values.mean(-1))
-
-
-def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of the differences."""
-    return np.asarray((ours - theirs).mean(-1))
-
-
-def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over mean."""
-    return np.asarray(ours.mean(-1) / theirs.mean(-1))
-
-
-def claims(scenes: Mapping[str, Mapping[str, list[float]]]) -> list[Claim]:
+def claims(table: Table) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over scenes."""
 
-    def of(variant: str, metric: str) -> list[float]:
-        return scenes[variant][metric]
+    of = table.of
 
     def gain(other: str, metric: str) -> Interval:
         return bootstrap(difference, of("method", metric), of(other, metric))
 
-    moves = len(scenes["late-fusion"]["iou"])
-    ours = scenes["method"]
+    moves = len(of("late-fusion", "iou"))
+
+    def removals(metric: str) -> list[float]:
+        return of("method", metric)[:-moves]
+
     found = [
         Claim.at_most(
             "removal and move: share of the object that is left in the hole", bootstrap(mean, of("method", "residue_share")), 0.10
@@ -250,6 +234,11 @@ def claims(scenes: Mapping[str, Mapping[str, list[float]]]) -> list[Claim]:
             bootstrap(difference, of("mask-off", "foreign_share"), of("method", "foreign_share")),
             0.05,
         ),
+        Claim.at_least(
+            "a mask that is off by half the object's width leaves more of the object, share",
+            bootstrap(difference, of("wrong-mask", "residue_share"), removals("residue_share")),
+            0.1,
+        ),
         Claim.at_least("hole on smooth grounds better than grey-hole's, in dB", gain("grey-hole", "hole_psnr_db"), 3.0),
         Claim.at_least("hole on smooth grounds better than mean colour's, in dB", gain("mean-colour", "hole_psnr_db"), 3.0),
         Claim.at_least("texture in the hole over the truth's", bootstrap(mean, of("method", "texture_ratio")), 0.6),
@@ -262,7 +251,7 @@ def claims(scenes: Mapping[str, Mapping[str, list[float]]]) -> list[Claim]:
         Claim.at_most("residue less than with the value masked", gain("mask-value", "residue_share"), 0.0),
         Claim.at_least(
             "ring around a moved object better than with fusion at the last step, in dB",
-            bootstrap(difference, ours["ring_psnr_db"][-moves:], of("late-fusion", "ring_psnr_db")),
+            bootstrap(difference, of("method", "ring_psnr_db")[-moves:], of("late-fusion", "ring_psnr_db")),
             0.0,
         ),
         Claim.at_least("outside before the blend, over the autoencoder's own, in dB", gain("autoencoder", "outside_psnr_db"), -0.5),
@@ -294,11 +283,11 @@ def measure(
     began = time.perf_counter()
     settings = settings or DesignEdit.toy()
     some = cases(preset, split, seed, count)
-    events.stage(f"evaluate {SLUG}", 13 * len(some) + count)
+    events.stage(f"evaluate {SLUG}", 14 * len(some) + 2 * count)
     test = Experiment(model, settings, seed, events)
     rows(test, some)
     device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test.scenes))
+    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test))
 
 
 def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:

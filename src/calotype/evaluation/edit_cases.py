@@ -94,6 +94,13 @@ class Case:
             edit = Edit(layers=(Layer(mask=mask, dx=self.shift[0] / SIZE, dy=self.shift[1] / SIZE),), refine=refine)
         return make_task(self.picture, edit, Regions(Image(self.picture)))
 
+    def misplaced(self) -> Case:
+        """The same with a mask that the user put half the object's width off, towards the middle of the picture."""
+        columns = torch.nonzero(self.mask.any(0)).flatten()
+        left, right = int(columns[0]), int(columns[-1]) + 1
+        way = 1 if left + right < SIZE else -1
+        return Misplaced(self.scene, self.index, self.number, self.shift, way * ((right - left) // 2))
+
     @property
     def hole(self) -> Bool[Tensor, "size size"]:
         """What has to be made from nothing."""
@@ -127,6 +134,20 @@ class Case:
             found["iou"] = float((shown & truth).sum() / (shown | truth).sum().clamp(min=1))
             found["position_error_px"] = math.dist(_centre(shown), _centre(truth)) if bool(shown.any()) else SIZE / 2
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Misplaced(Case):
+    """A removal whose mask is off."""
+
+    off: int = 0
+    """Pixels to the right."""
+
+    @cached_property
+    def task(self) -> Task:
+        """What the method is told; measured is what should have gone."""
+        edit = Edit(remove=(Mask(torch.roll(self.mask, self.off, 1)),), refine=(Mask(self.other),))
+        return make_task(self.picture, edit, Regions(Image(self.picture)))
 
 
 def psnr_within(picture: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"]) -> float:

@@ -28,16 +28,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.core.types import Image
-from calotype.evaluation.report import Claim, Report, Role, Row
+from calotype.evaluation.experiment import CallCounter, Table
+from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.ovam import Look, OpenVocabularyAttentionMaps
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.tokens import Token, fit_token
-from calotype.metrics import bootstrap
+from calotype.metrics import bootstrap, difference, ratio
 from calotype.metrics.regions import area_under_curve, iou
 from calotype.world import PRESETS, Scene, ground_truth, paint, sample_scene
 
@@ -104,14 +104,13 @@ def pictures(some: Sequence[Case]) -> list[Image]:
     return [Image(picture) for picture in paint([case.scene for case in some], size=SIZE)]
 
 
-class Experiment:
+class Experiment(Table):
     """Rows of per-scene numbers, under one rule for masks."""
 
     def __init__(self, settings: Settings, some: Sequence[Case], seed: int, events: Events) -> None:
+        super().__init__()
         self.settings, self.cases, self.seed, self.events = settings, list(some), seed, events
         self.pictures = paint([case.scene for case in some], size=SIZE)
-        self.rows: list[Row] = []
-        self.scenes: dict[str, dict[str, list[float]]] = {}
         self.masks: dict[str, Bool[Tensor, "scenes height width"]] = {}
 
     def look(self, model: Any, settings: Settings, captions: Sequence[str]) -> tuple[list[Look], float]:
@@ -120,12 +119,14 @@ class Experiment:
         for start in range(0, len(self.cases), BATCH):
             part = slice(start, start + BATCH)
             looks.append(
-                settings.look(model, pictures(self.cases[part]), prompts=captions[part], seed=self.seed + start, events=Quiet(self.events))
+                settings.look(
+                    model, pictures(self.cases[part]), prompts=captions[part], seed=self.seed + start, events=CallCounter(self.events)
+                )
             )
             self.events.step(len(captions[part]))
         return looks, (time.perf_counter() - began) / len(self.cases)
 
-    def add(
+    def cut(
         self,
         variant: str,
         role: Role,
@@ -140,32 +141,22 @@ class Experiment:
         rule = settings or self.settings
         masks = torch.cat([rule.cut(one[None, None], picture[None])[0] for one, picture in zip(maps, self.pictures, strict=True)])
         seconds += (time.perf_counter() - began) / len(self.cases)
-        self.put(variant, role, masks, maps, seconds=seconds, peak_mb=peak_mb)
+        self.compare(variant, role, masks, maps, seconds=seconds, peak_mb=peak_mb)
 
-    def put(
+    def compare(
         self, variant: str, role: Role, masks: Tensor, maps: Maps, *, seconds: float = float("nan"), peak_mb: float = float("nan")
     ) -> None:
         """A row from masks, and the maps that they were cut from."""
-        truths = [case.truth for case in self.cases]
-        numbers = {
-            "miou": [iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)],
-            "auc": [area_under_curve(one, truth) for one, truth in zip(maps, truths, strict=True)],
-            "seconds": [seconds] * len(truths),
-            "peak_mb": [peak_mb] * len(truths),
-        }
-        self.masks[variant], self.scenes[variant] = masks, numbers
-        self.rows.append(Row.of(variant, role, numbers))
-
-
-class Quiet(Events):
-    """Lets a stop through and keeps the rest to itself."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-
-    def check(self) -> None:
-        """Pass on."""
-        self._events.check()
+        self.masks[variant] = masks
+        same = {"seconds": seconds, "peak_mb": peak_mb}
+        self.add(
+            variant,
+            role,
+            (
+                {"miou": iou(mask, case.truth), "auc": area_under_curve(one, case.truth), **same}
+                for case, mask, one in zip(self.cases, masks, maps, strict=True)
+            ),
+        )
 
 
 def word_maps(looks: Sequence[Look], words: Sequence[str], settings: Settings) -> Maps:
@@ -247,7 +238,7 @@ def fit_tokens(
             view = picture.pixels[list(order)]
             views.append(Image(view.flip(-1) if k % 2 else view.contiguous()))
             masks.append(mask.flip(-1) if k % 2 else mask)
-        look = settings.look(model, views, seed=seed, events=Quiet(events))
+        look = settings.look(model, views, seed=seed, events=CallCounter(events))
         tokens[category] = fit_token(
             look,
             [category],
@@ -256,7 +247,7 @@ def fit_tokens(
             num_steps=steps,
             learning_rate=FIT_RATE,
             branch=settings.branch,
-            events=Quiet(events),
+            events=CallCounter(events),
         )
         events.step()
         events.check()
@@ -285,16 +276,6 @@ def chance(masks: Bool[Tensor, "scenes height width"], truths: Sequence[Tensor])
     return [float(value) for value in table.sum(1) / max(1, len(truths) - 1)]
 
 
-def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ratio of means."""
-    return np.asarray(ours.mean(-1) / theirs.mean(-1))
-
-
-def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean difference."""
-    return np.asarray((ours - theirs).mean(-1))
-
-
 def sum_error(looks: Sequence[Look], words: Sequence[str], settings: Settings) -> list[float]:
     """Per scene: how far the tokens' attention at any pixel is from its closed-form total, levels x heads x layers, as a share of it."""
     found: list[float] = []
@@ -312,7 +293,7 @@ def claims(test: Experiment, sums: Sequence[float]) -> list[Claim]:
     """The claims, with bars fixed beforehand; each is decided by the 90 % bootstrap interval over scenes."""
 
     def of(variant: str) -> list[float]:
-        return test.scenes[variant]["miou"]
+        return test.of(variant, "miou")
 
     luck = chance(test.masks["shuffled-mask"], [case.truth for case in test.cases])
     return [
@@ -376,31 +357,31 @@ def measure(
 
     looks, spent = test.look(model, settings, captions)
     maps, asking = timed(lambda: word_maps(looks, words, settings))
-    test.add("method", "method", maps, seconds=spent + asking, peak_mb=held(looks))
+    test.cut("method", "method", maps, seconds=spent + asking, peak_mb=held(looks))
     sums = sum_error(looks, words, settings)
 
     captioned, spent_cond = test.look(model, dataclasses.replace(settings, branch="cond"), captions)
     (masks, best), asking = timed(lambda: best_in_prompt(test, captioned, prompted))
-    test.put("best-in-prompt", "baseline", masks, best, seconds=spent_cond + asking, peak_mb=held(captioned))
+    test.compare("best-in-prompt", "baseline", masks, best, seconds=spent_cond + asking, peak_mb=held(captioned))
     maps, asking = timed(lambda: word_maps(looks, [case.other_word for case in some], settings))
-    test.add("other-word", "baseline", maps, seconds=spent + asking, peak_mb=held(looks))
+    test.cut("other-word", "baseline", maps, seconds=spent + asking, peak_mb=held(looks))
     discs = [centre_disc(case.truth) for case in some]
-    test.put("centre-disc", "baseline", torch.stack([disc for disc, _ in discs]), torch.stack([near for _, near in discs]))
+    test.compare("centre-disc", "baseline", torch.stack([disc for disc, _ in discs]), torch.stack([near for _, near in discs]))
     full, spent_full = test.look(model, prompted, [case.scene.caption for case in some])
     maps, asking = timed(lambda: word_maps(full, words, prompted))
-    test.add("daam", "baseline", maps, seconds=spent_full + asking, peak_mb=held(full))
+    test.cut("daam", "baseline", maps, seconds=spent_full + asking, peak_mb=held(full))
     for variant, shuffled in (("optimised", False), ("shuffled-mask", True)):
         tokens = fit_tokens(model, settings, categories, shuffled=shuffled, seed=TUNE_SEED, events=events, steps=fit_steps)
         maps, asking = timed(partial(token_maps, looks, words, tokens))
-        test.add(variant, "ablation" if shuffled else "method", maps, seconds=spent + asking, peak_mb=held(looks))
+        test.cut(variant, "ablation" if shuffled else "method", maps, seconds=spent + asking, peak_mb=held(looks))
     random, spent_random = test.look(untrained(model), settings, captions)
     maps, asking = timed(lambda: word_maps(random, words, settings))
-    test.add("random-weights", "ablation", maps, seconds=spent_random + asking, peak_mb=held(random))
+    test.cut("random-weights", "ablation", maps, seconds=spent_random + asking, peak_mb=held(random))
     alone = dataclasses.replace(settings, prompt_competes=False, rivals="")
-    test.add("method@alone", "ablation", word_maps(looks, words, alone), seconds=spent, peak_mb=held(looks))
+    test.cut("method@alone", "ablation", word_maps(looks, words, alone), seconds=spent, peak_mb=held(looks))
     maps = word_maps(captioned, words, settings)
-    test.add("method@cond", "ablation", maps, seconds=spent_cond, peak_mb=held(captioned))
-    test.add(
+    test.cut("method@cond", "ablation", maps, seconds=spent_cond, peak_mb=held(captioned))
+    test.cut(
         "method@plain", "ablation", word_maps(looks, words, settings), seconds=spent, settings=dataclasses.replace(settings, refine="none")
     )
     device = str(getattr(model, "device", "cpu"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -26,10 +26,11 @@ from calotype.core.roles import ImageToVideo
 from calotype.core.timetravel import Reinject
 from calotype.core.types import Image, Video
 from calotype.evaluation.baselines import cross_fade, cut, image_to_video
+from calotype.evaluation.experiment import CallCounter, Table, run_batches
 from calotype.evaluation.pairs import FRAMES, SIZE, Pair, at_end, bank_of, directed_twin, symmetric_pairs
-from calotype.evaluation.report import Claim, Report, Role, Row
+from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
-from calotype.metrics import Interval, bootstrap, psnr, rmse
+from calotype.metrics import Interval, bootstrap, difference, mean, psnr, ratio, rmse
 from calotype.world import PRESETS
 from calotype.world.exact import ExactImageToVideo
 
@@ -42,37 +43,17 @@ EXACT_SIZE = 32
 EXACT_BANK = 384
 """Rendered clips in the bank of each picture."""
 
-Scenes = dict[str, list[float]]
 Clips = list[Float[Tensor, "frames 3 height width"]]
 Maker = Callable[[Sequence[Pair], int, Events], Clips]
 """Makes the clips of some pairs with the noise of that seed."""
 
 
-class Listener(Events):
-    """Counts the network's evaluations; lets a stop through and keeps the inner steps to itself."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-        self.calls = 0.0
-
-    def metric(self, name: str, value: float) -> None:
-        """Add up `model_calls`."""
-        if name == "model_calls":
-            self.calls += value
-
-    def check(self) -> None:
-        """Pass on."""
-        self._events.check()
-
-
-class Experiment:
-    """Runs variants on pairs and keeps the numbers of every scene, so that claims can compare scene by scene."""
+class Experiment(Table):
+    """Runs variants on pairs."""
 
     def __init__(self, seed: int, events: Events) -> None:
-        self.seed = seed
-        self.events = events
-        self.rows: list[Row] = []
-        self.scenes: dict[str, Scenes] = {}
+        super().__init__()
+        self.seed, self.events = seed, events
 
     def run(
         self,
@@ -83,30 +64,10 @@ class Experiment:
         measure: Callable[[Pair, Tensor], dict[str, float]] = Pair.measure,
         batch: int = BATCH,
     ) -> None:
-        """Make the clips of all pairs and measure them."""
-        self.add(variant, role, self._numbers(pairs, make, measure, batch))
-
-    def add(self, variant: str, role: Role, found: Iterable[dict[str, float]]) -> None:
-        """Add a row of per-scene numbers."""
-        numbers: Scenes = {}
-        for scene in found:
-            for name, value in scene.items():
-                numbers.setdefault(name, []).append(value)
-        self.scenes[variant] = numbers
-        self.rows.append(Row.of(variant, role, numbers))
-
-    def _numbers(
-        self, pairs: Sequence[Pair], make: Maker, measure: Callable[[Pair, Tensor], dict[str, float]], batch: int
-    ) -> Iterable[dict[str, float]]:
-        for first in range(0, len(pairs), batch):
-            some = pairs[first : first + batch]
-            listener, began = Listener(self.events), time.perf_counter()
-            clips = make(some, self.seed + some[0].index, listener)
-            seconds = (time.perf_counter() - began) / len(some)
-            for pair, clip in zip(some, clips, strict=True):
-                yield {**measure(pair, clip), "seconds": seconds, "model_calls": listener.calls / len(some)}
-            self.events.step(len(some))
-            self.events.check()
+        """One row: the clips of all pairs, measured."""
+        batches = [pairs[first : first + batch] for first in range(0, len(pairs), batch)]
+        made = run_batches(batches, lambda some, events: make(some, self.seed + some[0].index, events), self.events)
+        self.add(variant, role, ({**measure(pair, clip), **spent} for pair, clip, spent in made))
 
 
 def _frames(videos: Sequence[Video]) -> Clips:
@@ -189,12 +150,11 @@ def exact_rows(test: Experiment, settings: TimeReversalFusion, pairs: Sequence[P
 
     def keep(test_of_one: Experiment) -> None:
         for row in test_of_one.rows:
-            numbers = test_of_one.scenes[row.variant]
-            found.setdefault(row.variant, (row.role, []))[1].append({name: values[0] for name, values in numbers.items()})
+            found.setdefault(row.variant, (row.role, []))[1].extend(test_of_one.scenes(row.variant))
 
     for pair in pairs:
         small = Pair(pair.scene, pair.index, EXACT_SIZE)
-        one = Experiment(test.seed, Listener(test.events))
+        one = Experiment(test.seed, CallCounter(test.events))
         model = exact_model(small, bank)
         main_rows(one, model, settings, [small], "@exact")
         loop, measure = ExactImageToVideo([model.banks[0]]), loop_measure(model)
@@ -216,30 +176,13 @@ def exact_model(pair: Pair, bank: int = EXACT_BANK) -> ExactImageToVideo:
     return ExactImageToVideo([bank_of(pair, thing, bank, seed=0) for thing in (first, at_end(first))])
 
 
-def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ratio of means."""
-    return np.asarray(ours.mean(-1) / theirs.mean(-1))
-
-
-def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean difference."""
-    return np.asarray((ours - theirs).mean(-1))
-
-
-def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean."""
-    return np.asarray(values.mean(-1))
-
-
-def claims(scenes: dict[str, Scenes], exact: bool = False) -> list[Claim]:
+def claims(table: Table, exact: bool = False) -> list[Claim]:
     """The claims, with bars fixed beforehand; each is decided by the 90 % bootstrap interval over scenes (the limit: 95 %).
 
     The exact model answers for T1 only: it is told no motion bucket, so its things may go as slowly as they need to.
     """
     at, where = ("@exact", "exact model: ") if exact else ("", "")
-
-    def of(variant: str, metric: str) -> list[float]:
-        return scenes[variant][metric]
+    of = table.of
 
     def both(metric: str, other: str, compare: Callable[..., NDArray[np.float64]]) -> Interval:
         return bootstrap(compare, of("method" + at, metric), of(other + at, metric))
@@ -265,13 +208,13 @@ def claims(scenes: dict[str, Scenes], exact: bool = False) -> list[Claim]:
     ]
 
 
-def notes(scenes: dict[str, Scenes]) -> list[str]:
+def notes(table: Table) -> list[str]:
     """What the table says about re-injection, whichever way it comes out."""
     lines = []
     for at, where in (("", "on the trained model"), ("@exact", "on the exact model")):
-        if "method" + at not in scenes:
+        if "method" + at not in table:
             continue
-        ours, theirs = scenes["method" + at]["ghost_share"], scenes["no-reinjection" + at]["ghost_share"]
+        ours, theirs = table.of("method" + at, "ghost_share"), table.of("no-reinjection" + at, "ghost_share")
         found = bootstrap(difference, ours, theirs)
         word = "fewer" if found.high < 0 else "more" if found.low > 0 else "no fewer"
         interval = f"{found.value:+.3f}, 90 % interval {found.low:+.3f} to {found.high:+.3f}"
@@ -310,12 +253,12 @@ def measure(
     nosed = PRESETS[preset].directed[0]
     test = Experiment(seed, events)
     trained_rows(test, model, settings, pairs, nosed)
-    found = claims(test.scenes)
+    found = claims(test)
     if exact:
         exact_rows(test, settings, pairs, nosed)
-        found += claims(test.scenes, exact=True)
+        found += claims(test, exact=True)
     device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, found, notes(test.scenes))
+    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, found, notes(test))
 
 
 def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.backbones.suiting import note_unfamiliar
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
@@ -40,12 +41,12 @@ from calotype.core.timetravel import Reinject, walk
 from calotype.core.types import Image, Video
 from calotype.data import as_image
 from calotype.data.images import ImageLike
-from calotype.index import MODELS
-from calotype.metrics import psnr
 
 _NO_HISTORY: Mapping[str, Tensor] = {}
-FAMILIAR_PSNR_DB = 27.0
-"""The toy autoencoder rebuilds pictures of its own world at least this well (400 scenes of the tune split: at worst 28.0)."""
+_NEEDS = (
+    "a model that continues a first frame and has one latent for each frame, so that a clip can be turned round in time; take toy-i2v or"
+    " stabilityai/stable-video-diffusion-img2vid (or -img2vid-xt)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,15 +164,15 @@ class TimeReversalFusion(Method):
         Raises:
             InputError: `model` has another role, or a picture can't be used.
         """
-        refuse_other_roles(model)
+        self.refuse_other_roles(model, needs=_NEEDS)
         size = (self.height or model.size[0], self.width or model.size[1])
         first = as_image(start, size=size, name="start", events=events)
-        note_unfamiliar(model, first, "start", events)
+        note_unfamiliar(model, first, events, name="start", expect="a poor clip")
         if end is None:
             video = self.between(model, [first], [first], prompts=[prompt], seed=seed, events=events)[0]
             return Video(video.frames[:-1], video.fps) if self.drop_last_frame else video
         last = as_image(end, size=size, name="end", events=events)
-        note_unfamiliar(model, last, "end", events)
+        note_unfamiliar(model, last, events, name="end", expect="a poor clip")
         return self.between(model, [first], [last], prompts=[prompt], seed=seed, events=events)[0]
 
     def between(
@@ -278,37 +279,6 @@ class SequentialStep:
         x = x + renoise_variance(sigma, sigma_next) ** 0.5 * self.renoise(position).to(x)
         turned = euler_step(self.backward, flip_frames(x), sigma, sigma_next)
         return Stepped(flip_frames(turned.x), flip_frames(turned.x0))
-
-
-def refuse_other_roles(model: object) -> None:
-    """Say why a model can't be used, before anything is computed.
-
-    Raises:
-        InputError: the model doesn't make clips from a first frame, frame by frame.
-    """
-    needed = ("num_frames", "condition", "unconditional", "latent_shape", "encode", "decode", "sigmas", "denoiser")
-    if all(hasattr(model, name) for name in needed):
-        return
-    name = getattr(model, "name", type(model).__name__)
-    raise InputError(
-        f"{name} can't be used: time-reversal-fusion turns clips round in time, so it needs a model that continues a first frame and has"
-        " one latent for each frame; take toy-i2v or stabilityai/stable-video-diffusion-img2vid (or -img2vid-xt)"
-    )
-
-
-def note_unfamiliar(model: ImageToVideo, image: Image, name: str, events: Events) -> None:
-    """Tell the user of an embedded model when its autoencoder says that the picture is far from what it was trained on."""
-    row = MODELS.get(model.name)
-    if row is None or row.folder is None:
-        return
-    rebuilt = model.decode(model.encode(image.pixels[None]), 1.0).frames
-    found = psnr(rebuilt.cpu(), image.pixels[None].cpu()).item()
-    if found < FAMILIAR_PSNR_DB:
-        public = " or ".join(other for other, known in MODELS.items() if known.role == row.role and known.folder is None)
-        events.note(
-            f"{name}: {model.name} was trained on drawn toy scenes and rebuilds this picture with only {found:.1f} dB (its own world:"
-            f" {FAMILIAR_PSNR_DB:.0f} or more), so expect a poor clip; for photographs take {public}"
-        )
 
 
 METHOD = TimeReversalFusion

@@ -1,6 +1,6 @@
 """Numbers that say how good a picture or a clip is, measured against ground truth; nothing here knows a model."""
 
-from calotype.metrics.intervals import Interval, bootstrap
+from calotype.metrics.intervals import Interval, bootstrap, difference, mean, ratio
 from calotype.metrics.pictures import PSNR_CAP_DB, flicker, psnr, rmse
 from calotype.metrics.regions import area_under_curve, iou
 from calotype.metrics.tracking import Track, centroid_error, ghost_share, jump_ratio, monotonicity, opacity, track
@@ -12,13 +12,16 @@ __all__ = [
     "area_under_curve",
     "bootstrap",
     "centroid_error",
+    "difference",
     "flicker",
     "ghost_share",
     "iou",
     "jump_ratio",
+    "mean",
     "monotonicity",
     "opacity",
     "psnr",
+    "ratio",
     "rmse",
     "track",
 ]

@@ -54,3 +54,23 @@ def bootstrap(
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
+
+
+def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Statistic: the mean over scenes."""
+    return np.asarray(values.mean(-1))
+
+
+def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Statistic: the mean difference."""
+    return np.asarray((ours - theirs).mean(-1))
+
+
+def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Statistic: the ratio of means, which a scene near 0 doesn't blow up.
+
+    Example:
+        >>> bootstrap(ratio, [2.0, 4.0], [1.0, 2.0]).value
+        2.0
+    """
+    return np.asarray(ours.mean(-1) / theirs.mean(-1))

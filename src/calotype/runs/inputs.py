@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from calotype.core.errors import InputError
 from calotype.core.events import Events
 from calotype.core.files import atomic_path
 from calotype.core.types import Image, Mask, Video
-from calotype.data import read_image, read_video
+from calotype.data import as_mask, read_image, read_video
 from calotype.data.files import plain_file
 from calotype.runs.hashing import path_digest
 from calotype.runs.record import shortened
@@ -61,18 +62,34 @@ def read(kind: str, value: Any, name: str, events: Events) -> Image | Mask | Vid
         return value
     path = Path(value).expanduser()
     if path.suffix == _EXACT:
-        return _read_exact(kind, path, name)
+        found = read_exact(path, name)
+        if not isinstance(found, {"image": Image, "mask": Mask, "video": Video}[kind]):
+            raise InputError(
+                f"{name}: {path} holds a {type(found).__name__.lower()}; {'an image' if kind == 'image' else f'a {kind}'} is needed"
+            )
+        return found
     if kind == "video":
         return read_video(path, name=name, events=events)
-    picture = read_image(path, name=name, events=events)
-    return picture if kind == "image" else Mask(picture.pixels.mean(dim=0) >= 0.5)
+    return read_image(path, name=name, events=events) if kind == "image" else as_mask(path, name=name, events=events)
 
 
-def _read_exact(kind: str, path: Path, name: str) -> Image | Mask | Video:
-    tensors = load_file(plain_file(path, name))
-    if kind == "video":
+def read_exact(path: Path, name: str = "file") -> Image | Mask | Video:
+    """What `write_exact` wrote.
+
+    Raises:
+        InputError: no such file, or one that holds something else.
+    """
+    try:
+        tensors = load_file(plain_file(path, name))
+    except SafetensorError as error:
+        raise InputError(f"{name}: {path} can't be read ({error}); give a picture, or a file that a run kept") from None
+    if "frames" in tensors:
         return Video(tensors["frames"], float(tensors["fps"]))
-    return Image(tensors["pixels"]) if kind == "image" else Mask(tensors["values"])
+    if "pixels" in tensors:
+        return Image(tensors["pixels"])
+    if "values" in tensors:
+        return Mask(tensors["values"])
+    raise InputError(f"{name}: {path} holds no picture, mask or clip that a run kept; it has {', '.join(sorted(tensors)) or 'nothing'}")
 
 
 def entry(kind: str, value: Any, name: str) -> dict[str, Any]:
@@ -88,8 +105,7 @@ def keep(folder: Path, value: Any, told: Mapping[str, Any]) -> dict[str, Any]:
     """Copy one input into the run folder, whole or not at all. Returns its entry with the hash of what was kept."""
     target = folder / told["file"]
     if isinstance(value, Image | Mask | Video):
-        with atomic_path(target, overwrite=True) as temporary:
-            save_file(_tensors(value), temporary)
+        write_exact(value, target)
         return {**told, "sha256": path_digest(target)}
     source = Path(value).expanduser()
     if source.resolve() == target.resolve():
@@ -99,6 +115,12 @@ def keep(folder: Path, value: Any, told: Mapping[str, Any]) -> dict[str, Any]:
         with atomic_path(target / file.relative_to(source) if source.is_dir() else target, overwrite=True) as temporary:
             shutil.copyfile(file, temporary)
     return dict(told)
+
+
+def write_exact(value: Image | Mask | Video, path: Path) -> None:
+    """Write an object to the bit, as a .safetensors file that `read` takes."""
+    with atomic_path(path, overwrite=True) as temporary:
+        save_file(_tensors(value), temporary)
 
 
 def _tensors(value: Image | Mask | Video) -> dict[str, Any]:

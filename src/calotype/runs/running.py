@@ -99,7 +99,7 @@ def run(
         command=tuple(command),
         notes=tuple(heard.notes),
     )
-    folder = _make_folder(out, method.slug, overwrite)
+    folder = make_folder(out, method.slug, overwrite)
     kept = {name: inputs.keep(folder, value, told[name]) for name, (_, value) in media.items()}
     record = record.changed(inputs=kept)
     record.write(folder)
@@ -166,7 +166,7 @@ def rerun(
     places = {name: inputs.find(name, told, old_folder, extra) for name, told in old.inputs.items()}
     values = {name: inputs.read(old.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
     model = old.model if device is None else ModelRequest(**{**asdict(old.model), "device": device})
-    folder = _make_folder(out, old.method, overwrite)
+    folder = make_folder(out, old.method, overwrite)
     kept = {name: inputs.keep(folder, place, old.inputs[name]) for name, place in places.items()}
     record = Record(
         method=old.method,
@@ -315,7 +315,12 @@ def _plain_arguments(method: Method, record: Record) -> dict[str, Any]:
     return {name: decode(known[name].annotation, value, name) for name, value in record.arguments.items() if name in known}
 
 
-def _make_folder(out: str | os.PathLike[str] | None, slug: str, overwrite: bool) -> Path:
+def make_folder(out: str | os.PathLike[str] | None, slug: str, overwrite: bool) -> Path:
+    """A folder for a run: `out`, or `./runs/<time>-<slug>`.
+
+    Raises:
+        InputError: it holds something and `overwrite` is false, or it can't be made.
+    """
     try:
         if out is None:
             return _fresh_folder(slug)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-CAPTION_DROPOUT = 0.1
+CAPTION_DROPOUT = 0.15
+EMPTY_EVERY = 12
+"""Every twelfth picture is a ground with nothing on it: whoever takes things out of pictures needs a model that knows such grounds."""
 SNR_CAP, LEAST_WEIGHT = 5.0, 0.3
 
 
@@ -73,7 +75,10 @@ class CaptionedLatents:
         self.empty = caption_tokens(tokenizer, [""])[0]
 
     def _make(self, first: int, count: int) -> dict[str, Tensor]:
-        scenes = [sample_scene("small", split=self.split, seed=self.seed, index=first + i) for i in range(count)]
+        scenes = [
+            sample_scene("small", split=self.split, seed=self.seed, index=index, objects=None if index % EMPTY_EVERY else 0)
+            for index in range(first, first + count)
+        ]
         latents = encode(self.vae, paint(scenes, size=networks.SIZE, device=self.device) * 2.0 - 1.0)
         return {"latents": latents.to(torch.float16).cpu(), "tokens": caption_tokens(self.tokenizer, [scene.caption for scene in scenes])}
 
@@ -91,7 +96,7 @@ class T2IRecipe:
     """64 px pictures of the world's `small` preset and their captions."""
 
     name = "toy-t2i"
-    settings = Settings(batch_size=32, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998)
+    settings = Settings(batch_size=32, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998, held_out_seed=7002)
     train_count = 204_800
     tune_count = 1024
     sheet_count = 24
@@ -118,7 +123,7 @@ class T2IRecipe:
         """Captioned latents of a split, kept under the run's data folder."""
         vae, mark = frozen_vae(folder, checkpoints, start, device)
         count = self.train_count if split == "train" else self.tune_count
-        kept = folder / f"pictures-small-{split}-{seed}-{mark}"
+        kept = folder / f"pictures-small-{EMPTY_EVERY}-{split}-{seed}-{mark}"
         return CaptionedLatents(vae, trainee.tokenizer, split=split, seed=seed, device=device, count=count, folder=kept)
 
     def sheet(self, trainee: TraineeT2I, source: CaptionedLatents, path: Path) -> list[Path]:

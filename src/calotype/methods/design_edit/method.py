@@ -15,11 +15,8 @@ inversion at every step. Objects are pasted as layers shortly before the end, an
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -27,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl
+from calotype.backbones.suiting import note_unfamiliar, working_size
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import invert
@@ -35,18 +33,16 @@ from calotype.core.noise import batch_noise
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
 from calotype.core.types import Image, Mask
-from calotype.data import as_image
+from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
-from calotype.index import MODELS, SOURCES
+from calotype.methods.design_edit.arguments import check, chosen_edits, recorded, with_pictures, word_finder
 from calotype.methods.design_edit.layered import CellMasks, LayeredStep, Masked, Masking, Network, Schedule, to_cells
-from calotype.methods.design_edit.plan import Edit, Flip, Plan, single_edits
-from calotype.methods.design_edit.regions import RegionLike, Regions, WordMask, dilate, split_region
-from calotype.methods.design_edit.tasks import Task, make_task, resize_pixels, window_of
-from calotype.metrics import psnr
+from calotype.methods.design_edit.plan import Flip, Plan, single_edits
+from calotype.methods.design_edit.regions import Regions, Window, dilate
+from calotype.methods.design_edit.tasks import Task, make_task
+from calotype.methods.design_edit.windows import blend, note_window, window_of
 
-FAMILIAR_PSNR_DB = 27.0
-"""The toy autoencoder rebuilds pictures of its own world at least this well."""
-_SWAP = "pictures:"
+_NEEDS = "a text-to-image model with a UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL (stabilityai/stable-diffusion-xl-base-1.0)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +214,7 @@ class DesignEdit(Method):
         single = single_edits(
             remove=remove, refine=refine, move=move, dx=dx, dy=dy, scale=scale, flip=flip, swap=swap, pan=pan, zoom_out=zoom_out
         )
-        whole = Plan(edits=_edits(plan, single))
+        whole = Plan(edits=chosen_edits(plan, single))
         return self.apply(model, image, whole, masks=masks, pictures=pictures, prompt=prompt, seed=seed, events=events)
 
     def apply(
@@ -239,20 +235,27 @@ class DesignEdit(Method):
             plan: the edits, one after the other; between them the picture stays in latents where nothing has to be resized.
             model, image, masks, pictures, prompt, seed, events: see `__call__`.
         """
-        refuse_other_roles(model)
+        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
         pixels = as_image(image, name="image", events=events).pixels
-        edits = _with_pictures(plan.edits, pictures, events)
-        _check(edits, Regions(Image(pixels), masks))
-        note_unfamiliar(model, Image(pixels), events)
+        edits = with_pictures(plan.edits, pictures, events)
+        check(edits, Regions(Image(pixels), masks))
+        note_unfamiliar(model, Image(pixels), events, name="image", expect="a poor edit")
         latents: Tensor | None = None
         calls = 0
-        last: tuple[tuple[int, int, int, int], tuple[int, int]] | None = None
+        last: tuple[Window, tuple[int, int]] | None = None
         for number, edit in enumerate(edits):
-            task = make_task(pixels, edit, Regions(Image(pixels), masks, _finder(model)))
-            work, window = self._work(model, task, events if number == 0 else SILENT)
+            task = make_task(pixels, edit, Regions(Image(pixels), masks, word_finder(model)))
+            window = window_of(task, model.size)
+            work = task.crop(window)
+            work = work.resize(working_size(model, work.size))
+            if number == 0:
+                note_window(task.size, window, work.size, events, whole=self.keep_outside == "latent")
             stays = latents if (window, work.size) == last and task.source is pixels else None
             done = self.edit(model, [work], prompts=[prompt], latents=stays, seed=seed, events=events, key=f"{self.slug}-{number}")
-            pixels = self._put_back(task, done.pixels[0].cpu(), window, model)
+            part = resize_pixels(done.pixels[0].cpu(), (window.height, window.width))
+            factor = model.size[0] // model.latent_shape(model.size)[1]
+            reach = max(1, round(self.dilation * factor * window.height / work.size[0]))
+            pixels = window.paste(task.source, part) if self.keep_outside == "latent" else blend(task, part, window, reach, self.feather)
             latents, last, calls = done.latents, (window, work.size), calls + done.calls
         events.metric("model_calls", float(calls))
         return Image(pixels)
@@ -345,29 +348,8 @@ class DesignEdit(Method):
         return self._inverted(Network(model, condition), model.encode(pictures), sigmas, events, key)
 
     def prepare(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a run as the run folder keeps them: all edits as one plan, and the files that they name as inputs.
-
-        Raises:
-            InputError: a plan, a region or a file that can't be used. All but words is looked at.
-        """
-        given = dict(arguments)
-        single = {name: given.pop(name) for name in _SINGLE if name in given}
-        whole = Plan(edits=_edits(given.pop("plan", ""), single_edits(**single)))
-        masks, pictures = list(given.pop("masks", ()) or ()), list(given.pop("pictures", ()) or ())
-
-        def place(files: list[Any], path: Path, kind: str) -> str:
-            known = [Path(each) if isinstance(each, str | Path) else None for each in files]
-            if path not in known:
-                files.append(path)
-                known.append(path)
-            return f"{kind}:{known.index(path)}"
-
-        whole = whole.map_files(lambda path: place(masks, path, "masks"), lambda path: place(pictures, path, "pictures"))
-        if "image" in given:
-            read = [as_mask(each, f"masks {Path(each).name}" if isinstance(each, str | Path) else "masks") for each in masks]
-            shown = [as_image(each, name="pictures") for each in pictures]
-            _check(_with_pictures(whole.edits, shown, SILENT), Regions(as_image(given["image"], name="image"), read))
-        return {**given, "plan": whole.to_json(), **({"masks": masks} if masks else {}), **({"pictures": pictures} if pictures else {})}
+        """The arguments of a run as the run folder keeps them: see `arguments.recorded`."""
+        return recorded(arguments)
 
     def _inverted(self, network: Network, clean: Tensor, sigmas: Tensor, events: Events, key: str) -> list[Tensor]:
         """The latents at every level of the run, the clean ones last."""
@@ -416,159 +398,6 @@ class DesignEdit(Method):
         fresh = batch_noise(tuple(x.shape[1:]), seed, len(x)).to(x) * (sigma**2 + 1) ** 0.5
         mixed = (1 - self.hole_noise) ** 0.5 * x + self.hole_noise**0.5 * fresh
         return torch.where(hole[:, None], mixed, x)
-
-    def _work(self, model: TextToImage, task: Task, events: Events) -> tuple[Task, tuple[int, int, int, int]]:
-        """The part of the picture that is worked on, at a size that the model knows."""
-        height, width = task.size
-        window = (0, 0, height, width)
-        if height * width > 1.1 * model.size[0] * model.size[1] and not bool((task.touched[0] & task.touched[-1]).any()):
-            window = window_of([task], model.size, task.size, margin=min(model.size) // 4)
-        part = task.crop(window)
-        size = work_size(model, part.size)
-        if window != (0, 0, height, width):
-            events.note(
-                f"image: of its {width}x{height} px the {part.size[1]}x{part.size[0]} around the edit are worked on, the others stay"
-            )
-        if size != part.size:
-            kept = "; untouched pixels stay as they are" if self.keep_outside == "pixels" else ""
-            events.note(f"image: {part.size[1]}x{part.size[0]} px resized to {size[1]}x{size[0]} for the model and back{kept}")
-        return part.resize(size), window
-
-    def _put_back(self, task: Task, edited: Float[Tensor, "3 h w"], window: tuple[int, int, int, int], model: TextToImage) -> Tensor:
-        """The edited part in its place; outside of the dilated masks every pixel is the source's own."""
-        top, left, bottom, right = window
-        whole = task.base.clone()
-        part = edited if edited.shape[1:] == (bottom - top, right - left) else resize_pixels(edited, (bottom - top, right - left))
-        if self.keep_outside == "latent":
-            whole[:, top:bottom, left:right] = part
-            return whole
-        return blend(task, part, window, self._reach(model, part.shape[1], edited.shape[1]), self.feather)
-
-    def _reach(self, model: TextToImage, shown: int, worked: int) -> int:
-        """The dilation in pixels of the picture."""
-        factor = model.size[0] // model.latent_shape(model.size)[1]
-        return max(1, round(self.dilation * factor * shown / worked))
-
-
-_SINGLE = ("remove", "refine", "move", "dx", "dy", "scale", "flip", "swap", "pan", "zoom_out")
-
-
-def blend(task: Task, part: Float[Tensor, "3 h w"], window: tuple[int, int, int, int], dilation: int, feather: int) -> Tensor:
-    """The task's picture with the edited part blended into it: exactly the source outside of the dilated mask."""
-    top, left, bottom, right = window
-    edited = task.base.clone()
-    edited[:, top:bottom, left:right] = part
-    weights = torch.zeros(task.size)
-    weights[top:bottom, left:right] = task.weights(dilation, feather)[top:bottom, left:right]
-    return torch.where(weights > 0, torch.lerp(task.base, edited, weights), task.base)
-
-
-def work_size(model: TextToImage, size: tuple[int, int]) -> tuple[int, int]:
-    """The size that a picture of `size` is worked on: about the model's number of pixels in about the picture's shape."""
-    factor = model.size[0] // model.latent_shape(model.size)[1]
-    config = getattr(getattr(model, "unet", None), "config", None)
-    multiple = factor * 2 ** (len(getattr(config, "block_out_channels", (1,))) - 1)
-    area, own = model.size[0] * model.size[1], size[0] * size[1]
-    if all(side % multiple == 0 for side in size) and 0.5 * area <= own <= 1.1 * area:
-        return size
-    scale = (area / own) ** 0.5
-    height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in size)
-    return height, width
-
-
-def as_mask(value: Any, name: str) -> Mask:
-    """A mask, or what a file of one shows."""
-    return value if isinstance(value, Mask) else Mask(as_image(value, name=name).pixels.mean(dim=0) >= 0.5)
-
-
-def _edits(plan: str, single: Sequence[Edit]) -> tuple[Edit, ...]:
-    if not plan:
-        if not single:
-            raise InputError("nothing is to be done; give remove, move, swap, pan, zoom_out or a plan")
-        return tuple(single)
-    if single:
-        raise InputError("give a plan or single edits, not both")
-    return Plan.read(plan).edits
-
-
-def _with_pictures(edits: Sequence[Edit], pictures: Sequence[Image], events: Events) -> list[Edit]:
-    """The edits with every layer's picture read."""
-
-    def shown(value: ImageLike) -> Image:
-        if isinstance(value, str) and value.startswith(_SWAP):
-            number = value.removeprefix(_SWAP)
-            if not number.isdigit() or int(number) >= len(pictures):
-                raise InputError(f"image: {value!r} names none of the {len(pictures)} pictures that were given; the first is pictures:0")
-            return pictures[int(number)]
-        return as_image(value, name="image of a layer", events=events)
-
-    return [
-        dataclasses.replace(
-            edit,
-            layers=tuple(layer if layer.image is None else dataclasses.replace(layer, image=shown(layer.image)) for layer in edit.layers),
-        )
-        for edit in edits
-    ]
-
-
-def _check(edits: Sequence[Edit], regions: Regions) -> None:
-    """Read every region but words, and try the first edit if no word is among them."""
-    for number, edit in enumerate(edits):
-        named: list[tuple[str, RegionLike, Regions]] = [
-            (name, region, regions) for name in ("remove", "refine", "swap") for region in getattr(edit, name)
-        ]
-        for layer in edit.layers:
-            own = regions if not isinstance(layer.image, Image) else dataclasses.replace(regions, image=layer.image)
-            named += [("layers: mask", layer.mask, own)] + ([] if layer.hidden_by is None else [("hidden_by", layer.hidden_by, own)])
-        words = False
-        for name, region, own in named:
-            if isinstance(region, str) and split_region(region)[0] == "word":
-                words = True
-            else:
-                own.read(region, name)
-        if number == 0 and not words:
-            make_task(regions.image.pixels, edit, regions)
-
-
-def _finder(model: TextToImage) -> WordMask:
-    """What finds a word's region in a picture, with the method that the table names for it."""
-
-    def find(image: Image, word: str) -> Mask:
-        module, _, name = SOURCES["word"].partition(":")
-        found: Mask = getattr(import_module(module), name)(model, image, word)
-        return found
-
-    return find
-
-
-def refuse_other_roles(model: object) -> None:
-    """Say why a model can't be used, before anything is computed.
-
-    Raises:
-        InputError: the model makes no pictures from prompts on a UNet.
-    """
-    needed = ("condition", "latent_shape", "encode", "decode", "sigmas", "denoiser", "unet")
-    if all(hasattr(model, name) for name in needed) and not hasattr(model, "num_frames"):
-        return
-    name = getattr(model, "name", type(model).__name__)
-    raise InputError(
-        f"{name} can't be used: design-edit needs a text-to-image model with a UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
-        " (stabilityai/stable-diffusion-xl-base-1.0)"
-    )
-
-
-def note_unfamiliar(model: TextToImage, image: Image, events: Events) -> None:
-    """Tell the user of an embedded model when its autoencoder says that the picture is far from what it was trained on."""
-    row = MODELS.get(model.name)
-    if row is None or row.folder is None:
-        return
-    pixels = resize_pixels(image.pixels, work_size(model, image.size))[None]
-    found = psnr(model.decode(model.encode(pixels)).cpu(), pixels.cpu()).item()
-    if found < FAMILIAR_PSNR_DB:
-        events.note(
-            f"image: {model.name} was trained on drawn toy scenes and rebuilds this picture with only {found:.1f} dB (its own world:"
-            f" {FAMILIAR_PSNR_DB:.0f} or more), so expect a poor edit; for photographs take a public checkpoint such as SDXL"
-        )
 
 
 METHOD = DesignEdit

@@ -23,6 +23,8 @@ from calotype.registry import did_you_mean
 
 Made = TypeVar("Made")
 Flip = Literal["none", "h", "v", "hv"]
+PICTURES = "pictures:"
+"""What a layer's picture begins with if it is one of those that were given beside the plan, as in `pictures:0`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,7 @@ class Plan:
 
         def layer(value: Layer) -> Layer:
             image = value.image
-            if isinstance(image, str | Path) and not str(image).startswith("pictures:"):
+            if isinstance(image, str | Path) and not str(image).startswith(PICTURES):
                 image = of_picture(Path(image))
             hidden = None if value.hidden_by is None else region(value.hidden_by)
             return replace(value, mask=region(value.mask), image=image, hidden_by=hidden)
@@ -215,7 +217,7 @@ def _layer(value: Any, name: str, folder: Path) -> Layer:
     for key in ("image", "flip"):
         if fields.get(key) is not None:
             made[key] = _text(fields[key], f"{name}: {key}")
-    if "image" in made and not made["image"].startswith("pictures:"):
+    if "image" in made and not made["image"].startswith(PICTURES):
         made["image"] = str(folder / Path(made["image"]).expanduser())
     if fields.get("hidden_by") is not None:
         made["hidden_by"] = _region(fields["hidden_by"], f"{name}: hidden_by", folder)

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from calotype.core.errors import InputError
 from calotype.core.types import Image, Mask
-from calotype.data import as_image
-from calotype.data.images import ImageLike
+from calotype.data import as_mask
 
 RegionLike: TypeAlias = str | os.PathLike[str] | Mask | Tensor | np.ndarray
 """What stands for a region: a `Mask`, a boolean array or tensor [H, W], or text (see `Regions`)."""
@@ -64,7 +63,7 @@ class Regions:
             InputError: another size than the picture's, nothing in it, a point outside of the picture, or text that says nothing.
         """
         if isinstance(region, Mask | Tensor | np.ndarray):
-            return self._checked(_as_mask(region, name), name)
+            return self._checked(as_mask(region, name=name), name)
         kind, rest = split_region(region)
         if kind == "word":
             return self._checked(self._word(rest, name), f"{name}: the word {rest!r}")
@@ -73,7 +72,7 @@ class Regions:
                 raise InputError(f"{name}: {region!r} names none of the {len(self.masks)} masks that were given; the first one is masks:0")
             return self._checked(self.masks[int(rest)], name)
         if kind == "file":
-            return self._checked(_as_mask(rest, name), f"{name}: {rest}")
+            return self._checked(as_mask(rest, name=name), f"{name}: {rest}")
         return self._drawn(kind, rest, name)
 
     def union(self, regions: Sequence[RegionLike], name: str) -> Mask:
@@ -112,6 +111,40 @@ class Regions:
                 raise InputError(f"{name}: {kind}:{text} is no box; give left,top,right,bottom with left < right and top < bottom")
             points = [(left, top), (right, top), (right, bottom), (left, bottom)]
         return self._checked(Mask(polygon((height, width), points)), name)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a picture, in pixels."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """From the top to the bottom."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """From the left to the right."""
+        return self.right - self.left
+
+    def paste(
+        self, whole: Float[Tensor, "channels height width"], part: Float[Tensor, "channels h w"]
+    ) -> Float[Tensor, "channels height width"]:
+        """The picture with this part of it replaced.
+
+        Example:
+            >>> import torch
+            >>> Window(0, 1, 1, 3).paste(torch.zeros(3, 2, 4), torch.ones(3, 1, 2))[0].tolist()
+            [[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+        """
+        made = whole.clone()
+        made[:, self.top : self.bottom, self.left : self.right] = part
+        return made
 
 
 def split_region(region: str | os.PathLike[str]) -> tuple[str, str]:
@@ -155,19 +188,6 @@ def polygon(size: tuple[int, int], points: Sequence[tuple[float, float]]) -> Boo
     ImageDraw.Draw(canvas).polygon([(x * fine - 0.5, y * fine - 0.5) for x, y in points], fill=255)
     share = torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255).view(height, fine, width, fine).mean(dim=(1, 3))
     return share >= 0.5
-
-
-def _as_mask(value: RegionLike, name: str) -> Mask:
-    if isinstance(value, Mask):
-        return value
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, Tensor):
-        if value.ndim != 2:
-            raise InputError(f"{name}: a mask of shape {list(value.shape)} was given; it is [height, width]")
-        return Mask(value if value.dtype == torch.bool else value > value.new_tensor(0.5 if value.is_floating_point() else 127))
-    picture: ImageLike = value
-    return Mask(as_image(picture, name=name).pixels.mean(dim=0) >= 0.5)
 
 
 def dilate(mask: Bool[Tensor, "height width"], radius: int) -> Bool[Tensor, "height width"]:

@@ -6,7 +6,6 @@ Objects are resized, mirrored and shifted here, in pixels, so that they land exa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +15,9 @@ from torch.nn import functional
 
 from calotype.core.errors import InputError
 from calotype.core.types import Image
+from calotype.data import resize_pixels
 from calotype.methods.design_edit.plan import Edit, Layer
-from calotype.methods.design_edit.regions import Regions, centroid, dilate, feathered, hull
+from calotype.methods.design_edit.regions import Regions, Window, centroid, dilate, feathered, hull
 
 Pixels = Float[Tensor, "3 height width"]
 Region = Bool[Tensor, "height width"]
@@ -50,20 +50,14 @@ class Task:
         """Everything that may change (not dilated)."""
         return self.hole | self.layers | self.hidden
 
-    @property
-    def base(self) -> Pixels:
-        """What the untouched pixels are."""
-        return self.source
-
     def weights(self, dilation: int, feather: int) -> Float[Tensor, "height width"]:
         """Weights of the edited picture in the final blend; the feather lies inside the dilated mask."""
         return feathered(self.touched, dilate(self.touched, dilation), min(feather, dilation))
 
-    def crop(self, window: tuple[int, int, int, int]) -> Task:
-        """The part inside of (top, left, bottom, right)."""
-        top, left, bottom, right = window
-        parts = {field.name: getattr(self, field.name)[..., top:bottom, left:right] for field in dataclasses.fields(self)}
-        return Task(**parts)
+    def crop(self, window: Window) -> Task:
+        """The part inside of a window."""
+        rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
+        return Task(**{field.name: getattr(self, field.name)[..., rows, columns] for field in dataclasses.fields(self)})
 
     def resize(self, size: tuple[int, int]) -> Task:
         """The same task at another size; masks keep every pixel of which a part belongs to them."""
@@ -109,7 +103,7 @@ def make_task(pixels: Pixels, edit: Edit, regions: Regions) -> Task:
             raise InputError(f"layers[{number}]: nothing of it is left in the picture; give a smaller dx or dy, or a larger scale")
         composite = torch.where(place, shown, composite)
         if behind is not None:
-            _, lit = placed(own, behind, dataclasses.replace(layer), (pixels.shape[1], pixels.shape[2]), about=mask)
+            _, lit = placed(own, behind, layer, (pixels.shape[1], pixels.shape[2]), about=mask)
             hidden = (hidden & ~place) | (lit & ~place)
         else:
             hidden = hidden & ~place
@@ -220,12 +214,6 @@ def zoomed_out(pixels: Pixels, factor: float) -> tuple[Pixels, Region]:
     return made, border
 
 
-def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Bicubic, averaged where it shrinks, values in [0, 1]."""
-    resized: Tensor = functional.interpolate(pixels[None], size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-    return resized
-
-
 def _resized(values: Float[Tensor, "channels height width"], size: tuple[int, int]) -> Float[Tensor, "channels new_height new_width"]:
     resized: Tensor = functional.interpolate(values[None], size=size, mode="area")[0]
     return resized
@@ -240,24 +228,3 @@ def _shifted(values: Float[Tensor, "channels height width"], right: int, down: i
     if top < bottom and left < stop:
         canvas[:, top:bottom, left:stop] = values[:, top - down : bottom - down, left - right : stop - right]
     return canvas
-
-
-def window_of(tasks: Sequence[Task], least: tuple[int, int], size: tuple[int, int], margin: int) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) of the part of a large picture that is worked on: what is touched with as much again around it.
-
-    Args:
-        tasks: of a picture; all of `size`.
-        least: height and width that the part has at least.
-        size: of the picture.
-        margin: pixels around what is touched, at least.
-    """
-    touched = torch.stack([task.touched | task.refine for task in tasks]).any(0)
-    ends = []
-    for axis, (whole, least_side) in enumerate(zip(size, least, strict=True)):
-        used = torch.nonzero(touched.any(dim=1 - axis)).flatten()
-        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, whole)
-        around = max((last - first) // 2, margin)
-        wanted = min(max(last - first + 2 * around, least_side), whole)
-        start = min(max((first + last - wanted) // 2, 0), whole - wanted)
-        ends.append((start, start + wanted))
-    return ends[0][0], ends[1][0], ends[0][1], ends[1][1]

@@ -11,15 +11,16 @@ vector, so a token can be fitted to one annotated picture (`calotype.methods.ova
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
+from calotype.backbones.suiting import note_unfamiliar, working_size
 from calotype.core.denoiser import Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
@@ -31,30 +32,20 @@ from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
 from calotype.core.types import Image, Mask
-from calotype.data import as_image
+from calotype.data import as_image, as_mask, resize_pixels
 from calotype.data.images import ImageLike
-from calotype.index import MODELS
 from calotype.methods.ovam.look import Look, Watch, question
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
-from calotype.methods.ovam.pictures import (
-    Unsaved,
-    fitted,
-    model_device,
-    note_unfamiliar,
-    overlay,
-    refuse_other_roles,
-    start_scale,
-    unconditional,
-    whole_batch,
-    working_size,
-)
+from calotype.methods.ovam.pictures import Unsaved, overlay, whole_batch
 from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
-from calotype.methods.ovam.words import Question, ask, listed, places_in_prompt, whole_prompts
+from calotype.methods.ovam.words import Question, listed, places_in_prompt, whole_prompts
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
 FIT_STEPS, FIT_RATE = 100, 0.1
+NEEDS = "the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
+ATTRIBUTES = ("unet", "modules")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +189,7 @@ class OpenVocabularyAttentionMaps(Method):
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
         """
-        refuse_other_roles(model)
+        self.refuse_other_roles(model, needs=NEEDS, attributes=ATTRIBUTES)
         known = Token.load(token) if token else None
         asked = known.words if known is not None else listed(words)
         if known is not None:
@@ -206,13 +197,12 @@ class OpenVocabularyAttentionMaps(Method):
         else:
             self.questions(model, asked, (prompt,))  # What can't be asked is said before anything is sampled.
         picture = None if image is None else as_image(image, name="image", events=events)
-        if picture is None and not prompt:
-            raise InputError("neither a picture nor a prompt was given; give --image FILE, or --prompt TEXT to make one")
+        _refuse_nothing(picture, prompt)
         self._check_fit(asked, picture, mask, token, save_token)
         if picture is None:
             look = self.generate(model, [prompt], words=asked, seed=seed, events=events)
         else:
-            note_unfamiliar(model, [picture], events)
+            note_unfamiliar(model, picture, events, name="image", expect="poor maps")
             look = self.look(model, [picture], prompts=[prompt], words=asked, seed=seed, events=events)
         if mask is not None:
             known = fit_token(
@@ -228,6 +218,19 @@ class OpenVocabularyAttentionMaps(Method):
             if save_token:
                 known.save(save_token)
         return self.results(look, asked, events, token=known)
+
+    def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments as they are, if they can be used as far as that shows without the model.
+
+        Raises:
+            InputError: nothing to look for or in, a token file or a mask that can't be used.
+        """
+        image, mask, token = arguments.get("image"), arguments.get("mask"), arguments.get("token", "")
+        words = Token.load(token).words if token else listed(arguments.get("words", ""))
+        _refuse_nothing(image, arguments.get("prompt", ""))
+        picture = None if image is None else as_image(image, name="image")
+        self._check_fit(words, picture, None if mask is None else as_mask(mask), token, arguments.get("save_token", ""))
+        return arguments
 
     def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: str, save_token: str) -> None:
         if (token or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
@@ -292,9 +295,9 @@ class OpenVocabularyAttentionMaps(Method):
         guidance = ClassifierFreeGuidance(self.guidance_scale)
         conditions = {"cond": condition}
         if "uncond" in guidance.labels:
-            conditions["uncond"] = unconditional(model, condition)
+            conditions["uncond"] = model.unconditional(condition)
         role = self._role(guidance, events)
-        start = batch_noise(shape, seed, len(prompts)) * start_scale(model, sigmas)
+        start = batch_noise(shape, seed, len(prompts)) * model.init_noise_sigma(sigmas)
         denoise = whole_batch(model, events).denoiser(conditions, guidance)
         watch = self._watch(model, role, words, prompts, size)
         with AttentionControl(model, roles=guidance.labels, latent_size=shape[1:]) as control:
@@ -331,11 +334,11 @@ class OpenVocabularyAttentionMaps(Method):
             (height, width), (h, w) = images[0].size, size
             events.note(f"image: {width}x{height} px, looked at in {w}x{h}; maps and masks are of {width}x{height} px")
         pictures = torch.stack([image.pixels for image in images])
-        latents = model.encode(fitted(pictures, size).to(model_device(model))).float()
+        latents = model.encode(resize_pixels(pictures, size)).float()
         told = list(prompts) or [""] * len(images)
         condition = model.condition(told, size=size)
-        label = self.branch
-        conditions = {label: unconditional(model, condition) if label == "uncond" else condition}
+        label: str = self.branch
+        conditions = {label: model.unconditional(condition) if label == "uncond" else condition}
         denoise = whole_batch(model, events).denoiser(conditions, NoGuidance(label))
         watch = self._watch(model, label, words, told, size)
         grid = (int(latents.shape[-2]), int(latents.shape[-1]))
@@ -445,52 +448,12 @@ class OpenVocabularyAttentionMaps(Method):
         return found
 
 
+def _refuse_nothing(image: object, prompt: str) -> None:
+    if image is None and not prompt:
+        raise InputError("neither a picture nor a prompt was given; give --image FILE, or --prompt TEXT to make one")
+
+
 Questions = tuple[Question, ...]
-
-
-def word_mask(
-    model: TextToImage,
-    image: ImageLike,
-    word: str,
-    *,
-    method: OpenVocabularyAttentionMaps | None = None,
-    prompt: str = "",
-    seed: int = 0,
-    events: Events = SILENT,
-) -> Mask:
-    """Where a word is in a picture.
-
-    Args:
-        model: a text-to-image model.
-        image: the picture, of any size.
-        word: a word or phrase.
-        method: the settings; by default those for the model (`default_settings`).
-        prompt: what the network is told about the picture, if anything.
-        seed: of the noise that is added.
-        events: hears notes.
-
-    Returns:
-        The mask, of the picture's size.
-
-    Raises:
-        InputError: the word has no token, or its mask is empty.
-    """
-    refuse_other_roles(model)
-    method = method or default_settings(model)
-    (asked,) = listed([word])
-    picture = as_image(image, name="image", events=events)
-    ask(model, (asked,), method.context)
-    look = method.look(model, [picture], prompts=[prompt], words=(asked,), seed=seed, events=events)
-    values = method.masks(look, method.maps(look, (asked,)))[0, 0]
-    if not bool(values.any()):
-        raise InputError(f"the word {asked!r} marks no pixel of the picture; try another word, or a threshold below {method.threshold}")
-    return Mask(values)
-
-
-def default_settings(model: TextToImage) -> OpenVocabularyAttentionMaps:
-    """`toy()` for an embedded model, `fast()` for any other."""
-    row = MODELS.get(model.name)
-    return OpenVocabularyAttentionMaps.toy() if row is not None and row.folder is not None else OpenVocabularyAttentionMaps.fast()
 
 
 METHOD = OpenVocabularyAttentionMaps
