@@ -19,20 +19,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import SubjectToImage
 from calotype.core.types import Image
-from calotype.evaluation.report import Claim, Report, Role, Row
+from calotype.evaluation.experiment import Table, run_batches
+from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.harmonized_customization import HarmonizedCustomization
-from calotype.metrics import bootstrap
+from calotype.metrics import Interval, bootstrap, difference
 from calotype.world import paint
 from calotype.world.creature_recogniser import CreatureRecognition, identity_distance, recognise_creatures
 from calotype.world.creatures import POSES, CreatureScene, on_plain_ground, sample_creature
@@ -99,41 +99,35 @@ class Experiment:
 
     def __init__(self, model: SubjectToImage, settings: HarmonizedCustomization, seed: int, events: Events) -> None:
         self.model, self.settings, self.seed, self.events = model, settings, seed, events
-        self.rows: list[Row] = []
-        self.scenes: dict[str, dict[str, list[float]]] = {}
+        self.table = Table()
 
     def run(self, variant: str, role: Role, some: Sequence[Case], *, wrong: bool = False, **changes: Any) -> None:
         """One row: a picture for each case, measured."""
         method = dataclasses.replace(self.settings, **changes)
-        numbers: dict[str, list[float]] = {}
-        for start in range(0, len(some), BATCH):
-            part, listener = list(some[start : start + BATCH]), Listener(self.events)
-            others = [some[(start + i + 1) % len(some)].picture for i in range(len(part))] if wrong else None
+
+        def make(batch: Sequence[Case], events: Events) -> Iterable[dict[str, float]]:
+            start, listener = some.index(batch[0]), Listener(events)
+            others = [some[(start + i + 1) % len(some)].picture for i in range(len(batch))] if wrong else None
             pixels = method.generate(
-                self.model, [case.picture for case in part], [case.prompt for case in part], word=self.model.subject_word,
+                self.model, [case.picture for case in batch], [case.prompt for case in batch], word=self.model.subject_word,
                 auxiliary=others, seed=self.seed + start, events=listener,
             )  # fmt: skip
-            for case, seen in zip(part, recognise_creatures(pixels.cpu()), strict=True):
-                for name, value in {**case.measure(seen), **listener.numbers}.items():
-                    numbers.setdefault(name, []).append(value)
-            self.events.step(len(part))
-            self.events.check()
-        self.scenes[variant] = numbers
-        self.rows.append(Row.of(variant, role, numbers))
+            seen = recognise_creatures(pixels.cpu())
+            return [{**case.measure(one), **listener.numbers} for case, one in zip(batch, seen, strict=True)]
+
+        batches = [list(some[start : start + BATCH]) for start in range(0, len(some), BATCH)]
+        self.table.add(variant, role, [{**found, **spent} for _, found, spent in run_batches(batches, make, self.events)])
 
     def limit(self, some: Sequence[Case]) -> None:
         """The answer itself through the autoencoder: what the recogniser makes of the best that any method on these latents can do."""
         answers = paint([sample_creature(split=c.subject.split, seed=c.subject.seed, index=c.subject.index, pose=c.wanted) for c in some])
         pixels = self.model.decode(self.model.encode(answers)).cpu()
-        numbers: dict[str, list[float]] = {}
-        for case, seen in zip(some, recognise_creatures(pixels), strict=True):
-            for name, value in case.measure(seen).items():
-                numbers.setdefault(name, []).append(value)
-        self.rows.append(Row.of("autoencoder", "ceiling", numbers))
+        seen = recognise_creatures(pixels)
+        self.table.add("autoencoder", "ceiling", [case.measure(one) for case, one in zip(some, seen, strict=True)])
 
 
 class Listener(Events):
-    """Keeps the projection's numbers; lets a stop through."""
+    """Keeps the projection's numbers and passes on the rest that an experiment asks for."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
@@ -143,6 +137,8 @@ class Listener(Events):
         """Keep `projected_...`."""
         if name.startswith("projected"):
             self.numbers[name] = value
+        else:
+            self._events.metric(name, value)
 
     def check(self) -> None:
         """Pass on."""
@@ -168,22 +164,13 @@ def run_rows(test: Experiment, some: Sequence[Case]) -> None:
     test.limit(few)
 
 
-def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis."""
-    return np.asarray(values.mean(-1))
-
-
-def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of the differences."""
-    return np.asarray((ours - theirs).mean(-1))
-
-
-def claims(scenes: Mapping[str, Mapping[str, list[float]]]) -> list[Claim]:
+def claims(table: Table) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over scenes in which both pictures show a creature."""
 
-    def gap(metric: str, ours: str, theirs: str) -> Any:
-        count = min(len(scenes[name][metric]) for name in (ours, theirs))
-        return bootstrap(difference, scenes[ours][metric][:count], scenes[theirs][metric][:count])
+    def gap(metric: str, ours: str, theirs: str) -> Interval:
+        first, second = table.of(ours, metric), table.of(theirs, metric)
+        count = min(len(first), len(second))
+        return bootstrap(difference, first[:count], second[:count])
 
     return [
         Claim.at_least("projection: fall of the pose-copy rate", gap("pose_copy_rate", "concatenation", "projection"), 0.15),
@@ -226,7 +213,7 @@ def measure(
     run_rows(test, some)
     device = str(getattr(model, "device", "cpu"))
     notes = ["This is a reconstruction: the paper has no public code and no numbers that could be compared with these."]
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test.scenes), notes)
+    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.table.rows, claims(test.table), notes)
 
 
 def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:

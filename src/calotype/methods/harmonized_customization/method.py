@@ -43,6 +43,7 @@ from calotype.methods.harmonized_customization.projection import EmbeddingMixer
 from calotype.methods.harmonized_customization.prompts import Prompt, Span, build_prompt
 from calotype.methods.harmonized_customization.swapping import Form, Halves, Layers, Swapping, SwappingDenoiser, roles
 
+NEEDS = "a model whose text encoder takes a subject's visual rows; take toy-subject or a BLIP-Diffusion folder"
 INDEPENDENT = 3
 """Stream of the auxiliary run's own noise."""
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -208,7 +209,7 @@ class HarmonizedCustomization(Method):
         Raises:
             InputError: another role, an empty prompt, no word where one is needed, or a subject that can't be told from its ground.
         """
-        refuse_other_roles(model)
+        self.refuse_other_roles(model, needs=NEEDS)
         _check_prompt(prompt)
         name = word.strip() or model.subject_word
         if not name:
@@ -255,7 +256,7 @@ class HarmonizedCustomization(Method):
             events.metric(f"projected_{level}", sum(one.ratios[level] for one in given) / len(given))
         count, size = len(given), (self.height or model.size[0], self.width or model.size[1])
         shape, sigmas = model.latent_shape(size), model.sigmas(self.num_inference_steps)
-        scale = (float(sigmas[0]) ** 2 + 1) ** 0.5
+        scale = model.init_noise_sigma(sigmas)
         z, main = batch_noise(shape, seed, count) * scale, torch.cat([one.main for one in given])
         guidance = ClassifierFreeGuidance(self.guidance_scale)
         if self.swap == "off":
@@ -265,8 +266,7 @@ class HarmonizedCustomization(Method):
             return model.decode(x)
         y = z if self.auxiliary_noise == "same" else batch_noise(shape, seed, count, stream=INDEPENDENT) * scale
         states = torch.cat([main, torch.cat([one.auxiliary for one in given])])
-        whole = model.with_max_rows(None) if hasattr(model, "with_max_rows") else model
-        denoise = whole.denoiser(_both(model, states, self.negative_prompt), guidance)
+        denoise = model.with_max_rows(None).denoiser(_both(model, states, self.negative_prompt), guidance)
         with AttentionControl(model, roles=roles(guidance.labels), latent_size=shape[1:]) as control:
             swapping = Swapping(
                 control=control, labels=guidance.labels, form=self.swap, layers=self.swap_layers, start=self.swap_start,
@@ -350,21 +350,6 @@ def _both(model: SubjectToImage, states: Float[Tensor, "rows length width"], neg
 def _check_prompt(prompt: str) -> None:
     if not prompt.strip():
         raise InputError('prompt is empty; say what the subject does and where, such as --prompt "lying on sand"')
-
-
-def refuse_other_roles(model: object) -> None:
-    """Say why a model can't be used, before anything is computed.
-
-    Raises:
-        InputError: the model takes no subject picture.
-    """
-    if isinstance(model, SubjectToImage):
-        return
-    name = getattr(model, "name", type(model).__name__)
-    raise InputError(
-        f"{name} can't be used: harmonized-customization needs a model whose text encoder takes a subject's visual rows; take toy-subject "
-        "or a BLIP-Diffusion folder"
-    )
 
 
 METHOD = HarmonizedCustomization
