@@ -1,4 +1,4 @@
-"""Paints examples/start.png and examples/end.png: the first and the last picture of the demo's scene, at 256 px.
+"""Paints the examples: start.png and end.png, the ends of the demo's scene at 256 px, and clip.mp4, which the chain starts from.
 
 python scripts/paint_examples.py
 """
@@ -9,6 +9,12 @@ import dataclasses
 from pathlib import Path
 
 from calotype.cli.demo import example_pair, write_examples
+from calotype.core.types import Video
+from calotype.world import paint, sample_scene
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 if __name__ == "__main__":
-    write_examples(dataclasses.replace(example_pair(), size=256), Path(__file__).parent.parent / "examples")
+    write_examples(dataclasses.replace(example_pair(), size=256), EXAMPLES)
+    scene = sample_scene("small", split="tune", seed=77, index=13, num_frames=8, objects=2)
+    Video(paint([scene], size=64, num_frames=8)[0], float(scene.fps)).save(EXAMPLES / "clip.mp4", overwrite=True)

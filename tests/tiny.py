@@ -80,6 +80,45 @@ def tiny_toy_t2i(path: Path, **save: Any) -> Path:
     return _stable_diffusion(path, scheduler="ddim-v", unet=unet, width=64, levels=3, positions=24, **save)
 
 
+def tiny_i2vgen(path: Path, **save: Any) -> Path:
+    """I2VGen-XL: zero-terminal-SNR cosine schedule, v-prediction, CLIP text and vision encoders, channel-first network. 64 px."""
+    from diffusers import AutoencoderKL, I2VGenXLUNet
+    from transformers import CLIPTextModel, CLIPVisionModelWithProjection
+
+    torch.manual_seed(5)
+    path.mkdir(parents=True, exist_ok=True)
+    _save(CLIPTextModel, _text_config(64, "gelu"), path / "text_encoder", **save)
+    _write_tokenizer(path / "tokenizer")
+    _save(CLIPVisionModelWithProjection, {**_VISION, "patch_size": 28}, path / "image_encoder", **save)
+    _save(I2VGenXLUNet, _I2VGEN_UNET, path / "unet", **save)
+    _save(AutoencoderKL, {**_vae_config(4), "sample_size": 64}, path / "vae", **save)
+    _write(path / "scheduler" / "scheduler_config.json", _SCHEDULERS["ddim-i2vgen"])
+    _write(path / "feature_extractor" / "preprocessor_config.json", _PREPROCESSOR)
+    _write(
+        path / "model_index.json",
+        {
+            "_class_name": "I2VGenXLPipeline",
+            "_diffusers_version": "0.26.0.dev0",
+            "feature_extractor": ["transformers", "CLIPImageProcessor"],
+            "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "I2VGenXLUNet"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
+    return path
+
+
+def tiny_pix2pix(path: Path, **save: Any) -> Path:
+    """InstructPix2Pix: SD 1.5 with eight input channels, Euler ancestral config. 128 px."""
+    made = _stable_diffusion(path, scheduler="euler-ancestral", unet={**_SD15_UNET, "in_channels": 8}, width=64, **save)
+    index = json.loads((made / "model_index.json").read_text())
+    _write(made / "model_index.json", {**index, "_class_name": "StableDiffusionInstructPix2PixPipeline"})
+    return made
+
+
 def tiny_vae(path: Path, **save: Any) -> Path:
     """The toy autoencoder on its own: AutoencoderKL with f = 4. 64 px."""
     from diffusers import AutoencoderKL
@@ -94,6 +133,8 @@ BUILDERS: Mapping[str, Callable[..., Path]] = {
     "sd21": tiny_sd21,
     "sdxl": tiny_sdxl,
     "svd": tiny_svd,
+    "i2vgen": tiny_i2vgen,
+    "pix2pix": tiny_pix2pix,
     "toy-i2v": tiny_toy_i2v,
     "toy-t2i": tiny_toy_t2i,
     "toy-vae": tiny_vae,
@@ -152,25 +193,7 @@ def _stable_video(path: Path, *, toy: bool, **save: Any) -> Path:
     torch.manual_seed(2)
     path.mkdir(parents=True, exist_ok=True)
     width = 64
-    vision = {
-        "architectures": ["CLIPVisionModelWithProjection"],
-        "attention_dropout": 0.0,
-        "dropout": 0.0,
-        "hidden_act": "gelu",
-        "hidden_size": 64,
-        "image_size": 224,
-        "initializer_factor": 1.0,
-        "initializer_range": 0.02,
-        "intermediate_size": 128,
-        "layer_norm_eps": 1e-05,
-        "model_type": "clip_vision_model",
-        "num_attention_heads": 4,
-        "num_channels": 3,
-        "num_hidden_layers": 2,
-        "patch_size": 32 if toy else 28,
-        "projection_dim": width,
-    }
-    _save(CLIPVisionModelWithProjection, vision, path / "image_encoder", **save)
+    _save(CLIPVisionModelWithProjection, {**_VISION, "patch_size": 32 if toy else 28}, path / "image_encoder", **save)
     _save(UNetSpatioTemporalConditionModel, {**_SVD_UNET, "num_frames": 8, "sample_size": 16} if toy else _SVD_UNET, path / "unet", **save)
     if toy:
         _save(AutoencoderKL, {**_vae_config(3), "sample_size": 64}, path / "vae", **save)
@@ -313,6 +336,41 @@ def _vae_config(levels: int) -> dict[str, Any]:
     }
 
 
+_VISION: dict[str, Any] = {
+    "architectures": ["CLIPVisionModelWithProjection"],
+    "attention_dropout": 0.0,
+    "dropout": 0.0,
+    "hidden_act": "gelu",
+    "hidden_size": 64,
+    "image_size": 224,
+    "initializer_factor": 1.0,
+    "initializer_range": 0.02,
+    "intermediate_size": 128,
+    "layer_norm_eps": 1e-05,
+    "model_type": "clip_vision_model",
+    "num_attention_heads": 4,
+    "num_channels": 3,
+    "num_hidden_layers": 2,
+    "patch_size": 28,
+    "projection_dim": 64,
+}
+
+_I2VGEN_UNET: dict[str, Any] = {
+    "_class_name": "I2VGenXLUNet",
+    "_diffusers_version": "0.26.0.dev0",
+    "attention_head_dim": 8,
+    "block_out_channels": [32, 64, 64, 64],
+    "cross_attention_dim": 64,
+    "down_block_types": ["CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "DownBlock3D"],
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 16,
+    "num_attention_heads": None,
+    "out_channels": 4,
+    "sample_size": 8,
+    "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D"],
+}
+
 _SD15_UNET: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
     "_diffusers_version": "0.6.0",
@@ -443,6 +501,30 @@ _SCHEDULERS: dict[str, dict[str, Any]] = {
         **_LATENT_DIFFUSION,
         "clip_sample": False,
         "prediction_type": "v_prediction",
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    },
+    "ddim-i2vgen": {
+        "_class_name": "DDIMScheduler",
+        "_diffusers_version": "0.26.0.dev0",
+        "beta_end": 0.02,
+        "beta_schedule": "squaredcos_cap_v2",
+        "beta_start": 0.0001,
+        "clip_sample": False,
+        "num_train_timesteps": 1000,
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "set_alpha_to_one": True,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+    },
+    "euler-ancestral": {
+        "_class_name": "EulerAncestralDiscreteScheduler",
+        "_diffusers_version": "0.12.0.dev0",
+        **_LATENT_DIFFUSION,
+        "clip_sample": False,
+        "prediction_type": "epsilon",
         "set_alpha_to_one": False,
         "skip_prk_steps": True,
         "steps_offset": 1,

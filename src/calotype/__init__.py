@@ -13,6 +13,7 @@ _LAZY = {
     "Mask": "calotype.core.types",
     "Video": "calotype.core.types",
     "TimeReversalFusion": "calotype.methods.time_reversal_fusion",
+    "AnyV2V": "calotype.methods.anyv2v",
     "DesignEdit": "calotype.methods.design_edit",
     "OpenVocabularyAttentionMaps": "calotype.methods.ovam",
     "HarmonizedCustomization": "calotype.methods.harmonized_customization",

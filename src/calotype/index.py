@@ -33,7 +33,9 @@ METHODS: dict[str, MethodRow] = {
         "start and end picture -> the clip between them, or a loop",
         "arXiv 2403.14611",
     ),
-    "anyv2v": MethodRow(None, "video from a still model", "clip + edited first frame -> edited clip", "arXiv 2403.14468"),
+    "anyv2v": MethodRow(
+        "calotype.methods.anyv2v:AnyV2V", "video from a still model", "clip + edited first frame -> edited clip", "arXiv 2403.14468"
+    ),
     "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
     "cage": MethodRow(
         None, "video from a still model", "unannotated clips -> composer; object parts placed and moved -> clip", "arXiv 2403.14368"
@@ -91,6 +93,12 @@ MODELS: dict[str, ModelRow] = {
     ),
     "Salesforce/blipdiffusion": ModelRow(
         "SubjectToImage", "BLIP-Diffusion on SD 1.5, 512 px", "Apache-2.0; its SD 1.5 weights CreativeML OpenRAIL-M"
+    ),
+    "ali-vilab/i2vgen-xl": ModelRow(
+        "ImageToVideo", "I2VGen-XL, first frame and prompt to 16 frames at 512 px", "MIT (unverified: see its page)"
+    ),
+    "timbrooks/instruct-pix2pix": ModelRow(
+        "PictureEditor", "InstructPix2Pix, picture and instruction to picture, 512 px", "MIT (unverified: see its page)"
     ),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelRow("TextToImage", "SD 1.5, 512 px", "CreativeML OpenRAIL-M", None, 2740),
     "stabilityai/stable-diffusion-2-1": ModelRow("TextToImage", "SD 2.1, 768 px", "CreativeML OpenRAIL++-M", None, 2580),

@@ -19,12 +19,15 @@ PIPELINES: dict[str, str] = {
     "StableVideoDiffusionPipeline": "ImageToVideo",
     "BlipDiffusionPipeline": "SubjectToImage",
     "ToySubjectPipeline": "SubjectToImage",
+    "I2VGenXLPipeline": "ImageToVideo",
+    "StableDiffusionInstructPix2PixPipeline": "PictureEditor",
 }
 """`_class_name` in model_index.json -> role. A folder that is one AutoencoderKL has the role `Autoencoder`."""
 
 WEIGHTED = {
     "UNet2DConditionModel": "diffusion_pytorch_model",
     "UNetSpatioTemporalConditionModel": "diffusion_pytorch_model",
+    "I2VGenXLUNet": "diffusion_pytorch_model",
     "AutoencoderKL": "diffusion_pytorch_model",
     "AutoencoderKLTemporalDecoder": "diffusion_pytorch_model",
     "CLIPTextModel": "model",
@@ -45,6 +48,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "StableVideoDiffusionPipeline": ("feature_extractor", "image_encoder", "scheduler", "unet", "vae"),
     "BlipDiffusionPipeline": ("qformer", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
     "ToySubjectPipeline": ("scheduler", "subject_encoder", "text_encoder", "tokenizer", "unet", "vae"),
+    "I2VGenXLPipeline": ("feature_extractor", "image_encoder", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
+    "StableDiffusionInstructPix2PixPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
 }
 OPTIONAL: dict[str, dict[str, str]] = {"StableVideoDiffusionPipeline": {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}}
 """Parts that a folder may have beside those that its pipeline class knows, and so names; they are found by their folders."""

@@ -16,7 +16,9 @@ from calotype.backbones.base import DiffusionModel
 from calotype.backbones.blip_qformer import load_qformer
 from calotype.backbones.folder import INT8, PIPELINES, Checkpoint, Part, read_json
 from calotype.backbones.hub import locate
+from calotype.backbones.i2vgen_xl import I2VGenXL
 from calotype.backbones.image_to_video import StableVideoDiffusion
+from calotype.backbones.instruct_pix2pix import InstructPix2Pix
 from calotype.backbones.placement import Placement, check_torchvision, place, settle
 from calotype.backbones.source import Source
 from calotype.backbones.subject import BlipDiffusion, ToySubject
@@ -30,6 +32,8 @@ ADAPTERS: dict[str, type[DiffusionModel]] = {
     "StableVideoDiffusionPipeline": StableVideoDiffusion,
     "BlipDiffusionPipeline": BlipDiffusion,
     "ToySubjectPipeline": ToySubject,
+    "I2VGenXLPipeline": I2VGenXL,
+    "StableDiffusionInstructPix2PixPipeline": InstructPix2Pix,
 }
 ORDER_OF_USE = ("qformer", "subject_encoder", "text_encoder", "text_encoder_2", "image_encoder", "unet", "vae")
 
@@ -53,8 +57,8 @@ def load(
 
     Args:
         name: an embedded model ("toy-i2v"), a folder in the diffusers layout, a hub id that is in the cache
-            ("stabilityai/stable-video-diffusion-img2vid-xt"), or a StableDiffusionPipeline, StableDiffusionXLPipeline or
-            StableVideoDiffusionPipeline object, which stays as it is.
+            ("stabilityai/stable-video-diffusion-img2vid-xt"), or a diffusers pipeline
+            object of a class in `ADAPTERS`, which stays as it is.
         device: "auto" (CUDA, else MPS, else CPU), or a torch device.
         dtype: "auto" (float16 on a GPU, float32 on the CPU and for embedded models), "float32", "float16", "bfloat16". The autoencoder
             runs in float32 where its config says that float16 overflows.
@@ -65,7 +69,7 @@ def load(
         decode_chunk_size: pictures or frames that are decoded at once; None takes 8 frames at 576x1024, more of smaller ones.
 
     Returns:
-        A `TextToImage`, `ImageToVideo` or `Autoencoder` model (`calotype.core.roles`).
+        A `TextToImage`, `ImageToVideo`, `PictureEditor` or `Autoencoder` model (`calotype.core.roles`).
 
     Raises:
         InputError: no such name (near misses are listed), or a checkpoint of an unknown kind.
@@ -137,7 +141,7 @@ def _extra(pipeline: str, index: Mapping[str, Any], image_processor: Mapping[str
         return {"force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True))}
     if pipeline == "BlipDiffusionPipeline":
         return {"begin": int(index.get("ctx_begin_pos", 2)), "mean": index.get("mean") or CLIP_MEAN, "std": index.get("std") or CLIP_STD}
-    return {"image_processor": image_processor} if pipeline == "StableVideoDiffusionPipeline" else {}
+    return {"image_processor": image_processor} if pipeline in ("StableVideoDiffusionPipeline", "I2VGenXLPipeline") else {}
 
 
 def _image_processor(checkpoint: Checkpoint) -> dict[str, Any]:

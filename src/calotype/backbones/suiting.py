@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.events import Events
-from calotype.core.roles import ImageToVideo, TextToImage
+from calotype.core.roles import ImageToVideo, PictureEditor, TextToImage
 from calotype.core.types import Image
 from calotype.data.fitting import resize_pixels
 from calotype.index import MODELS
@@ -16,7 +16,7 @@ FAMILIAR_PSNR_DB = 27.0
 """The toy autoencoder rebuilds pictures of its own world at least this well (400 scenes of the tune split: at worst 28.0)."""
 
 
-def working_size(model: TextToImage, size: tuple[int, int]) -> tuple[int, int]:
+def working_size(model: TextToImage | PictureEditor, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width at which a model works on a picture: about its own number of pixels, about the picture's shape, sides it can take.
 
     A picture of between half and 1.1 times the model's pixels, with sides that the network can halve as often as it does, keeps its size.

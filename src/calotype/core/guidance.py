@@ -85,6 +85,32 @@ class ClassifierFreeGuidance:
         return negative + scale * (positive - negative)
 
 
+@dataclass(frozen=True)
+class InstructionGuidance:
+    """Two guidances, by a picture and by an instruction for it (Brooks et al. 2023, eq. 3).
+
+    D = D(0, 0) + image_scale (D(picture, 0) - D(0, 0)) + scale (D(picture, instruction) - D(picture, 0)).
+
+    Example:
+        >>> import torch
+        >>> found = {name: torch.tensor([value]) for name, value in (("uncond", 0.0), ("image", 1.0), ("cond", 3.0))}
+        >>> InstructionGuidance(scale=2.0, image_scale=1.5).combine(found, sigma=1.0)
+        tensor([5.5000])
+    """
+
+    scale: float
+    """How much the instruction counts (official code: 7.5)."""
+    image_scale: float
+    """How much the picture counts (official code: 1.5)."""
+    labels: tuple[str, ...] = ("uncond", "image", "cond")
+    """Neither, the picture alone, both."""
+
+    def combine(self, estimates: Mapping[str, Float[Tensor, "batch ..."]], sigma: float) -> Float[Tensor, "batch ..."]:
+        """The guided estimate."""
+        neither, picture, both = (estimates[label] for label in self.labels)
+        return neither + self.image_scale * (picture - neither) + self.scale * (both - picture)
+
+
 def linear_ramp(min_scale: float, max_scale: float, num_frames: int) -> Float[Tensor, "1 frames 1 1 1"]:
     """Per-frame guidance scales for clips [B, F, C, h, w]: `min_scale` at the first frame, `max_scale` at the last (as SVD).
 

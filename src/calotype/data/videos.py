@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from PIL import Image as Pillow
@@ -23,6 +23,8 @@ from calotype.data.images import read_image
 if TYPE_CHECKING:
     from av.container import InputContainer
 
+VideoLike: TypeAlias = Video | str | os.PathLike[str] | Tensor
+"""What every call takes for a clip."""
 MAX_SAMPLES = 64_000_000 * 16
 """Most pixels of a whole clip (frames x height x width) that are read: about 12 GB as float32 colours."""
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
@@ -64,7 +66,9 @@ def read_video(
     return Video(frames, fps if fps is not None else rate)
 
 
-def as_video(value: Any, *, size: tuple[int, int] | None = None, fps: float = 8.0, name: str = "video", events: Events = SILENT) -> Video:
+def as_video(
+    value: VideoLike, *, size: tuple[int, int] | None = None, fps: float = 8.0, name: str = "video", events: Events = SILENT
+) -> Video:
     """Whatever a caller has for a clip, as a `Video`.
 
     Args:

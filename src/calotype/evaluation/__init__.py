@@ -9,7 +9,7 @@ from calotype.evaluation.report import Claim, Report, Row
 __all__ = ["NAMES", "Claim", "Report", "Row", "evaluate"]
 
 MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v", "toy-subject")
-METHODS = ("time-reversal-fusion", "design-edit", "ovam", "harmonized-customization")
+METHODS = ("time-reversal-fusion", "anyv2v", "design-edit", "ovam", "harmonized-customization")
 NAMES = (*METHODS, *MODELS)
 """What can be evaluated."""
 
@@ -52,6 +52,10 @@ def evaluate(
         from calotype.evaluation import time_reversal_fusion
 
         report = time_reversal_fusion.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
+    elif name == "anyv2v":
+        from calotype.evaluation import anyv2v
+
+        report = anyv2v.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
     elif name == "ovam":
         from calotype.evaluation import ovam
 

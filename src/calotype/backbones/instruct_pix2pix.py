@@ -1,0 +1,66 @@
+"""InstructPix2Pix in the role `PictureEditor`, on diffusers' own networks (Brooks et al. 2023, arXiv 2211.09800)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from calotype.backbones.base import DiffusionModel
+from calotype.backbones.text import encode_prompts
+from calotype.core.denoiser import Condition
+from calotype.core.errors import InputError
+
+
+class InstructPix2Pix(DiffusionModel):
+    """A picture and an instruction to the edited picture. Conditions hold `text` [B, tokens, width] and `image_latents` [B, C, h, w], not
+    scaled, which stand beside the noisy latents."""
+
+    role = "PictureEditor"
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        channels = self.latent_space.channels
+        if self.unet.config.in_channels != 2 * channels:
+            raise InputError(
+                f"{self.name} takes {self.unet.config.in_channels} input channels where an instruction checkpoint takes {2 * channels}"
+                " (noisy latents beside the picture's); give an InstructPix2Pix checkpoint"
+            )
+
+    def condition(self, images: Float[Tensor, "batch 3 height width"], instruction: str) -> Condition:
+        """One row per picture, pixels in [0, 1], all with the same instruction.
+
+        Raises:
+            ShapeError: a side is no multiple of the autoencoder's factor.
+        """
+        with torch.no_grad():
+            text = encode_prompts(self.modules["tokenizer"], self.modules["text_encoder"], [instruction], self.device)
+            latents = self.latent_space.mode(images.float() * 2 - 1)
+        return Condition({"text": text.to(self.dtype).expand(len(images), -1, -1), "image_latents": latents.to(self.dtype)})
+
+    def without_picture(self, condition: Condition) -> Condition:
+        """The same rows with the picture's latents zeroed."""
+        tensors = condition.tensors
+        return Condition({**tensors, "image_latents": torch.zeros_like(tensors["image_latents"])})
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """[C, h, w] for a picture of that height and width.
+
+        Raises:
+            ShapeError: a side is no multiple of the autoencoder's factor.
+        """
+        self.latent_space.check_size(size)
+        return self.latent_space.channels, size[0] // self.latent_space.factor, size[1] // self.latent_space.factor
+
+    def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
+        """Scaled latents to pixels in [0, 1]."""
+        with torch.no_grad():
+            return self.latent_space.decode(latents, self.decode_chunk_size)
+
+    def _network(self, model_input: Tensor, timestep: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        beside = torch.cat([model_input.to(self.dtype), tensors["image_latents"].to(self.dtype)], dim=1)
+        output: Tensor = self.unet(beside, timestep, encoder_hidden_states=tensors["text"].to(self.dtype), return_dict=False)[0]
+        return output

@@ -1,0 +1,77 @@
+"""The first frame from an instruction: InstructPix2Pix with its two guidances, on the core's sampler.
+
+T. Brooks, A. Holynski, A. A. Efros: "InstructPix2Pix: Learning to Follow Image Editing Instructions", CVPR 2023, arXiv 2211.09800.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from calotype.backbones.suiting import working_size
+from calotype.core.errors import InputError
+from calotype.core.events import SILENT, Events
+from calotype.core.guidance import InstructionGuidance
+from calotype.core.noise import batch_noise
+from calotype.core.roles import PictureEditor
+from calotype.core.samplers import sample
+from calotype.core.types import Image
+from calotype.data import resize_pixels
+
+STEPS, SCALE, IMAGE_SCALE = 100, 7.5, 1.5
+"""The official code's settings."""
+
+
+def edit_first_frame(editor: str, frame: Image, instruction: str, *, seed: int = 0, events: Events = SILENT) -> Image:
+    """Load an editor and edit a picture with it.
+
+    Args:
+        editor: a folder or a hub id.
+        frame: the picture, any size.
+        instruction: what to change.
+
+    Raises:
+        InputError: the checkpoint has another role.
+    """
+    from calotype.backbones import load
+
+    model = load(editor)
+    if not isinstance(model, PictureEditor):
+        raise InputError(f"editor: {editor} is a {getattr(model, 'role', 'model')}; give an InstructPix2Pix checkpoint")
+    edited = edit_picture(model, frame, instruction, seed=seed, events=events)
+    events.preview(lambda: edited)
+    return edited
+
+
+def edit_picture(
+    model: PictureEditor,
+    picture: Image,
+    instruction: str,
+    *,
+    num_inference_steps: int = STEPS,
+    guidance_scale: float = SCALE,
+    image_guidance_scale: float = IMAGE_SCALE,
+    seed: int = 0,
+    events: Events = SILENT,
+) -> Image:
+    """The picture after an instruction, at its own size.
+
+    Args:
+        model: an instruction checkpoint.
+        picture: any size; it is edited at the model's own area, its sides rounded.
+        instruction: what to change.
+        num_inference_steps: Euler steps (official code: 100, with fresh noise in each).
+        guidance_scale: by the instruction.
+        image_guidance_scale: by the picture; more keeps more of it.
+        seed: of the noise.
+        events: hears the steps.
+    """
+    size = working_size(model, picture.size)
+    pixels = resize_pixels(picture.pixels[None], size)
+    condition = model.condition(pixels, instruction)
+    alone = model.condition(pixels, "")
+    conditions = {"cond": condition, "image": alone, "uncond": model.without_picture(alone)}
+    denoise = model.denoiser(conditions, InstructionGuidance(guidance_scale, image_guidance_scale))
+    sigmas = model.sigmas(num_inference_steps)
+    start = batch_noise(model.latent_shape(size), seed, 1) * sqrt(float(sigmas[0]) ** 2 + 1)
+    x = sample(denoise, start.to(condition.tensors["text"].device), sigmas, events=events, key="first-frame")
+    return Image(resize_pixels(model.decode(x).cpu(), picture.size)[0].clamp(0, 1))

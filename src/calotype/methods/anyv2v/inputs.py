@@ -1,0 +1,61 @@
+"""The user's clip and edited frame, checked against each other."""
+
+from __future__ import annotations
+
+from calotype.core.errors import InputError
+from calotype.core.events import Events
+from calotype.core.types import Image, Video
+from calotype.data import as_video
+from calotype.data.videos import VideoLike
+
+SAME_SHAPE = 0.03
+"""Largest relative difference of two aspect ratios that rounding to whole pixels explains."""
+
+
+def read_clip(video: VideoLike, max_frames: int | None, events: Events, size: tuple[int, int] | None = None) -> Video:
+    """The clip, cut to `max_frames`, at a size.
+
+    Raises:
+        InputError: it can't be read, or has one frame.
+    """
+    clip = as_video(video, size=size, name="video", events=events)
+    if len(clip) < 2:
+        raise InputError("video: it has one frame, and a clip has 2 or more; for a picture use design-edit")
+    if max_frames is not None and len(clip) > max_frames:
+        events.note(f"video: the first {max_frames} of {len(clip)} frames are used")
+        return Video(clip.frames[:max_frames], clip.fps)
+    return clip
+
+
+def check_pair(clip: Video, frame: Image) -> None:
+    """Clip and frame must show the same view, or the motion of the one would be put on another place of the other.
+
+    Raises:
+        InputError: the edited frame has another aspect ratio.
+    """
+    (height, width), (clip_height, clip_width) = frame.size, clip.size
+    if abs((width / height) / (clip_width / clip_height) - 1) > SAME_SHAPE:
+        raise InputError(
+            f"edited_first_frame is {width}x{height} px and the clip {clip_width}x{clip_height}, another shape; edit the clip's own"
+            f" first frame without cropping it, at {clip_width}x{clip_height} or a multiple"
+        )
+
+
+def check_choice(framed: bool, instruction: str, editor: str) -> None:
+    """The edit is given as a frame, or as an instruction to an editor.
+
+    Raises:
+        InputError: neither, both, or half of the second.
+    """
+    if framed and (instruction or editor):
+        raise InputError("edited_first_frame and an instruction were given; the edit is the one or the other")
+    if framed:
+        return
+    if not instruction and not editor:
+        raise InputError("edited_first_frame is missing: give the clip's first frame after the edit, or instruction and editor")
+    if not editor:
+        raise InputError(
+            "editor is missing: an instruction needs an InstructPix2Pix checkpoint; give its folder, or an edited frame instead"
+        )
+    if not instruction.strip():
+        raise InputError("instruction is empty; say what the editor should change, such as 'make it snowy'")
