@@ -47,9 +47,7 @@ def draw_customization() -> None:
         changed = dataclasses.replace(method, **changes)
         columns.append(changed.generate(model, subjects, prompts, word="creature", seed=SEED).cpu())
     save_grid(torch.stack(columns, 1).flatten(0, 1), len(columns), IMAGES / "customization")
-    sys.stdout.write("
-".join(["rows:", *prompts, "columns: subject", *VARIANTS]) + "
-")
+    sys.stdout.write("\n".join(["rows:", *prompts, "columns: subject", *VARIANTS]) + "\n")
 
 
 if __name__ == "__main__":
