@@ -16,6 +16,7 @@ _LAZY = {
     "AnyV2V": "calotype.methods.anyv2v",
     "DesignEdit": "calotype.methods.design_edit",
     "OpenVocabularyAttentionMaps": "calotype.methods.ovam",
+    "HarmonizedCustomization": "calotype.methods.harmonized_customization",
     "word_mask": "calotype.methods.ovam",
 }
 

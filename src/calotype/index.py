@@ -54,7 +54,10 @@ METHODS: dict[str, MethodRow] = {
         "arXiv 2403.14487",
     ),
     "harmonized-customization": MethodRow(
-        None, "picture editing through attention", "one subject picture + prompt -> the subject in a new scene", "arXiv 2403.14155"
+        "calotype.methods.harmonized_customization:HarmonizedCustomization",
+        "picture editing through attention",
+        "one subject picture + prompt -> the subject in a new scene",
+        "arXiv 2403.14155",
     ),
     "portrait-stylization": MethodRow(
         None, "picture editing through attention", "portrait -> styled portrait that keeps the skin tone; nudity gate", "arXiv 2403.14264"
@@ -78,12 +81,18 @@ METHODS: dict[str, MethodRow] = {
 MODELS: dict[str, ModelRow] = {
     "toy-vae": ModelRow("Autoencoder", "the autoencoder of the toy family, 64 px, f = 4", "Apache-2.0", "toy-vae"),
     "toy-t2i": ModelRow("TextToImage", "caption to picture of the toy world, 64 px", "Apache-2.0", "toy-t2i"),
+    "toy-subject": ModelRow(
+        "SubjectToImage", "caption and subject picture to picture of the toy world's creatures, 64 px", "Apache-2.0", "toy-subject"
+    ),
     "toy-i2v": ModelRow("ImageToVideo", "first frame to clip of the toy world, 64 px, 8 frames", "Apache-2.0", "toy-i2v"),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
     ),
     "stabilityai/stable-video-diffusion-img2vid": ModelRow(
         "ImageToVideo", "SVD, 14 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
+    ),
+    "Salesforce/blipdiffusion": ModelRow(
+        "SubjectToImage", "BLIP-Diffusion on SD 1.5, 512 px", "Apache-2.0; its SD 1.5 weights CreativeML OpenRAIL-M"
     ),
     "ali-vilab/i2vgen-xl": ModelRow(
         "ImageToVideo", "I2VGen-XL, first frame and prompt to 16 frames at 512 px", "MIT (unverified: see its page)"

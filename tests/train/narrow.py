@@ -10,6 +10,7 @@ import torch
 
 from calotype.train import train
 from calotype.train.i2v import I2VRecipe
+from calotype.train.subject import SubjectRecipe
 from calotype.train.t2i import T2IRecipe
 from calotype.train.vae import VAERecipe
 
@@ -33,7 +34,13 @@ class NarrowI2V(I2VRecipe):
     vision = {"hidden_size": 32, "intermediate_size": 32}  # noqa: RUF012
 
 
-RECIPES = {recipe.name: recipe for recipe in (NarrowVAE(), NarrowT2I(), NarrowI2V())}
+class NarrowSubject(SubjectRecipe):
+    settings = replace(SubjectRecipe.settings, batch_size=4, held_out=8, held_out_often=4, warmup_steps=4)
+    train_count, tune_count, sheet_count = 32, 8, 4
+    encoder = {"channels": (8, 8, 16, 16)}  # noqa: RUF012
+
+
+RECIPES = {recipe.name: recipe for recipe in (NarrowVAE(), NarrowT2I(), NarrowI2V(), NarrowSubject())}
 
 
 def run(name: str, out: Path, checkpoints: Path, budget: str, **keywords: object) -> object:

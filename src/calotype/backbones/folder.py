@@ -17,6 +17,8 @@ PIPELINES: dict[str, str] = {
     "StableDiffusionPipeline": "TextToImage",
     "StableDiffusionXLPipeline": "TextToImage",
     "StableVideoDiffusionPipeline": "ImageToVideo",
+    "BlipDiffusionPipeline": "SubjectToImage",
+    "ToySubjectPipeline": "SubjectToImage",
     "I2VGenXLPipeline": "ImageToVideo",
     "StableDiffusionInstructPix2PixPipeline": "PictureEditor",
 }
@@ -31,13 +33,21 @@ WEIGHTED = {
     "CLIPTextModel": "model",
     "CLIPTextModelWithProjection": "model",
     "CLIPVisionModelWithProjection": "model",
+    "ContextCLIPTextModel": "model",
+    "Blip2QFormerModel": "model",
+    "SubjectEncoder": "model",
 }
 """Classes with weights -> the stem of their weight files."""
+
+INT8, ROUNDED = "int8", "model.int8.safetensors"
+"""The variant and the file of networks that are stored in 8 bits (`calotype.backbones.rounded`)."""
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
     "StableDiffusionXLPipeline": ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae"),
     "StableVideoDiffusionPipeline": ("feature_extractor", "image_encoder", "scheduler", "unet", "vae"),
+    "BlipDiffusionPipeline": ("qformer", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
+    "ToySubjectPipeline": ("scheduler", "subject_encoder", "text_encoder", "tokenizer", "unet", "vae"),
     "I2VGenXLPipeline": ("feature_extractor", "image_encoder", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
     "StableDiffusionInstructPix2PixPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
 }
@@ -172,6 +182,8 @@ def _open_part(name: str, class_name: str, folder: Path, *, variant: str | None,
     if class_name not in WEIGHTED:
         raise InputError(f"{folder} is a {class_name}; calotype reads {', '.join(WEIGHTED)} there")
     problems = _need(folder, "config.json")
+    if (folder / ROUNDED).is_file():
+        return Part(name, class_name, folder, (folder / ROUNDED,), INT8), problems + [p for p in [_damage(folder / ROUNDED)] if p]
     files, found, missing = choose_weights(folder, WEIGHTED[class_name], variant=variant, half=half)
     return Part(name, class_name, folder, files, found), problems + missing
 

@@ -13,24 +13,33 @@ from torch import nn
 
 from calotype.backbones.autoencoder import Autoencoder
 from calotype.backbones.base import DiffusionModel
-from calotype.backbones.folder import PIPELINES, Checkpoint, Part, read_json
+from calotype.backbones.blip_qformer import load_qformer
+from calotype.backbones.folder import INT8, PIPELINES, Checkpoint, Part, read_json
 from calotype.backbones.hub import locate
 from calotype.backbones.i2vgen_xl import I2VGenXL
 from calotype.backbones.image_to_video import StableVideoDiffusion
 from calotype.backbones.instruct_pix2pix import InstructPix2Pix
 from calotype.backbones.placement import Placement, check_torchvision, place, settle
 from calotype.backbones.source import Source
+from calotype.backbones.subject import BlipDiffusion, ToySubject
 from calotype.backbones.text_to_image import StableDiffusion, StableDiffusionXL
+from calotype.backbones.toy_subject import load_network
 from calotype.core.errors import InputError
 
 ADAPTERS: dict[str, type[DiffusionModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableVideoDiffusionPipeline": StableVideoDiffusion,
+    "BlipDiffusionPipeline": BlipDiffusion,
+    "ToySubjectPipeline": ToySubject,
     "I2VGenXLPipeline": I2VGenXL,
     "StableDiffusionInstructPix2PixPipeline": InstructPix2Pix,
 }
-ORDER_OF_USE = ("text_encoder", "text_encoder_2", "image_encoder", "unet", "vae")
+ORDER_OF_USE = ("qformer", "subject_encoder", "text_encoder", "text_encoder_2", "image_encoder", "unet", "vae")
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SAME_WEIGHTS = {"ContextCLIPTextModel": "CLIPTextModel"}
+"""Classes whose weights another class reads; BLIP-Diffusion's encoder of visual rows is `calotype.backbones.context_text`."""
 
 
 def load(
@@ -130,6 +139,8 @@ def _extra(pipeline: str, index: Mapping[str, Any], image_processor: Mapping[str
     """What one adapter takes beside the common arguments."""
     if pipeline == "StableDiffusionXLPipeline":
         return {"force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True))}
+    if pipeline == "BlipDiffusionPipeline":
+        return {"begin": int(index.get("ctx_begin_pos", 2)), "mean": index.get("mean") or CLIP_MEAN, "std": index.get("std") or CLIP_STD}
     return {"image_processor": image_processor} if pipeline in ("StableVideoDiffusionPipeline", "I2VGenXLPipeline") else {}
 
 
@@ -147,9 +158,13 @@ def _load_parts(checkpoint: Checkpoint, placement: Placement) -> dict[str, Any]:
         for name, part in checkpoint.parts.items():
             if name.startswith("tokenizer"):
                 modules[name] = transformers.CLIPTokenizer.from_pretrained(str(part.folder), local_files_only=True)
+            elif part.variant == INT8:
+                modules[name] = load_network(name, part.folder).to(placement.dtype).eval().requires_grad_(False)
+            elif name == "qformer":
+                modules |= load_qformer(part, placement.dtype)
             elif part.weights:
                 library = diffusers if hasattr(diffusers, part.class_name) else transformers
-                modules[name] = _load_network(getattr(library, part.class_name), part, placement)
+                modules[name] = _load_network(getattr(library, SAME_WEIGHTS.get(part.class_name, part.class_name)), part, placement)
     return modules
 
 

@@ -8,8 +8,8 @@ from calotype.evaluation.report import Claim, Report, Row
 
 __all__ = ["NAMES", "Claim", "Report", "Row", "evaluate"]
 
-MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v")
-METHODS = ("time-reversal-fusion", "anyv2v", "design-edit", "ovam")
+MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v", "toy-subject")
+METHODS = ("time-reversal-fusion", "anyv2v", "design-edit", "ovam", "harmonized-customization")
 NAMES = (*METHODS, *MODELS)
 """What can be evaluated."""
 
@@ -64,6 +64,10 @@ def evaluate(
         from calotype.evaluation import design_edit
 
         report = design_edit.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
+    elif name == "harmonized-customization":
+        from calotype.evaluation import harmonized_customization
+
+        report = harmonized_customization.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
     else:
         raise InputError(f"there is no evaluation of {name!r}; choose one of: {', '.join(NAMES)}")
     if record:

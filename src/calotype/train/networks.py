@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel, UNetSpatioTemporalConditionModel
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNetSpatioTemporalConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 SIZE = 64
@@ -17,6 +17,13 @@ WIDTH = 128
 FRAMES = 8
 SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 """Stable Diffusion's noise schedule."""
+
+
+def scheduler() -> DDIMScheduler:
+    """What the image models are sampled with: v-prediction on `SCHEDULE`."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
 def autoencoder(**changes: Any) -> AutoencoderKL:

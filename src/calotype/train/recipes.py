@@ -6,10 +6,13 @@ from calotype.core.errors import InputError
 from calotype.train.i2v import I2VRecipe
 from calotype.train.recipe import Recipe
 from calotype.train.recogniser import RecogniserRecipe
+from calotype.train.subject import SubjectRecipe
 from calotype.train.t2i import T2IRecipe
 from calotype.train.vae import VAERecipe
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (RecogniserRecipe(), VAERecipe(), T2IRecipe(), I2VRecipe())}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (RecogniserRecipe(), VAERecipe(), T2IRecipe(), I2VRecipe(), SubjectRecipe())
+}
 
 
 def find(name: str) -> Recipe:

@@ -52,11 +52,15 @@ class TraineeT2I(nn.Module):
         latents, noise = batch["latents"], batch["noise"]
         noisy = alpha.sqrt() * latents + (1.0 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1.0 - alpha).sqrt() * latents
-        states = self.text_encoder(batch["tokens"])[0]
-        predicted = self.unet(noisy, batch["timesteps"], states).sample
+        predicted = self.unet(noisy, batch["timesteps"], self.states(batch)).sample
         snr = (alpha / (1.0 - alpha)).flatten()
         weight = (snr.clamp(max=SNR_CAP) / (snr + 1.0)).clamp(min=LEAST_WEIGHT)
         return weight * (predicted.float() - target).square().flatten(1).mean(1)
+
+    def states(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch length width"]:
+        """What the UNet's cross attention reads."""
+        states: Tensor = self.text_encoder(batch["tokens"])[0]
+        return states
 
 
 class CaptionedLatents:
@@ -131,11 +135,9 @@ class T2IRecipe:
 
     def export(self, trainee: TraineeT2I, source: CaptionedLatents, folder: Path) -> None:
         """A folder that `StableDiffusionPipeline.from_pretrained` loads."""
-        from diffusers import DDIMScheduler, StableDiffusionPipeline
+        from diffusers import StableDiffusionPipeline
 
-        scheduler = DDIMScheduler(
-            **networks.SCHEDULE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1
-        )
+        scheduler = networks.scheduler()
         pipeline = StableDiffusionPipeline(
             vae=source.vae, text_encoder=trainee.text_encoder, tokenizer=trainee.tokenizer, unet=trainee.unet, scheduler=scheduler,
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
@@ -155,16 +157,23 @@ def sample_pictures(
     trainee: TraineeT2I, vae: AutoencoderKL, tokens: Tensor, empty: Tensor, *, steps: int = 20, guidance: float = 3.0
 ) -> Tensor:
     """Pictures [N, 3, H, W] in [0, 1] for token rows, by DDIM with classifier-free guidance; the noise is always the same."""
+    rows = torch.cat([tokens, empty[None].expand(len(tokens), -1)]).long().to(trainee.alphas.device)
+    return sample_states(trainee, vae, trainee.text_encoder(rows)[0], steps=steps, guidance=guidance)
+
+
+@torch.no_grad()
+def sample_states(
+    trainee: TraineeT2I, vae: AutoencoderKL, states: Float[Tensor, "rows length width"], *, steps: int, guidance: float
+) -> Tensor:
+    """The same for what the cross attention reads: the first half of the rows conditional, the other unconditional."""
     from calotype.core.noise import batch_noise
     from calotype.train.sampling import sample_v
 
-    device = trainee.alphas.device
-    count = len(tokens)
+    count = len(states) // 2
     alphas = alphas_cumprod()
     levels = ((1 - alphas) / alphas).sqrt()
     times = torch.linspace(999, 0, steps + 1)[:-1].round().long()
     lookup = {float(levels[time]): int(time) for time in times}
-    states = trainee.text_encoder(torch.cat([tokens, empty[None].expand(count, -1)]).long().to(device))[0]
 
     def network(x: Tensor, sigma: float) -> Tensor:
         output = trainee.unet(torch.cat([x, x]), lookup[sigma], states).sample
@@ -172,7 +181,7 @@ def sample_pictures(
         return unconditional + guidance * (conditional - unconditional)
 
     size = trainee.unet.config.sample_size
-    noise = batch_noise((trainee.unet.config.in_channels, size, size), 0, count).to(device)
+    noise = batch_noise((trainee.unet.config.in_channels, size, size), 0, count).to(states.device)
     sigmas = torch.cat([levels[times], torch.zeros(1, dtype=torch.float64)])
     latents = sample_v(network, noise, sigmas)
     return torch.cat([vae.decode(part).sample for part in latents.split(16)]).clamp(-1, 1) / 2 + 0.5

@@ -20,6 +20,7 @@ from torch import Tensor
 from calotype.core.errors import InputError
 from calotype.world import shapes
 from calotype.world.backgrounds import restyle_background
+from calotype.world.creatures import PARTS, Creature, Look, primitives
 from calotype.world.grounds import paint_grounds
 from calotype.world.motion import Array, moments
 from calotype.world.scenes import Scene, SceneObject
@@ -46,6 +47,17 @@ def _table(category: str, colour: str, style: str) -> tuple[Array, Array, Array]
             planes.append(_planes(shape.corners))
             rgb = shapes.ACCENTS["ink"] if ink else shapes.role_colour(colour, shape.role, style)
             colours.append((*rgb, 0.0 if ink else float(made.parts.index(shape.part) + 1)))
+    return np.array(rows, dtype=np.float64), np.array(planes), np.array(colours)
+
+
+@lru_cache(maxsize=512)
+def _creature_table(look: Look, pose: str) -> tuple[Array, Array, Array]:
+    """The same for a creature."""
+    rows, planes, colours = [], [], []
+    for shape, rgb in primitives(look, pose):
+        rows.append((shape.kind, shape.x, shape.y, shape.a, shape.b, shape.rounding, shape.angle, 0.0))
+        planes.append(_planes(shape.corners))
+        colours.append((*rgb, float(PARTS.index(shape.part) + 1)))
     return np.array(rows, dtype=np.float64), np.array(planes), np.array(colours)
 
 
@@ -93,7 +105,10 @@ class Instances:
 
 def gather(objects: Sequence[tuple[int, int, SceneObject, tuple[Array, Array, Array, Array]]], frames: int, size: int) -> Instances:
     """Instances of objects, each with its first picture's number, its rank and its placement at `frames` consecutive pictures."""
-    tables = [_table(thing.category, thing.colour, thing.style) for _, _, thing, _ in objects]
+    tables = [
+        _creature_table(thing.look, thing.pose) if isinstance(thing, Creature) else _table(thing.category, thing.colour, thing.style)
+        for _, _, thing, _ in objects
+    ]
     slots = max(len(table[0]) for table in tables)
     count = len(objects)
     primitives, planes, colours = np.zeros((count, slots, 8)), np.zeros((count, slots, PLANES, 3)), np.zeros((count, slots, 4))

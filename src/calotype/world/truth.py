@@ -16,6 +16,7 @@ from torch import Tensor
 from calotype.core.errors import InputError
 from calotype.world import shapes
 from calotype.world.backgrounds import restyle_background
+from calotype.world.creatures import PARTS, Creature
 from calotype.world.grounds import paint_grounds
 from calotype.world.motion import Array, moments
 from calotype.world.painter import blend, corners, coverage, gather, part_colours
@@ -126,7 +127,7 @@ def ground_truth(scene: Scene, size: int = 64, num_frames: int | None = None, *,
         masks=masks,
         full_parts=parts,
         parts=parts * masks,
-        part_names=tuple(shapes.CATEGORIES[thing.category].parts for thing in scene.objects),
+        part_names=tuple(PARTS if isinstance(thing, Creature) else shapes.CATEGORIES[thing.category].parts for thing in scene.objects),
         depth=depth,
         positions=_tensor(placed[:, :2].transpose(2, 0, 1) * size),
         radii=_tensor(placed[:, 2].T * size),

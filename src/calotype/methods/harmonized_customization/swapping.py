@@ -1,0 +1,139 @@
+"""Self-attention swap: the main run's queries on the auxiliary run's keys and values, where and when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from calotype.attention import AttentionControl, Capture, KeyBias, OutBlend, Rule, Selector, Site, Swap, TokenMaps, sites, when
+
+Form = Literal["kv", "concat", "blend", "off"]
+Layers = Literal["up", "mid-up", "all"]
+Halves = Literal["cond", "both"]
+MAIN, AUXILIARY = "main", "aux"
+_PLACES: dict[str, tuple[str, ...]] = {"up": ("up",), "mid-up": ("mid", "up"), "all": ("down", "mid", "up")}
+_MAP_SIDE = 16
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """Self-attention of some places of the network, on one grid."""
+
+    places: tuple[str, ...]
+    grid: tuple[int, int] | None = None
+    """None takes every grid."""
+
+    def __call__(self, site: Site) -> bool:
+        """Whether a site is one of them."""
+        return site.kind == "self" and site.place in self.places and self.grid in (None, site.grid)
+
+
+def roles(labels: Sequence[str]) -> tuple[str, ...]:
+    """What the batch holds: each guidance branch has the main rows, then the auxiliary ones.
+
+    >>> roles(("cond", "uncond"))
+    ('cond:main', 'cond:aux', 'uncond:main', 'uncond:aux')
+    """
+    return tuple(f"{label}:{run}" for label in labels for run in (MAIN, AUXILIARY))
+
+
+@dataclass(eq=False)
+class Swapping:
+    """Holds the rules of a run, and renews those with masks at every step."""
+
+    control: AttentionControl
+    labels: Sequence[str]
+    form: Form
+    layers: Layers
+    start: float
+    stop: float
+    halves: Halves
+    subject_mask: bool
+    """Limit the auxiliary keys, and with `blend` the main queries, to where the target's word looks."""
+    threshold: float
+    latent_size: tuple[int, int]
+    main_words: Sequence[int] = ()
+    """Places of the target's word in the main condition."""
+    auxiliary_words: Sequence[int] = ()
+    hidden_words: Sequence[Tensor] = ()
+    """For a visual-only condition that is the whole one with its words masked: 1 for each key that is left out, [length]."""
+    _maps: dict[str, TokenMaps] = field(init=False, default_factory=dict)
+    _held: list[Rule] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        for hidden in self.hidden_words:
+            self.control.add(KeyBias(mask=hidden, rows=f"cond:{AUXILIARY}", select=sites(kind="cross")))
+        if self.form == "off":
+            return
+        if not self.masked:
+            for rule in self._rules(None, None, OnGrid(_PLACES[self.layers])):
+                self.control.add(rule)
+            return
+        chosen = self._map_sites()
+        for run, words in ((MAIN, self.main_words), (AUXILIARY, self.auxiliary_words)):
+            self._maps[run] = TokenMaps(tokens=tuple(words))
+            self.control.add(Capture(what="probs", select=chosen, rows=f"cond:{run}", reduce=self._maps[run]))
+
+    @property
+    def masked(self) -> bool:
+        """Whether masks are made at all."""
+        return self.form != "off" and (self.subject_mask or self.form == "blend")
+
+    def renew(self) -> None:
+        """Before each step but the first: the rules with the masks of the steps so far."""
+        if not self.masked:
+            return
+        for rule in self._held:
+            self.control.remove(rule)
+        self._held = []
+        main, auxiliary = (self._mask(run) for run in (MAIN, AUXILIARY))
+        grids = {site.grid for site in self.control.sites if OnGrid(_PLACES[self.layers])(site) and site.grid is not None}
+        for grid in sorted(grids):
+            fitted = [functional.adaptive_max_pool2d(mask[:, None], grid)[:, 0] for mask in (main, auxiliary)]
+            for rule in self._rules(fitted[0], fitted[1], OnGrid(_PLACES[self.layers], grid)):
+                self._held.append(self.control.add(rule))
+
+    def _rules(self, main: Tensor | None, auxiliary: Tensor | None, select: Selector) -> list[Rule]:
+        steps = when(self.start, self.stop)
+        made: list[Rule] = []
+        for label in self.labels if self.halves == "both" else ("cond",):
+            mode: Literal["kv", "concat"] = "concat" if self.form == "concat" else "kv"
+            source, goal = f"{label}:{AUXILIARY}", f"{label}:{MAIN}"
+            made.append(Swap(src=source, dst=goal, mode=mode, src_mask=auxiliary, select=select, steps=steps))
+            if self.form == "blend" and main is not None:
+                made.append(OutBlend(mask=main, rows=goal, select=select, steps=steps))
+        return made
+
+    def _map_sites(self) -> Selector:
+        """The cross-attention on the grid of 16 x 16, or on the finest coarser one."""
+        sides = {max(site.grid) for site in self.control.sites if site.kind == "cross" and site.grid is not None}
+        fitting = [side for side in sides if side <= _MAP_SIDE]
+        return sites(kind="cross", side=max(fitting) if fitting else min(sides))
+
+    def _mask(self, run: str) -> Float[Tensor, "batch h w"]:
+        """1 where the target's words have at least `threshold` of their map's range; averaged over the steps so far."""
+        found = self._maps[run].combined(self.latent_size).mean(1)
+        low, high = found.amin((1, 2), keepdim=True), found.amax((1, 2), keepdim=True)
+        return ((found - low) / (high - low).clamp(min=1e-8) >= self.threshold).float()
+
+
+@dataclass(eq=False)
+class SwappingDenoiser:
+    """Renews the masks, then denoises; wraps a denoiser that drives the control's clock."""
+
+    denoise: Any
+    swapping: Swapping
+    _first: bool = field(init=False, default=True)
+
+    def __call__(self, x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
+        """The estimate of x0, for main and auxiliary rows alike."""
+        if not self._first:
+            self.swapping.renew()
+        self._first = False
+        made: Tensor = self.denoise(x, sigma)
+        return made
