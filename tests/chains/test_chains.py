@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ from PIL import Image as Pillow
 
 from calotype.chains import Chain, Reference, is_chain, rerun_chain, resume_chain, run_chain
 from calotype.chains.running import select
-from calotype.cli.running import load_model
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.method import Method
 from calotype.core.types import Image, Mask, Video
+from calotype.data import read_video
+from calotype.metrics import iou, psnr
 from calotype.registry import resolve_method
 from calotype.runs import run as run_one
 from calotype.runs.inputs import read_exact
+from calotype.world import ground_truth, paint, sample_scene, without
 from tests.runs.test_running import NO_MODEL, StopsAt, load
 from tests.runs.toy_method import ToyFade
 
@@ -163,28 +167,27 @@ def test_exact_files_keep_every_kind(tmp_path: Path, place: Path) -> None:
     assert torch.equal(kept.pixels, clip[0].pixels)  # type: ignore[index]
 
 
-def test_real_methods_follow_each_other(tmp_path: Path) -> None:
-    picture = Path(__file__).parents[2] / "examples" / "two.png"
-    shutil.copy(picture, tmp_path / "two.png")
-    value = {
-        "links": {
-            "mask": {"method": "ovam", "give": {"image": "two.png", "words": "mushroom"}},
-            "still": {
-                "method": "design-edit",
-                "give": {"image": "two.png", "masks": ["@mask.mushroom-mask"], "remove": ["masks:0"]},
-                "settings": {"num_inference_steps": 2},
-            },
-            "loop": {"method": "time-reversal-fusion", "give": {"start": "@still"}, "settings": {"num_inference_steps": 2}},
-        }
-    }
-    done = run_chain(Chain.of(value, tmp_path, resolve_method), load_model=load_model, out=tmp_path / "out")
-    mask = done.runs["mask"].results["mushroom-mask"]
-    still = done.runs["still"].results["result"]
-    loop = done.runs["loop"].results["result"]
+def test_the_example_goes_from_a_word_to_a_loop(tmp_path: Path) -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    command = [sys.executable, "-m", "calotype", "run", str(examples / "chain.json"), "--out", str(tmp_path / "out"), "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    told = json.loads(finished.stdout)
+    assert list(told["links"]) == ["mask", "still", "clip", "back"]
+
+    scene = sample_scene("small", split="tune", seed=77, index=13, num_frames=8, objects=2)
+    tree = next(number for number, thing in enumerate(scene.objects) if thing.category == "tree")
+    handed = {path.stem: read_exact(path) for path in (tmp_path / "out" / "handed-on").iterdir()}
+    mask, still = handed["mask.tree-mask"], handed["still"]
     assert isinstance(mask, Mask)
     assert isinstance(still, Image)
-    assert isinstance(loop, Video)
-    before = Image.from_pil(Pillow.open(picture).convert("RGB")).pixels
-    changed = (still.pixels != before).any(0)
-    assert bool(changed[mask.values].float().mean() > 0.9)
-    assert len(loop) == 8
+    assert iou(mask.values, ground_truth(scene, 64).masks[0, tree]) > 0.7
+    clip, back = (read_video(tmp_path / "out" / folder / "result.mp4") for folder in ("3-clip", "4-back"))
+    without_tree = paint([without(scene, tree)], size=64, num_frames=8)[0]
+    # What is left is the ball on its way, without the tree; and the way back ends where the clip begins.
+    assert float(psnr(still.pixels, without_tree[0])) > 28
+    assert float(psnr(clip.frames, without_tree).mean()) > 25
+    red = (clip.frames[:, 0] - clip.frames[:, 1:].amax(1) > 0.35).float().mean()
+    assert float(red) < 0.01
+    assert float(psnr(back.frames[-1], clip.frames[0])) > 24
+    assert Pillow.open(tmp_path / "out" / "chain.png").size[0] > 700

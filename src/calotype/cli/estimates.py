@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from calotype.backbones.folder import Checkpoint
+    from calotype.core.method import Method
 
 _GPU_RATES = {
     "H100": 300e12,
@@ -73,11 +74,11 @@ def gpu_rate(name: str) -> float:
     return next((rate for key, rate in _GPU_RATES.items() if key in name), 20e12)
 
 
-def estimate(method: Any, checkpoint: Checkpoint, *, rate: float, bytes_per_number: int) -> Cost | None:
-    """The cost of a method on a checkpoint, None if the checkpoint has no denoising network.
+def estimate(method: Method, checkpoint: Checkpoint, *, rate: float, bytes_per_number: int) -> Cost | None:
+    """The cost of a method on a checkpoint; None if the checkpoint has no denoising network, or the method doesn't say what it asks of it.
 
     Args:
-        method: the configured method; its steps, frames, size and guidance are read where it has them.
+        method: the configured method; its frames and size are read where it has them.
         rate: operations per second.
         bytes_per_number: 4 on the CPU, 2 on a GPU.
     """
@@ -87,12 +88,15 @@ def estimate(method: Any, checkpoint: Checkpoint, *, rate: float, bytes_per_numb
     config = json.loads((network.folder / "config.json").read_text(encoding="utf-8"))
     side = config.get("sample_size", 64)
     height, width = (side, side) if isinstance(side, int) else side
-    if getattr(method, "height", None) and getattr(method, "width", None):
-        height, width = method.height // 8, method.width // 8
+    asked_height, asked_width = (getattr(method, name, None) for name in ("height", "width"))
+    if asked_height and asked_width:
+        height, width = asked_height // 8, asked_width // 8
     frames = (getattr(method, "num_frames", None) or config.get("num_frames", 1)) if "SpatioTemporal" in network.class_name else 1
     positions = frames * height * width
-    rows = 2 * (2 if getattr(method, "max_guidance_scale", 2.0) > 1 else 1)
-    calls = round(getattr(method, "num_inference_steps", 50) * rows * 1.2)
+    asked = method.evaluations()
+    if asked is None:
+        return None
+    calls, rows = asked
     parameters = weights_count(network.weights)
     operations = 2 * parameters * positions * _SHARE
     widths = config.get("block_out_channels", [320])

@@ -43,4 +43,40 @@ class Events:
         """Raise `Cancelled` if the user asked to stop. Called once a step, after `save_state`."""
 
 
+class Stateless(Events):
+    """Passes everything on but states: for runs that keep something a state doesn't hold, and so must begin again after a stop.
+
+    Example:
+        >>> Stateless(SILENT).load_state("sample") is None
+        True
+    """
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Pass on."""
+        self._events.stage(name, total)
+
+    def step(self, advance: int = 1) -> None:
+        """Pass on."""
+        self._events.step(advance)
+
+    def note(self, message: str) -> None:
+        """Pass on."""
+        self._events.note(message)
+
+    def metric(self, name: str, value: float) -> None:
+        """Pass on."""
+        self._events.metric(name, value)
+
+    def preview(self, make: Callable[[], Image | Video]) -> None:
+        """Pass on."""
+        self._events.preview(make)
+
+    def check(self) -> None:
+        """Pass on."""
+        self._events.check()
+
+
 SILENT = Events()

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from calotype.core.errors import InputError
+
+
+class Evaluations(NamedTuple):
+    """What a run asks of the network, about."""
+
+    total: int
+    """Rows that it evaluates, one picture or clip at one noise level each."""
+    at_once: int
+    """Rows of one call."""
 
 
 class Method:
@@ -29,6 +38,10 @@ class Method:
             InputError: they can't be used.
         """
         return arguments
+
+    def evaluations(self) -> Evaluations | None:
+        """What one run on one input costs, for estimates; None where that can't be told."""
+        return None
 
     @classmethod
     def refuse_other_roles(cls, model: object, *, needs: str, attributes: tuple[str, ...] = ()) -> None:

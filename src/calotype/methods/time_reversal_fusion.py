@@ -32,7 +32,7 @@ from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import ClassifierFreeGuidance, linear_ramp
-from calotype.core.method import Method
+from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise, renoiser
 from calotype.core.paths import WeightKind, flip_frames, frame_weights, fuse, time_reversal
 from calotype.core.roles import CountingDenoiser, ImageToVideo
@@ -137,6 +137,11 @@ class TimeReversalFusion(Method):
             max_guidance_scale=1.0,
             reinject=Reinject(rule="sigma", sigma_min=1.0, sigma_max=10.0, length=3),
         )
+
+    def evaluations(self) -> Evaluations:
+        """Two paths, each with guidance's branches; the steps that re-injection repeats are about a fifth."""
+        rows = 2 * (2 if self.max_guidance_scale > 1 else 1)
+        return Evaluations(round(self.num_inference_steps * rows * (1.2 if self.reinject.repeats else 1.0)), rows)
 
     def __call__(
         self,

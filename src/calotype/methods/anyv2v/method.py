@@ -35,7 +35,7 @@ from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
-from calotype.core.method import Method
+from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo
 from calotype.core.samplers import sample
@@ -178,6 +178,11 @@ class AnyV2V(Method):
             negative_prompt="",
             motion_bucket_id=35,
         )
+
+    def evaluations(self) -> Evaluations:
+        """Of a clip of the model's length: the inversion, the look at how well it comes back, and the way down."""
+        up, down = self.num_inversion_steps, self.num_inference_steps
+        return Evaluations(up + (down if self.rebuild else 0) + down * self.rows, self.rows)
 
     def __call__(
         self,

@@ -28,7 +28,7 @@ from calotype.backbones.suiting import note_unfamiliar, working_size
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import invert
-from calotype.core.method import Method
+from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
@@ -160,6 +160,11 @@ class DesignEdit(Method):
             dilation=1.0,
             feather=4,
         )
+
+    def evaluations(self) -> Evaluations:
+        """Of a removal: the inversion, the way back, and the masked rows."""
+        n = self.num_inference_steps
+        return Evaluations(2 * n + len(self._schedule(False).mask), 2)
 
     def __call__(
         self,

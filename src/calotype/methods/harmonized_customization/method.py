@@ -29,9 +29,9 @@ from torch import Tensor
 from calotype.attention import AttentionControl, controlled
 from calotype.core.denoiser import Condition
 from calotype.core.errors import InputError
-from calotype.core.events import SILENT, Events
+from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance
-from calotype.core.method import Method
+from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
 from calotype.core.roles import SubjectToImage
 from calotype.core.samplers import sample
@@ -179,6 +179,11 @@ class HarmonizedCustomization(Method):
         _check_prompt(str(arguments.get("prompt", "")))
         return arguments
 
+    def evaluations(self) -> Evaluations:
+        """The main run and, for the swap, the auxiliary one, each with guidance's branches."""
+        rows = (2 if self.guidance_scale > 1 else 1) * (1 if self.swap == "off" else 2)
+        return Evaluations(rows * self.num_inference_steps, rows)
+
     def __call__(
         self,
         model: SubjectToImage,
@@ -280,7 +285,7 @@ class HarmonizedCustomization(Method):
                 sigmas,
                 preview=lambda x0: Image(model.decode(x0[:1])[0].cpu()),
                 # Masks are averages over all steps, which a saved state doesn't hold.
-                events=_Stateless(events) if swapping.masked else events,
+                events=Stateless(events) if swapping.masked else events,
                 key=self.slug,
             )
         events.metric("model_calls", float(denoise.calls))
@@ -327,18 +332,6 @@ class HarmonizedCustomization(Method):
         if self.visual_scale != 1:
             made[:, list(prompt.visual_places)] *= self.visual_scale
         return made, ratios
-
-
-class _Stateless(Events):
-    """Passes everything on but states."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in ("save_state", "load_state", "_events") or name.startswith("__"):
-            return object.__getattribute__(self, name)
-        return getattr(object.__getattribute__(self, "_events"), name)
 
 
 def _both(model: SubjectToImage, states: Float[Tensor, "rows length width"], negative: str) -> dict[str, Condition]:

@@ -23,11 +23,11 @@ from calotype.attention import AttentionControl, controlled
 from calotype.backbones.suiting import note_unfamiliar, working_size
 from calotype.core.denoiser import Denoiser
 from calotype.core.errors import InputError
-from calotype.core.events import SILENT, Events
+from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.files import refuse_existing
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
-from calotype.core.method import Method
+from calotype.core.method import Evaluations, Method
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
@@ -37,7 +37,7 @@ from calotype.data.images import ImageLike
 from calotype.methods.ovam.look import Look, Watch, question
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
-from calotype.methods.ovam.pictures import Unsaved, overlay, whole_batch
+from calotype.methods.ovam.pictures import overlay, whole_batch
 from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
 from calotype.methods.ovam.words import Question, listed, places_in_prompt, whole_prompts
 
@@ -156,6 +156,11 @@ class OpenVocabularyAttentionMaps(Method):
             self_attention=1.0,
             refine="guided",
         )
+
+    def evaluations(self) -> Evaluations:
+        """Of a picture that is generated, the dearer case."""
+        rows = 2 if self.guidance_scale > 1 else 1
+        return Evaluations(rows * self.num_inference_steps, rows)
 
     def __call__(
         self,
@@ -302,7 +307,7 @@ class OpenVocabularyAttentionMaps(Method):
         watch = self._watch(model, role, words, prompts, size)
         with AttentionControl(model, roles=guidance.labels, latent_size=shape[1:]) as control:
             watch.on(control)
-            x = sample(controlled(denoise, control, sigmas), start, sigmas, events=Unsaved(events), key=self.slug)
+            x = sample(controlled(denoise, control, sigmas), start, sigmas, events=Stateless(events), key=self.slug)
         events.metric("model_calls", float(denoise.calls))
         return watch.look(model.decode(x), prompts, shape[1:])
 
@@ -346,7 +351,7 @@ class OpenVocabularyAttentionMaps(Method):
             watch.on(control)
             if self.source == "invert":
                 sigmas = model.sigmas(self.num_inference_steps)
-                invert(controlled(denoise, control, sigmas), latents, sigmas, keep=sigmas[:1], events=Unsaved(events), key=self.slug)
+                invert(controlled(denoise, control, sigmas), latents, sigmas, keep=sigmas[:1], events=Stateless(events), key=self.slug)
             else:
                 self._noised(controlled(denoise, control, [*self.noise_levels(), 0.0]), latents, seed, events)
         events.metric("model_calls", float(denoise.calls))

@@ -11,29 +11,6 @@ from calotype.core.roles import TextToImage
 from calotype.core.types import Image
 
 
-class Unsaved(Events):
-    """Passes everything on but states: a run that goes on from the middle wouldn't have seen the beginning."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        """Pass on."""
-        self._events.stage(name, total)
-
-    def step(self, advance: int = 1) -> None:
-        """Pass on."""
-        self._events.step(advance)
-
-    def note(self, message: str) -> None:
-        """Pass on."""
-        self._events.note(message)
-
-    def check(self) -> None:
-        """Pass on."""
-        self._events.check()
-
-
 def overlay(picture: Float[Tensor, "3 height width"], values: Float[Tensor, "height width"]) -> Image:
     """A map in 0..1 as colours from blue through green to red, laid half over the grey picture."""
     grey = picture.mean(dim=0).expand(3, -1, -1)
