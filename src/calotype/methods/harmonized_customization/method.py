@@ -171,7 +171,7 @@ class HarmonizedCustomization(Method):
 
     @classmethod
     def toy(cls) -> Self:
-        """For toy-subject, chosen on the tune split."""
+        """For toy-subject: few steps and little guidance, as the toy family samples; the switches are the defaults."""
         return cls(num_inference_steps=12, guidance_scale=3.0)
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
