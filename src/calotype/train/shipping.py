@@ -201,7 +201,7 @@ _ABOUT = {
     "toy-subject": (
         "Subject picture and caption to picture, of creatures: BLIP-Diffusion's conditioning at small width. A subject encoder makes four "
         'rows that enter the text encoder after the start token and "a"; UNet and text encoder went on from `toy-t2i`. Subject pictures '
-        "lie on a plain ground; 70 % of the training's were the target itself, off which the pose can be read. Weights are stored in 8 bits "
+        "lie on a plain ground; 70 % of the training's were the target itself, which shows the pose. Weights are stored in 8 bits "
         "with a scale for every 128 (`calotype.backbones.rounded`); the autoencoder is `toy-t2i`'s."
     ),
     "toy-i2v": (
