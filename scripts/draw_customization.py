@@ -1,6 +1,6 @@
 """Draw the pictures of the page on harmonized customization.
 
-python scripts/draw_customization.py              creatures.png and creature.png, and with a trained toy-subject customization.png
+python scripts/draw_customization.py              creatures.png, customization.png and examples/creature.png
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def draw_creatures() -> None:
     scenes = [sample_creature(split="tune", seed=SEED, index=index, pose=pose) for index in range(4) for pose in POSES]
     save_grid(paint(scenes), len(POSES), IMAGES / "creatures")
     subject = paint([on_plain_ground(sample_creature(split="eval", seed=SEED, index=0))], size=256)[0]
-    Image(subject).save(Path("creature.png"), overwrite=True)
+    Image(subject).save(IMAGES.parents[1] / "examples" / "creature.png", overwrite=True)
 
 
 def draw_customization() -> None:

@@ -112,7 +112,7 @@ def test_claims_compare_scene_by_scene() -> None:
     names = ["hole_psnr_db", "ring_psnr_db", "outside_psnr_db", "residue_share", "foreign_share", "texture_ratio", "model_calls", "iou"]
     good = {name: [30.0] * 4 for name in names} | {"residue_share": [0.0] * 4, "texture_ratio": [1.0] * 4, "iou": [0.9] * 4}
     bad = {name: [20.0] * 4 for name in names} | {"residue_share": [1.0] * 4, "texture_ratio": [0.0] * 4, "model_calls": [200.0] * 4}
-    variants = ["reconstruction", "grey-hole", "mean-colour", "repaint", "mask-off", "mask-query", "mask-value", "mask-off@inverted"]
+    variants = ["reconstruction", "grey-hole", "mean-colour", "repaint", "mask-off", "mask-query", "mask-value"]
     rows = {"method": good, **dict.fromkeys(variants, bad), "late-fusion": bad, "wrong-mask": bad, "autoencoder": good}
     table = Table()
     for name, numbers in rows.items():

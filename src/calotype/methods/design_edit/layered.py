@@ -16,7 +16,7 @@ from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import NoGuidance
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import CountingDenoiser, TextToImage
-from calotype.core.samplers import Stepped, move_to, renoise_variance
+from calotype.core.samplers import Stepped, move_to
 
 Cells = Bool[Tensor, "batch h w"]
 """A mask at the latents' size."""
@@ -84,8 +84,6 @@ class LayeredStep:
     hole: Cells
     layers: Cells
     hidden: Cells
-    hole_eta: float
-    """Share of fresh noise in each step inside of the holes: 0 is DDIM, 1 is DDPM."""
     denoised_rows: bool
     """Whether source and foreground are denoised along, as the official code does, instead of being read from the inversion."""
     max_rows: int | None
@@ -104,20 +102,13 @@ class LayeredStep:
         x0 = found[MASKED] if len(rows) == 1 and masked else found[PLAIN]
         if len(rows) == 2:
             x0 = x0 + self.guidance_scale * (found[MASKED] - x0)
-        x = move_to(x, x0, sigma, sigma_next) if on_canvas or not self.hole_eta else self._stirred(x, x0, sigma, sigma_next, step)
+        x = move_to(x, x0, sigma, sigma_next)
         copies = {name: move_to(old, found[name], sigma, sigma_next) for name, old in copies.items()}
         if not on_canvas:
             x = self._kept(x, copies.get(SOURCE, self._at(self.source, step + 1, x)), step)
             if self.foreground and step + 1 == plan.fuse:
                 x = self._pasted(x, copies.get(FOREGROUND, self._at(self.foreground, step + 1, x)), step, sigma_next)
         return Stepped(x, x0, copies)
-
-    def _stirred(self, x: Tensor, x0: Tensor, sigma: float, sigma_next: float, step: int) -> Tensor:
-        """Euler's step outside of the holes, DDIM's with fresh noise inside (Song et al. 2021, eq. 16)."""
-        up = self.hole_eta * sigma_next / sigma * max(renoise_variance(sigma, sigma_next), 0.0) ** 0.5
-        down = max(renoise_variance(sigma_next, up), 0.0) ** 0.5
-        fresh = batch_noise(tuple(x.shape[1:]), self.seed, len(x), stream=RENOISE + step).to(x)
-        return torch.where(self.hole[:, None], move_to(x, x0, sigma, down) + up * fresh, move_to(x, x0, sigma, sigma_next))
 
     def _at(self, levels: Sequence[Tensor], step: int, like: Tensor) -> Tensor:
         return levels[step].to(like)

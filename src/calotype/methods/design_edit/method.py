@@ -29,7 +29,6 @@ from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method
-from calotype.core.noise import batch_noise
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
 from calotype.core.types import Image, Mask
@@ -93,10 +92,6 @@ class DesignEdit(Method):
     """Share of the steps after which the layers are pasted (official code: 42 of 50); 1 pastes them at the end."""
     early_fuse: float = 0.5
     """The same where a hidden part comes to light and has to be drawn on the canvas (`hidden_by`)."""
-    hole_noise: float = 0.0
-    """Variance share of fresh noise in the hole at the start, 0 to 1; the rest is the inverted picture's (not in the paper)."""
-    hole_eta: float = 0.0
-    """Fresh noise in each step inside of the holes, 0 (DDIM) to 1 (DDPM), which makes up for what earlier steps left (not in the paper)."""
     pull: float = 0.4
     """Share of the steps, at the end, in which the background is pulled towards the inversion (official code: t < 400)."""
     pull_rate: float = 0.1
@@ -113,18 +108,7 @@ class DesignEdit(Method):
     def __post_init__(self) -> None:
         if self.num_inference_steps < 2:
             raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 2 or more")
-        for name in (
-            "mask_start",
-            "mask_stop",
-            "refine_stop",
-            "blend_stop",
-            "fuse",
-            "early_fuse",
-            "hole_noise",
-            "hole_eta",
-            "pull",
-            "pull_rate",
-        ):
+        for name in ("mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "pull", "pull_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.guidance_scale < 1:
@@ -147,16 +131,15 @@ class DesignEdit(Method):
 
     @classmethod
     def toy(cls) -> Self:
-        """For toy-t2i, chosen on the tune split: its hole starts from fresh noise, and masks hold for longer."""
+        """For toy-t2i, chosen on the tune split: masked keys are left out altogether, masks hold for longer, and less is amplified."""
         return cls(
             num_inference_steps=20,
+            guidance_scale=4.0,
             key_mask="drop",
             mask_stop=0.9,
             refine_stop=0.9,
             blend_stop=0.9,
             fuse=0.9,
-            hole_noise=1.0,
-            hole_eta=1.0,
             dilation=1.0,
             feather=4,
         )
@@ -207,7 +190,7 @@ class DesignEdit(Method):
             masks: masks that regions name as masks:0, masks:1, ...
             pictures: pictures that a plan's layers name as pictures:0, pictures:1, ...
             prompt: what the picture shows; the empty prompt is the paper's, and the most faithful to the picture.
-            seed: of the fresh noise, where there is any.
+            seed: of the fresh noise where a hidden part comes to light; nothing else is random.
             events: hears steps and notes, and keeps the state of a run that may be interrupted.
 
         Returns:
@@ -285,7 +268,7 @@ class DesignEdit(Method):
             prompts: one per task, or none.
             latents: the sources' clean latents, where the pictures come from an edit before; encoded from the pixels otherwise.
             inversion: what `inverted` gave for the sources, and for the composites, if that is known already.
-            seed: of the first task's fresh noise.
+            seed: of the first task's fresh noise, which only a hidden part that comes to light needs.
             events: see `__call__`; hears the metric `model_calls`.
             key: name of the stages and of the saved state.
 
@@ -321,14 +304,13 @@ class DesignEdit(Method):
                 hole=cells.hole.to(device),
                 layers=cells.layers.to(device),
                 hidden=cells.hidden.to(device),
-                hole_eta=self.hole_eta,
                 denoised_rows=self.rows == "denoised",
                 max_rows=bound,
                 seed=seed,
             )
             x = sample(
                 network,
-                self._start(inversion[0][0].to(device), step.hole, float(sigmas[0]), seed),
+                inversion[0][0].to(device),
                 sigmas,
                 step=step,
                 preview=lambda estimate: Image(model.decode(estimate[:1])[0].cpu()),
@@ -396,13 +378,6 @@ class DesignEdit(Method):
         masking.add(control, hole, max(first, wide), background_stop)
         if pasting:
             masking.add(control, cells.hidden.float(), max(first, schedule.fuse), stop)
-
-    def _start(self, x: Tensor, hole: Tensor, sigma: float, seed: int) -> Tensor:
-        if self.hole_noise == 0:
-            return x
-        fresh = batch_noise(tuple(x.shape[1:]), seed, len(x)).to(x) * (sigma**2 + 1) ** 0.5
-        mixed = (1 - self.hole_noise) ** 0.5 * x + self.hole_noise**0.5 * fresh
-        return torch.where(hole[:, None], mixed, x)
 
 
 METHOD = DesignEdit

@@ -116,10 +116,11 @@ class Swapping:
         return sites(kind="cross", side=max(fitting) if fitting else min(sides))
 
     def _mask(self, run: str) -> Float[Tensor, "batch h w"]:
-        """1 where the target's words have at least `threshold` of their map's range; averaged over the steps so far."""
+        """1 where the target's words have at least `threshold` of their map's range, averaged over the steps so far; everywhere where the
+        map is flat, as it is for words that are left out of the condition."""
         found = self._maps[run].combined(self.latent_size).mean(1)
         low, high = found.amin((1, 2), keepdim=True), found.amax((1, 2), keepdim=True)
-        return ((found - low) / (high - low).clamp(min=1e-8) >= self.threshold).float()
+        return (((found - low) / (high - low).clamp(min=1e-8) >= self.threshold) | (high - low < 1e-8)).float()
 
 
 @dataclass(eq=False)
