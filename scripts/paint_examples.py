@@ -16,5 +16,5 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 if __name__ == "__main__":
     write_examples(dataclasses.replace(example_pair(), size=256), EXAMPLES)
-    scene = sample_scene("small", split="tune", seed=77, index=13, num_frames=8, objects=2)
+    scene = sample_scene("small", split="tune", seed=77, index=2, num_frames=8, objects=2)
     Video(paint([scene], size=64, num_frames=8)[0], float(scene.fps)).save(EXAMPLES / "clip.mp4", overwrite=True)

@@ -160,6 +160,9 @@ def run_rows(test: Experiment, some: Sequence[Case]) -> None:
     test.run("projection@eta-0.5", "ablation", few, swap="off", eta=0.5)
     test.run("projection@input", "ablation", few, swap="off", level="input")
     test.run("projection@all-rows", "ablation", few, swap="off", span="all", special_rows=True)
+    whole = {"swap": "kv", "subject_mask": "off"}
+    test.run("method@kv", "ablation", few, **whole)
+    test.run("wrong-identity@kv", "limit", few, wrong=True, **whole)
     test.run("method@early-swap", "ablation", few, swap_start=0.0)
     test.limit(few)
 
@@ -208,7 +211,7 @@ def measure(
     began = time.perf_counter()
     settings = settings or HarmonizedCustomization.toy()
     some = [Case.of(split, seed, index) for index in range(count)]
-    events.stage(f"evaluate {SLUG}", len(MAIN) * count + 9 * min(count, FEW))
+    events.stage(f"evaluate {SLUG}", len(MAIN) * count + 11 * min(count, FEW))
     test = Experiment(model, settings, seed, events)
     run_rows(test, some)
     device = str(getattr(model, "device", "cpu"))
