@@ -160,7 +160,7 @@ def run_rows(test: Experiment, some: Sequence[Case]) -> None:
     test.run("projection@eta-0.5", "ablation", few, swap="off", eta=0.5)
     test.run("projection@input", "ablation", few, swap="off", level="input")
     test.run("projection@all-rows", "ablation", few, swap="off", span="all", special_rows=True)
-    whole = {"swap": "kv", "subject_mask": "off"}
+    whole: dict[str, Any] = {"swap": "kv", "subject_mask": "off"}
     test.run("method@kv", "ablation", few, **whole)
     test.run("wrong-identity@kv", "limit", few, wrong=True, **whole)
     test.run("method@early-swap", "ablation", few, swap_start=0.0)
