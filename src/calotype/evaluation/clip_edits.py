@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calotype.core.types import Image, Video
-from calotype.evaluation.pairs import FRAMES, SIZE, SYMMETRIC, Pair, at_end, scenes
+from calotype.evaluation.pairs import FRAMES, SIZE, SYMMETRIC, Pair, at_end, scenes, turned_by
 from calotype.metrics import centroid_error, flicker, psnr
-from calotype.world import PRESETS, SPLITS, Motion, Scene, ground_truth, recognise, recoloured, replaced, with_background
+from calotype.world import PRESETS, SPLITS, Scene, ground_truth, recognise, recoloured, replaced, with_background
 from calotype.world.shapes import CATEGORIES
 
 FPS = 7
@@ -126,7 +126,7 @@ def _elsewhere(scene: Scene) -> Scene | None:
     """The scene with its path turned about the start so that it stays in the picture and ends elsewhere; None if there is no such turn."""
     thing = scene.objects[0]
     for angle in _TURNS:
-        turned = dataclasses.replace(thing, motion=_turned(thing.motion, angle))
+        turned = dataclasses.replace(thing, motion=turned_by(thing.motion, angle))
         end, right = at_end(turned), at_end(thing)
         u = np.linspace(0.0, 1.0, FRAMES)
         offsets = np.stack(turned.motion.offset(u), axis=-1) + np.array([thing.x, thing.y])
@@ -134,17 +134,6 @@ def _elsewhere(scene: Scene) -> Scene | None:
         if inside and math.hypot(end.x - right.x, end.y - right.y) * SIZE >= APART:
             return dataclasses.replace(scene, objects=(turned,))
     return None
-
-
-def _turned(motion: Motion, angle: float) -> Motion:
-    cos, sin = math.cos(angle), math.sin(angle)
-    return dataclasses.replace(
-        motion,
-        dx=cos * motion.dx - sin * motion.dy,
-        dy=sin * motion.dx + cos * motion.dy,
-        bend_x=cos * motion.bend_x - sin * motion.bend_y,
-        bend_y=sin * motion.bend_x + cos * motion.bend_y,
-    )
 
 
 def batches(some: Sequence[Case], size: int) -> list[Sequence[Case]]:

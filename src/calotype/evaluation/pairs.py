@@ -179,7 +179,11 @@ def bank_of(pair: Pair, thing: SceneObject, count: int, seed: int) -> Bank:
 
 def _turned(motion: Motion, heading: float) -> Motion:
     """The same path, turned so that it begins in the direction `heading`."""
-    angle = heading - math.atan2(motion.dy + 4 * motion.bend_y, motion.dx + 4 * motion.bend_x)
+    return turned_by(motion, heading - math.atan2(motion.dy + 4 * motion.bend_y, motion.dx + 4 * motion.bend_x))
+
+
+def turned_by(motion: Motion, angle: float) -> Motion:
+    """The same path, turned about its start."""
     cos, sin = math.cos(angle), math.sin(angle)
     return dataclasses.replace(
         motion,
