@@ -226,7 +226,7 @@ def colour_distance(first: Sequence[float], second: Sequence[float]) -> float:
     """CIE 1976 distance of two sRGB colours; 2.3 is about the least that a person sees.
 
     >>> round(colour_distance((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
-    170
+    171
     """
     a, b = _lab(first), _lab(second)
     return math.dist(a, b)
