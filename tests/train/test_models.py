@@ -210,7 +210,8 @@ def test_models_are_trained_in_the_order_of_need(family: Path, tmp_path: Path) -
     write_gates(home, "toy-i2v", {**read_gates(home)["toy-i2v"], "figures": passing})
     half = {gate.metric: gate.bar for gate in GATES["toy-t2i"][:3]}
     write_gates(home, "toy-t2i", {**read_gates(home)["toy-t2i"], "figures": half})
-    assert pending(home) == [name for name in RECIPES if name == "recogniser"] + ["toy-vae", "toy-t2i"]
+    # What isn't there comes first.
+    assert pending(home) == [name for name in RECIPES if not (home / name).exists()] + ["toy-vae", "toy-t2i"]
     assert missing_gates("toy-t2i", read_gates(home)["toy-t2i"]) == [gate.metric for gate in GATES["toy-t2i"][3:]]
 
 
