@@ -18,7 +18,7 @@ from tests.tiny_subject import cached_subject
 
 ROWS = (
     *MAIN, "swap-only", "text-only", "visual-only", "half-scale", "wrong-identity", "projection@eta-0.5", "projection@input",
-    "projection@all-rows", "method@early-swap", "autoencoder",
+    "projection@all-rows", "method@kv", "wrong-identity@kv", "method@early-swap", "autoencoder",
 )  # fmt: skip
 
 
