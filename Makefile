@@ -35,7 +35,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.development: $(VENV)/.runtime
-	$(PIP) install --quiet -c constraints.txt -e ".[test,docs,plot]"
+	$(PIP) install --quiet -c constraints.txt -e ".[test,docs,plot,medical]"
 	@touch $@
 
 clean:
