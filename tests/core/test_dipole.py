@@ -107,16 +107,18 @@ def test_padding_makes_the_field_independent_of_the_border() -> None:
     assert error(1) > 0.05
 
 
-@pytest.mark.parametrize(("direction", "spacing", "near"), [((0, 0, 1), (1, 1, 1), 1e-12), ((0, 0.6, 0.8), (0.8, 0.8, 2.0), 3e-3)])
-def test_agrees_with_qsm_forward(direction, spacing, near) -> None:
-    """It swaps the first two voxel sizes, so they are equal here, and has D(0) = 1/3. Tilted, it gives highest frequencies a sign."""
+@pytest.mark.parametrize(("direction", "spacing"), [((0, 0, 1), (1, 1, 1)), ((0, 0.6, 0.8), (0.8, 0.8, 2.0))])
+def test_agrees_with_qsm_forward(direction, spacing) -> None:
+    """It swaps the first two voxel sizes, so they are equal here, and has D(0) = 1/3. [1 2 1] removes the highest frequencies."""
     from qsm_forward.qsm_forward import generate_field
 
-    chi = torch.nn.functional.pad(drawn((14, 10, 6), 11), [1] * 6)
+    chi = torch.nn.functional.pad(drawn((12, 8, 4), 11), [2] * 6)
+    for axis in range(3):
+        chi = (chi.roll(1, axis) + 2 * chi + chi.roll(-1, axis)) / 4
     dipole = DipoleOperator(chi.shape, spacing, direction)
     assert dipole.padded == (32, 24, 16)
     theirs = generate_field(chi.numpy(), voxel_size=spacing, B0_dir=direction) - float(chi.sum()) / math.prod(dipole.padded) / 3
-    assert np.abs(dipole.forward(chi).numpy() - theirs).max() < near
+    assert np.abs(dipole.forward(chi).numpy() - theirs).max() < 1e-12
 
 
 def test_constant_leaves_no_field_and_the_norm_is_bounded() -> None:
@@ -189,7 +191,9 @@ def test_more_refusals() -> None:
     with pytest.raises(InputError, match="padding"):
         DipoleOperator((4, 4, 4), (1, 1, 1), (0, 0, 1), padding=0.5)
     with pytest.raises(ShapeError, match="mask"):
-        DipoleOperator((4, 4, 4), (1, 1, 1), (0, 0, 1), mask=torch.ones(4, 4, 5))
+        DipoleOperator((4, 4, 4), (1, 1, 1), (0, 0, 1), mask=torch.ones(4, 4, 5, dtype=torch.bool))
+    with pytest.raises(ShapeError, match="must be bool"):
+        DipoleOperator((4, 4, 4), (1, 1, 1), (0, 0, 1), mask=torch.ones(4, 4, 4))
     with pytest.raises(ShapeError, match="float32 or float64"):
         DipoleOperator((4, 4, 4), (1, 1, 1), (0, 0, 1)).forward(torch.ones(4, 4, 5))
     with pytest.raises(InputError, match="no volume"):

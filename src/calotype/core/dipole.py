@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -49,11 +49,9 @@ def b0_direction(affine: ArrayLike) -> tuple[float, float, float]:
     if not lengths.all() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
         raise InputError("the affine has no volume: two image axes coincide or one has length 0; repair the file's header")
     axes = matrix[:3, :3] / lengths
-    cosines = axes.T @ axes - np.eye(3)
-    if np.abs(cosines).max() > SHEAR:
-        raise InputError(
-            f"the affine is sheared (cosine {np.abs(cosines).max():.2f} between two axes); resample the volume to a right-angled grid"
-        )
+    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if shear > SHEAR:
+        raise InputError(f"the affine is sheared (cosine {shear:.2f} between two axes); resample the volume to a right-angled grid")
     x, y, z = (float(value) for value in axes[2] / np.linalg.norm(axes[2]) + 0.0)
     return x, y, z
 
@@ -111,12 +109,12 @@ class DipoleOperator:
         direction: of the main field in image axes, any length but 0; see `b0_direction`.
         padding: size of the padded grid over that of the volume, >= 1; rounded up to what is transformed fast. With 1 nothing is padded
             and the convolution is periodic.
-        mask: [X, Y, Z]; where the field is known. Boolean, or weights in [0, 1].
+        mask: [X, Y, Z] bool; where the field is known.
         device: of the kernel; volumes must lie there.
 
     Raises:
         InputError: a spacing or padding out of range, a direction without length.
-        ShapeError: the mask has another shape.
+        ShapeError: the mask has another shape or isn't bool.
 
     Example:
         >>> import torch
@@ -135,7 +133,7 @@ class DipoleOperator:
         direction: Sequence[float],
         *,
         padding: float = 2.0,
-        mask: Tensor | None = None,
+        mask: Bool[Tensor, "x y z"] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         grid, sizes, b = _checked(shape, spacing, direction)
@@ -146,8 +144,8 @@ class DipoleOperator:
         self.padded = grid if padding == 1 else _fast(grid, padding)
         """Sizes of the grid that is transformed."""
         self.device = torch.device(device)
-        if mask is not None and tuple(mask.shape) != self.shape:
-            raise ShapeError(f"the mask has shape {list(mask.shape)}, the volume {list(self.shape)}; they must be equal")
+        if mask is not None and (tuple(mask.shape) != self.shape or mask.dtype != torch.bool):
+            raise ShapeError(f"the mask was given as {_described(mask)}; it must be bool {list(self.shape)}, as the volume")
         self.mask = None if mask is None else mask.to(self.device)
         """Where the field is known; None: everywhere."""
         self._kernel = dipole_kernel(self.padded, sizes, b, half=True).to(self.device)
@@ -166,14 +164,17 @@ class DipoleOperator:
             ShapeError: another shape than the operator's, or neither float32 nor float64.
         """
         if tuple(volume.shape[-3:]) != self.shape or volume.dtype not in (torch.float32, torch.float64):
-            given = f"{str(volume.dtype).removeprefix('torch.')} {list(volume.shape)}"
-            raise ShapeError(f"a volume was given as {given}; it must be float32 or float64 [..., {', '.join(map(str, self.shape))}]")
-        return torch.fft.rfftn(volume, s=self.padded, dim=(-3, -2, -1))
+            raise ShapeError(
+                f"a volume was given as {_described(volume)}; it must be float32 or float64 [..., {', '.join(map(str, self.shape))}]"
+            )
+        spectrum: Tensor = torch.fft.rfftn(volume, s=self.padded, dim=(-3, -2, -1))
+        return spectrum
 
     def volume(self, spectrum: Complex[Tensor, "*batch kx ky half"]) -> Float[Tensor, "*batch x y z"]:
         """The volumes of half-spectra, cut out of the padding."""
         x, y, z = self.shape
-        return torch.fft.irfftn(spectrum, s=self.padded, dim=(-3, -2, -1))[..., :x, :y, :z]
+        whole: Tensor = torch.fft.irfftn(spectrum, s=self.padded, dim=(-3, -2, -1))
+        return whole[..., :x, :y, :z]
 
     def convolve(self, volume: Float[Tensor, "*batch x y z"]) -> Float[Tensor, "*batch x y z"]:
         """d * volume without the mask. It is its own transpose."""
@@ -182,17 +183,21 @@ class DipoleOperator:
     def forward(self, chi: Float[Tensor, "*batch x y z"]) -> Float[Tensor, "*batch x y z"]:
         """The field in ppm of the main field, from chi in ppm: A chi = M (d * chi)."""
         field = self.convolve(chi)
-        return field if self.mask is None else field * self.mask.to(field.dtype)
+        return field if self.mask is None else field * self.mask
 
     def adjoint(self, field: Float[Tensor, "*batch x y z"]) -> Float[Tensor, "*batch x y z"]:
         """A^T field = d * (M field), the transpose of `forward`."""
-        return self.convolve(field if self.mask is None else field * self.mask.to(field.dtype))
+        return self.convolve(field if self.mask is None else field * self.mask)
 
     def without_mask(self) -> DipoleOperator:
         """The same convolution, known everywhere; shares the kernel."""
         other = object.__new__(DipoleOperator)
         other.__dict__.update(self.__dict__, mask=None)
         return other
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _checked(
