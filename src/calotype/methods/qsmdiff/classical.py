@@ -45,7 +45,7 @@ def tkd(
         >>> chi[4, 4, 4] = 1.0
         >>> found = tkd(dipole.forward(chi), dipole, 0.05)
         >>> [round(float(found[4, 4, place]), 2) for place in (4, 7)]
-        [0.93, 0.0]
+        [0.92, -0.02]
     """
     if not 0 < threshold < 2 / 3:
         raise InputError(f"threshold is {threshold}; it must lie between 0 and 2/3, the largest |D|")
