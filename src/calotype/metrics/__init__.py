@@ -4,6 +4,7 @@ from calotype.metrics.intervals import Interval, bootstrap, difference, mean, ra
 from calotype.metrics.pictures import PSNR_CAP_DB, flicker, psnr, rmse
 from calotype.metrics.regions import area_under_curve, iou
 from calotype.metrics.tracking import Track, centroid_error, ghost_share, jump_ratio, monotonicity, opacity, track
+from calotype.metrics.volumes import cone_energy, hfen, nrmse_percent, roi_slope, ssim
 
 __all__ = [
     "PSNR_CAP_DB",
@@ -12,16 +13,21 @@ __all__ = [
     "area_under_curve",
     "bootstrap",
     "centroid_error",
+    "cone_energy",
     "difference",
     "flicker",
     "ghost_share",
+    "hfen",
     "iou",
     "jump_ratio",
     "mean",
     "monotonicity",
+    "nrmse_percent",
     "opacity",
     "psnr",
     "ratio",
     "rmse",
+    "roi_slope",
+    "ssim",
     "track",
 ]

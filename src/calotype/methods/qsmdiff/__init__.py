@@ -1,0 +1,1 @@
+"""QSMDiff: susceptibility maps from the field of MRI phase."""
