@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for sys.path in which three packages are "installed": one good, one broken, one whose name is taken."""
+    """A folder for sys.path in which four packages are "installed": two good, one broken, one whose name is taken."""
     root = tmp_path_factory.mktemp("plugins")
     points = {
         "toy-fade-package": "toy-fade = tests.runs.toy_method:ToyFade",
+        "toy-smooth-package": "toy-smooth = tests.runs.toy_volume_method:ToySmooth",
         "broken-package": "broken-method = no_such_module:Method",
         "rude-package": "time-reversal-fusion = tests.runs.toy_method:ToyFade",
     }

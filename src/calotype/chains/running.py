@@ -13,10 +13,11 @@ from calotype.chains.sequence import Chain, Link, Reference
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.files import write_json
-from calotype.core.types import Image, Mask, Video
-from calotype.data import as_mask, read_image, read_video, rows_sheet
+from calotype.core.types import Image, Video
+from calotype.data import read_image, read_video, rows_sheet
 from calotype.runs import inputs
 from calotype.runs.hashing import file_digest
+from calotype.runs.kinds import suited
 from calotype.runs.outputs import Result
 from calotype.runs.record import RECORD_NAME, ModelRequest, read_record
 from calotype.runs.running import LoadModel, ResolveMethod, Run, make_folder, resume, run
@@ -254,12 +255,7 @@ def _resolved(value: Any, kind: str, folder: Path) -> Any:
     if not isinstance(value, Reference):
         return value
     found = inputs.read_exact(folder / HANDED_ON / value.file)
-    fits = {"image": Image, "mask": Image | Mask, "video": Video}[kind]
-    if not isinstance(found, fits):
-        made = type(found).__name__.lower()
-        advice = f"; take {value}:first or {value}:last" if isinstance(found, Video) else ""
-        raise InputError(f"{value} is a {made} and {'an image' if kind == 'image' else f'a {kind}'} is needed{advice}")
-    return as_mask(found) if kind == "mask" else found
+    return suited(kind, found, f"{value} is", f"; take {value}:first or {value}:last" if isinstance(found, Video) else "")
 
 
 def _once(load_model: LoadModel) -> Callable[[ModelRequest], Any]:
@@ -299,7 +295,7 @@ def _sheet(folder: Path, runs: Mapping[str, Run]) -> None:
             if "frames" in entry:
                 clip = read_video(path)
                 shown += [clip[frame] for frame in range(len(clip))]
-            elif not key.endswith("contact-sheet"):
+            elif path.suffix == ".png" and not key.endswith("contact-sheet"):
                 shown.append(read_image(path))
         rows.append(shown)
     rows_sheet(rows).save(folder / SHEET, overwrite=True)

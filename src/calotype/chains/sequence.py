@@ -216,15 +216,17 @@ def _given(known: Mapping[str, Parameter], argument: str, value: Any, folder: Pa
         return decode(parameter.annotation, value, name)
     if parameter.kind.endswith("s") != isinstance(value, list):
         raise InputError(f"{name} is {value!r}; {'a list' if parameter.kind.endswith('s') else 'one file or reference'} is expected")
-    found = [_file_or_reference(item, folder, name, earlier) for item in _listed(value)]
+    found = [_file_or_reference(item, folder, name, earlier, parameter.kind) for item in _listed(value)]
     return found if isinstance(value, list) else found[0]
 
 
-def _file_or_reference(value: Any, folder: Path, name: str, earlier: Sequence[str]) -> Path | Reference:
+def _file_or_reference(value: Any, folder: Path, name: str, earlier: Sequence[str], kind: str) -> Path | Reference:
     if not isinstance(value, str) or not value:
         raise InputError(f"{name}: {value!r} is neither a file nor a reference such as @{earlier[-1] if earlier else 'mask'}")
     if not value.startswith("@"):
-        return plain_file(folder / Path(value).expanduser(), name)
+        path = folder / Path(value).expanduser()
+        # The frames of a clip, or the slices of a volume.
+        return path if path.is_dir() and kind.removesuffix("s") in ("video", "volume") else plain_file(path, name)
     reference = Reference.read(value)
     if reference.link not in earlier:
         there = f"the earlier links are {', '.join(earlier)}" if earlier else "it is the first link"

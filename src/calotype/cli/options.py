@@ -17,7 +17,6 @@ from calotype.core.errors import InputError
 from calotype.registry import did_you_mean
 
 T = TypeVar("T")
-INPUT_METAVAR = {"image": "FILE", "mask": "FILE", "video": "FILE", "images": "FILE...", "videos": "FILE..."}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +61,11 @@ class Help:
     summary: str
     details: str = ""
     examples: tuple[str, ...] = ()
+
+
+def input_metavar(kind: str) -> str:
+    """What stands for an argument of this kind (see `calotype.runs.Parameter`) on help pages."""
+    return "VALUE" if kind == "value" else "FILE..." if kind.endswith("s") else "FILE"
 
 
 def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[str, str] | None = None) -> T:

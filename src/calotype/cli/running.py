@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.attending import Watcher
-from calotype.cli.options import INPUT_METAVAR, Common, Help, parse, print_json
+from calotype.cli.options import Common, Help, input_metavar, parse, print_json
 from calotype.core.errors import InputError
 from calotype.index import MODELS
 from calotype.registry import known_methods, resolve_method
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from calotype.core.method import Method
     from calotype.runs import ModelRequest, Parameter, Run
 
+_EXAMPLES = {"image": ".png", "volume": ".nii.gz"}
+"""Of what kinds the example on a method's help page shows files, and how they end."""
 Device = str
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -78,7 +80,7 @@ class RerunOptions(Common):
     """What `rerun` takes."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """A run folder, its run.json, or a picture or clip that a run made."""
+    """A run folder, its run.json, or a file that a run made."""
     inputs: Path | None = None
     """Folder with the input files, if they are neither in the run's folder nor where they were."""
     out: Path | None = None
@@ -96,7 +98,7 @@ class CompareOptions(Common):
     """What `compare` takes."""
 
     left: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder, its run.json, or a picture or clip that a run made."""
+    """A run folder, its run.json, or a file that a run made."""
     right: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN ")]
     """The other one."""
     all: bool = False
@@ -185,7 +187,7 @@ def rerun(arguments: Sequence[str]) -> int:
     page = Help(
         "calotype rerun FILE [--inputs DIR]",
         "Do a run again. On the same machine the result is bit for bit the same; elsewhere you are told what differs.",
-        "The parameters are in the picture or clip itself, the input files in the run's folder.",
+        "The parameters are in the file itself, the input files in the run's folder.",
     )
     options = parse(RerunOptions, arguments, page)
 
@@ -349,8 +351,7 @@ def _spec(method: type[Method], default: Method, model: str, preset: str) -> tup
     for parameter in parameters:
         several = parameter.kind.endswith("s")
         kind: Any = parameter.annotation if parameter.kind == "value" else tuple[Path, ...] if several else Path
-        metavar = INPUT_METAVAR.get(parameter.kind)
-        note = tyro.conf.arg(help=parameter.help, metavar=metavar) if metavar else tyro.conf.arg(help=parameter.help)
+        note = tyro.conf.arg(help=parameter.help, metavar=input_metavar(parameter.kind) if parameter.kind != "value" else None)
         if parameter.required:
             fields.append((parameter.name, Annotated[kind, note]))
         else:
@@ -368,15 +369,15 @@ def _page(method: type[Method], preset: str, parameters: Sequence[Parameter]) ->
     from calotype.cli.listing import first_paragraph
 
     needed = " ".join(
-        f"--{parameter.name.replace('_', '-')} {INPUT_METAVAR.get(parameter.kind, 'VALUE')}"
-        for parameter in parameters
-        if parameter.required
+        f"--{parameter.name.replace('_', '-')} {input_metavar(parameter.kind)}" for parameter in parameters if parameter.required
     )
     usage = f"calotype run {method.slug} {needed} [options]"
     others = [name for name in method.presets if name != preset]
     details = f"Presets: {preset} (these defaults){''.join(f', {name}' for name in others)}. Nothing is downloaded; nothing is overwritten."
     example = f"calotype run {method.slug} " + " ".join(
-        f"--{parameter.name.replace('_', '-')} {parameter.name}.png" for parameter in parameters if parameter.kind == "image"
+        f"--{parameter.name.replace('_', '-')} {parameter.name}{_EXAMPLES[parameter.kind]}"
+        for parameter in parameters
+        if parameter.kind in _EXAMPLES
     )
     return Help(usage, first_paragraph(method), details, (f"{example} --seed 1 --out my-run",) if parameters else ())
 
@@ -395,10 +396,7 @@ def report_run(done: Run, options: Common) -> None:
         out.print(str(done.folder), markup=False, highlight=False, soft_wrap=True)
         return
     for name, entry in record.outputs.items():
-        shape = f"{entry['width']}x{entry['height']} px"
-        if "frames" in entry:
-            shape = f"{entry['frames']} frames, {shape}, {entry['fps']:g} fps"
-        out.print(f"  [bold]{name:<14}[/] {done.folder / entry['file']}  [dim]{shape}[/]", highlight=False, soft_wrap=True)
+        out.print(f"  [bold]{name:<14}[/] {done.folder / entry['file']}  [dim]{_shape(entry)}[/]", highlight=False, soft_wrap=True)
     out.print(f"  [bold]{'record':<14}[/] {done.folder / 'run.json'}", highlight=False, soft_wrap=True)
     out.print(f"  [bold]{'cost':<14}[/] {_cost(record)}", highlight=False, soft_wrap=True)
     if done.identical is True:
@@ -407,6 +405,14 @@ def report_run(done: Run, options: Common) -> None:
         out.print("  [yellow]not bit for bit the recorded run[/]; `calotype compare` shows how far apart they are", highlight=False)
     for line in done.differences:
         out.print(f"  [yellow]differs:[/] {line}", highlight=False, soft_wrap=True)
+
+
+def _shape(entry: Mapping[str, Any]) -> str:
+    if "spacing" in entry:
+        sizes = "x".join(map(str, entry["size"])), " x ".join(f"{side:.3g}" for side in entry["spacing"])
+        return f"{sizes[0]} voxels of {sizes[1]} mm{', in ' if entry['unit'] else ''}{entry['unit']}"
+    shape = f"{entry['width']}x{entry['height']} px"
+    return f"{entry['frames']} frames, {shape}, {entry['fps']:g} fps" if "frames" in entry else shape
 
 
 def _cost(record: Any) -> str:

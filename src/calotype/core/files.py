@@ -22,6 +22,17 @@ def refuse_existing(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{os.fspath(path)} exists already; choose another name or pass overwrite (--overwrite on the command line)")
 
 
+def file_suffix(path: str | os.PathLike[str]) -> str:
+    """The suffix in small letters, of compressed files with the one before.
+
+    Example:
+        >>> file_suffix("brain.nii.gz"), file_suffix("A.PNG")
+        ('.nii.gz', '.png')
+    """
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, with the same suffix, that becomes `path` when the block ends and vanishes when it fails.

@@ -88,7 +88,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         InputError: the file is missing or can't be read.
     """
     if not Path(path).is_file():
-        raise InputError(f"{os.fspath(path)} is no file; give a picture, a clip or a volume that calotype wrote")
+        raise InputError(f"{os.fspath(path)} is no file; give a file that calotype wrote")
     if is_nifti(path):
         return _parse(read_comment(path))
     try:
@@ -107,7 +107,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
             comment = picture.info.get("comment", b"")
             return _parse(comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment)
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{os.fspath(path)} can't be read ({error}); give a picture or a clip that calotype wrote") from error
+        raise InputError(f"{os.fspath(path)} can't be read ({error}); give a file that calotype wrote") from error
 
 
 def _check_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...], what: str) -> str:

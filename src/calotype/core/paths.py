@@ -189,8 +189,8 @@ def volume_windows(size: Sequence[int], window: Sequence[int], overlap: float = 
     """Overlapping windows over the last three axes, each weighted by a Gaussian about its centre.
 
     Give `fuse` a `max_rows`, since there can be hundreds. The standard deviation is an eighth of the window on each axis; weights below
-    0.001 are raised to it. The last window along each axis ends at the border. Where the volume is shorter than a window, the window shrinks
-    to it: a caller whose network needs certain sizes pads the volume to one of them first.
+    0.001 are raised to it. The last window along each axis ends at the border. Where the volume is shorter than a window, the window
+    shrinks to it: a caller whose network needs certain sizes pads the volume to one of them first.
 
     Args:
         size: lengths of the sample's last three axes.

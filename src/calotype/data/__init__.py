@@ -1,19 +1,23 @@
-"""Readers of the user's pictures and clips, checked before any model is loaded, and what shows a result at a glance."""
+"""Readers of the user's pictures, clips and volumes, checked before any model is loaded, and what shows a result at a glance."""
 
 from calotype.data.fitting import fit, resize_pixels
 from calotype.data.images import as_image, as_mask, check_image, read_image
 from calotype.data.sheets import contact_sheet, rows_sheet
 from calotype.data.videos import as_video, read_video
+from calotype.data.volumes import as_volume, read_volume, volume_mask
 
 __all__ = [
     "as_image",
     "as_mask",
     "as_video",
+    "as_volume",
     "check_image",
     "contact_sheet",
     "fit",
     "read_image",
     "read_video",
+    "read_volume",
     "resize_pixels",
     "rows_sheet",
+    "volume_mask",
 ]

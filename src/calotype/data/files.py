@@ -39,7 +39,7 @@ def plain_file(path: str | os.PathLike[str], name: str = "file") -> Path:
     Example:
         >>> plain_file("/dev/null", "start")
         Traceback (most recent call last):
-        calotype.core.errors.InputError: start: /dev/null is not a regular file; give the path of a picture or clip on disk
+        calotype.core.errors.InputError: start: /dev/null is not a regular file; give the path of a file on disk
     """
     resolved = Path(path).expanduser()
     try:
@@ -51,7 +51,7 @@ def plain_file(path: str | os.PathLike[str], name: str = "file") -> Path:
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{name}: {resolved} is a folder; give the path of one file")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{name}: {resolved} is not a regular file; give the path of a picture or clip on disk")
+        raise InputError(f"{name}: {resolved} is not a regular file; give the path of a file on disk")
     if status.st_size == 0:
         raise InputError(f"{name}: {resolved} is empty (0 bytes); save or copy it again")
     if not os.access(resolved, os.R_OK):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calotype.data import read_image, read_video
+from calotype.runs.kinds import KINDS, contents, is_glance, kind_of_file
 from calotype.runs.record import Record, read_record
 
 
@@ -48,7 +48,7 @@ def compare(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Comp
     """Table the settings, metrics and results of two runs.
 
     Args:
-        left, right: run folders, `run.json` files, or pictures or clips that a run made.
+        left, right: run folders, `run.json` files, or files that a run made.
 
     Raises:
         InputError: one of them is no run.
@@ -57,7 +57,7 @@ def compare(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Comp
     lines = []
     for (section, name), pair in _merge(_values(first), _values(second)).items():
         lines.append(Line(section, name, *pair))
-    for name in [name for name in first.outputs if name in second.outputs and not name.endswith("contact-sheet")]:
+    for name in [name for name in first.outputs if name in second.outputs and not is_glance(name)]:
         same = first.outputs[name]["pixels_sha256"] == second.outputs[name]["pixels_sha256"]
         told = "bit for bit the same" if same else _distance(first, first_folder, second, second_folder, name)
         lines.append(Line("results", name, "reference", told))
@@ -125,15 +125,21 @@ def _merge(left: dict[tuple[str, str], Any], right: dict[tuple[str, str], Any]) 
 
 
 def _distance(first: Record, first_folder: Path | None, second: Record, second_folder: Path | None, name: str) -> str:
-    """PSNR between two results of one shape, as far as the files are there."""
+    """PSNR between two results of one shape, of volumes the RMSE in their own unit, as far as the files are there."""
     if first_folder is None or second_folder is None or not first.outputs[name].get("file"):
-        return "different pixels"
+        return "different values"
     places = first_folder / first.outputs[name]["file"], second_folder / second.outputs[name]["file"]
     if not all(place.is_file() for place in places):
-        return "different pixels (a file is gone)"
-    film = places[0].suffix == ".mp4"
-    pixels = [read_video(place).frames if film else read_image(place).pixels for place in places]
-    if pixels[0].shape != pixels[1].shape:
+        return "different values (a file is gone)"
+    kind = kind_of_file(places[0])
+    values = [contents(KINDS[kind].read(place))[0] for place in places]
+    if values[0].shape != values[1].shape:
         return "different size or length"
-    error = float((pixels[0] - pixels[1]).square().mean())
-    return f"different, PSNR {min(99.0, -10 * math.log10(error)):.1f} dB" if error > 0 else "different below what the file keeps"
+    apart = values[0] - values[1]
+    error = float(apart.square().mean())
+    if not error:
+        return "different below what the file keeps"
+    if kind == "volume":
+        unit = first.outputs[name].get("unit", "")
+        return f"different, RMSE {math.sqrt(error):.3g} {unit}".rstrip() + f", at most {float(apart.abs().max()):.3g}"
+    return f"different, PSNR {min(99.0, -10 * math.log10(error)):.1f} dB"

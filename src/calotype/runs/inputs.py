@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from calotype.core.errors import InputError
 from calotype.core.events import Events
-from calotype.core.files import atomic_path
-from calotype.core.types import Image, Mask, Video
-from calotype.data import as_mask, read_image, read_video
+from calotype.core.files import atomic_path, file_suffix
 from calotype.data.files import plain_file
 from calotype.runs.hashing import path_digest
+from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors
 from calotype.runs.record import shortened
 from calotype.runs.signature import Parameter
 
@@ -52,28 +51,22 @@ def split(parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> tupl
     return media, plain
 
 
-def read(kind: str, value: Any, name: str, events: Events) -> Image | Mask | Video:
+def read(kind: str, value: Any, name: str, events: Events) -> Media:
     """One input as the object that the method takes; objects pass as they are.
 
     Raises:
         InputError: a file that is refused.
     """
-    if isinstance(value, Image | Mask | Video):
+    if isinstance(value, Media):
         return value
     path = Path(value).expanduser()
     if path.suffix == _EXACT:
-        found = read_exact(path, name)
-        if not isinstance(found, {"image": Image, "mask": Mask, "video": Video}[kind]):
-            raise InputError(
-                f"{name}: {path} holds a {type(found).__name__.lower()}; {'an image' if kind == 'image' else f'a {kind}'} is needed"
-            )
-        return found
-    if kind == "video":
-        return read_video(path, name=name, events=events)
-    return read_image(path, name=name, events=events) if kind == "image" else as_mask(path, name=name, events=events)
+        return suited(kind, read_exact(path, name), f"{name}: {path} holds")
+    found: Media = KINDS[kind].read(path, name=name, events=events)
+    return found
 
 
-def read_exact(path: Path, name: str = "file") -> Image | Mask | Video:
+def read_exact(path: Path, name: str = "file") -> Media:
     """What `write_exact` wrote.
 
     Raises:
@@ -83,28 +76,25 @@ def read_exact(path: Path, name: str = "file") -> Image | Mask | Video:
         tensors = load_file(plain_file(path, name))
     except SafetensorError as error:
         raise InputError(f"{name}: {path} can't be read ({error}); give a picture, or a file that a run kept") from None
-    if "frames" in tensors:
-        return Video(tensors["frames"], float(tensors["fps"]))
-    if "pixels" in tensors:
-        return Image(tensors["pixels"])
-    if "values" in tensors:
-        return Mask(tensors["values"])
-    raise InputError(f"{name}: {path} holds no picture, mask or clip that a run kept; it has {', '.join(sorted(tensors)) or 'nothing'}")
+    found = from_tensors(tensors)
+    if found is None:
+        raise InputError(f"{name}: {path} holds nothing that a run kept; it has {', '.join(sorted(tensors)) or 'no tensors'}")
+    return found
 
 
 def entry(kind: str, value: Any, name: str) -> dict[str, Any]:
     """What the record says of an input before it is copied; objects that came from no file have no path."""
-    if isinstance(value, Image | Mask | Video):
+    if isinstance(value, Media):
         return {"kind": kind, "file": f"{FOLDER}/{name}{_EXACT}", "path": "", "name": f"{name}{_EXACT}", "sha256": ""}
     path = Path(value).expanduser()
-    target = f"{FOLDER}/{name}{'' if path.is_dir() else path.suffix.lower()}"
+    target = f"{FOLDER}/{name}{'' if path.is_dir() else file_suffix(path)}"
     return {"kind": kind, "file": target, "path": shortened(path), "name": path.name, "sha256": path_digest(path)}
 
 
 def keep(folder: Path, value: Any, told: Mapping[str, Any]) -> dict[str, Any]:
     """Copy one input into the run folder, whole or not at all. Returns its entry with the hash of what was kept."""
     target = folder / told["file"]
-    if isinstance(value, Image | Mask | Video):
+    if isinstance(value, Media):
         write_exact(value, target)
         return {**told, "sha256": path_digest(target)}
     source = Path(value).expanduser()
@@ -117,18 +107,10 @@ def keep(folder: Path, value: Any, told: Mapping[str, Any]) -> dict[str, Any]:
     return dict(told)
 
 
-def write_exact(value: Image | Mask | Video, path: Path) -> None:
+def write_exact(value: Media, path: Path) -> None:
     """Write an object to the bit, as a .safetensors file that `read` takes."""
     with atomic_path(path, overwrite=True) as temporary:
-        save_file(_tensors(value), temporary)
-
-
-def _tensors(value: Image | Mask | Video) -> dict[str, Any]:
-    import torch
-
-    if isinstance(value, Video):
-        return {"frames": value.frames.contiguous(), "fps": torch.tensor(value.fps, dtype=torch.float64)}
-    return {"pixels": value.pixels.contiguous()} if isinstance(value, Image) else {"values": value.values.contiguous()}
+        save_file(to_tensors(value), temporary)
 
 
 def find(name: str, told: Mapping[str, Any], run_folder: Path | None, extra: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Results of a run on disk: the clip or picture, a contact sheet of a clip, each with the run's parameters in its metadata."""
+"""Results of a run on disk, and a picture of what is none itself, each with the run's parameters in its metadata."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from calotype.core.errors import CalotypeError
-from calotype.core.types import Image, Mask, Video
-from calotype.data import contact_sheet
+from calotype.core.types import Video, Volume
 from calotype.runs.hashing import file_digest
+from calotype.runs.kinds import KINDS, Media, contents, glance_name, kind_of
 from calotype.runs.record import Record
 
-Result = Image | Mask | Video
+Result = Media
 
 
 def named_results(value: Any) -> dict[str, Result]:
@@ -25,45 +23,48 @@ def named_results(value: Any) -> dict[str, Result]:
     Raises:
         CalotypeError: there is nothing among it that can be saved.
     """
-    if isinstance(value, Image | Mask | Video):
+    if isinstance(value, Media):
         return {"result": value}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        found = {str(name): item for name, item in value.items() if isinstance(item, Image | Mask | Video)}
+        found = {str(name): item for name, item in value.items() if isinstance(item, Media)}
         if found:
             return found
-    raise CalotypeError(f"the method returned a {type(value).__name__}; a run saves an Image, a Mask, a Video or several of them by name")
+    known = ", ".join(kind.phrase for kind in KINDS.values())
+    raise CalotypeError(f"the method returned a {type(value).__name__}; a run saves {known}, or several of them by name")
 
 
 def save(folder: Path, results: Mapping[str, Result], record: Record) -> dict[str, dict[str, Any]]:
     """Write every result, replacing those of an earlier session of the same run.
 
     Returns:
-        The record's entries by name; a clip has its contact sheet beside it.
+        The record's entries by name; a clip has its contact sheet beside it, a volume its three planes.
     """
     entries: dict[str, dict[str, Any]] = {}
     for name, result in results.items():
+        kind = KINDS[kind_of(result)]
         told = describe(name, result)
         metadata = record.embedded(told)
-        if isinstance(result, Video):
-            _write(folder, f"{name}.mp4", result, metadata, name, told, entries)
-            sheet_name = "contact-sheet" if name == "result" else f"{name}-contact-sheet"
-            sheet = contact_sheet(result)
-            _write(folder, f"{sheet_name}.png", sheet, metadata, sheet_name, describe(sheet_name, sheet), entries)
-        else:
-            _write(folder, f"{name}.png", result, metadata, name, told, entries)
+        _write(folder, f"{name}{kind.suffix}", result, metadata, name, told, entries)
+        if kind.show is not None:
+            glance, picture = glance_name(kind_of(result), name), kind.show(result)
+            _write(folder, f"{glance}.png", picture, metadata, glance, describe(glance, picture), entries)
     return entries
 
 
 def describe(name: str, result: Result) -> dict[str, Any]:
-    """Name, shape and the hash of the values, which tells whether two results are bit for bit the same."""
-    values = result.frames if isinstance(result, Video) else result.pixels if isinstance(result, Image) else result.values
-    array = np.ascontiguousarray(values.detach().cpu().numpy())
-    told: dict[str, Any] = {"name": name, "pixels_sha256": hashlib.sha256(array.tobytes()).hexdigest()}
-    told["height"], told["width"] = (int(side) for side in array.shape[-2:])
+    """Name, shape and the hash of the values, which tells whether two results are bit for bit the same (of volumes, with their affine)."""
+    tensors = contents(result)
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.numpy().tobytes())
+    told: dict[str, Any] = {"name": name, "pixels_sha256": digest.hexdigest()}
+    if isinstance(result, Volume):
+        return {**told, "size": list(result.size), "spacing": list(result.spacing), "unit": result.unit}
+    told["height"], told["width"] = (int(side) for side in tensors[0].shape[-2:])
     if isinstance(result, Video):
-        told["frames"], told["fps"] = int(array.shape[0]), float(result.fps)
+        told["frames"], told["fps"] = len(result), float(result.fps)
     return told
 
 

@@ -16,7 +16,7 @@ from calotype.data.files import plain_file
 
 RECORD_NAME = "run.json"
 METADATA_KEY = "calotype"
-"""The text entry of pictures and clips that holds the record."""
+"""The text entry of results that holds the record."""
 FORMAT = 1
 
 
@@ -80,7 +80,7 @@ class Record:
             InputError: it is no record, or one of a later format.
         """
         if not isinstance(values, Mapping) or "calotype_run" not in values:
-            raise InputError(f"{source} holds no Calotype run; give a run folder, its run.json, or a picture or clip that a run made")
+            raise InputError(f"{source} holds no Calotype run; give a run folder, its run.json, or a file that a run made")
         if values["calotype_run"] != FORMAT:
             raise InputError(
                 f"{source} has run format {values['calotype_run']}, this version reads {FORMAT}; use the version that wrote it"
@@ -139,7 +139,7 @@ def read_record(source: str | os.PathLike[str]) -> tuple[Record, Path | None]:
             raise InputError(f"{path} holds no {RECORD_NAME}, so it is no run folder (or was stopped before the run began)")
         path = path / RECORD_NAME
     if not path.exists():
-        raise InputError(f"{path} does not exist; give a run folder, its run.json, or a picture or clip that a run made")
+        raise InputError(f"{path} does not exist; give a run folder, its run.json, or a file that a run made")
     if path.suffix == ".json":
         try:
             values = json.loads(path.read_text(encoding="utf-8"))

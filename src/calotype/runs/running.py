@@ -68,7 +68,7 @@ def run(
 
     Args:
         method: the configured method.
-        arguments: its call's arguments by name: paths (or `Image`, `Mask`, `Video`) for files, plain values for the rest.
+        arguments: its call's arguments by name: paths (or `Image`, `Mask`, `Video`, `Volume`) for files, plain values for the rest.
         load_model: loads the checkpoint.
         model: what to load; with an empty name nothing is loaded and the method gets None.
         preset: the name of the preset that the configuration began as, for the record.
@@ -152,7 +152,7 @@ def rerun(
     """Do a recorded run again: bit for bit the same on the same machine; elsewhere `differences` says what is different.
 
     Args:
-        source: a run folder, its `run.json`, or a picture or clip that a run made.
+        source: a run folder, its `run.json`, or a file that a run made.
         input_folder: where to look for the input files if they are neither in the run's folder nor where they were.
         device: another device than the recorded one.
 

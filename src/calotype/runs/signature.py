@@ -17,7 +17,8 @@ from typing import Any
 from calotype.core.errors import InputError
 
 _HANDLED = ("self", "model", "seed", "events")
-_MEDIA = ("Image", "Mask", "Video")
+MEDIA = ("Image", "Mask", "Video", "Volume")
+"""The types that are given as files: those of `calotype.runs.kinds`, by name, since a help page needs no torch."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Parameter:
 
     name: str
     kind: str
-    """"image", "mask" or "video" for one file, "images" or "videos" for several, "value" for anything else."""
+    """"image", "mask", "video" or "volume" for one file, "images" and so on for several, "value" for anything else."""
     annotation: Any
     """The type that a plain value has; for files, None."""
     default: Any
@@ -98,10 +99,10 @@ def _kind(annotation: Any) -> str:
     )
     for member in members or (annotation,):
         name = getattr(member, "__name__", "")
-        if name in _MEDIA and isinstance(member, type):
+        if name in MEDIA and isinstance(member, type):
             return name.lower()
         inner = typing.get_args(member)
-        if inner and typing.get_origin(member) is not typing.Literal and getattr(inner[0], "__name__", "") in _MEDIA:
+        if inner and typing.get_origin(member) is not typing.Literal and getattr(inner[0], "__name__", "") in MEDIA:
             return f"{inner[0].__name__.lower()}s"
     return "value"
 

@@ -1,0 +1,261 @@
+"""Volumes of the user: NIfTI files, DICOM series and arrays become a `Volume` whose voxels lie where the file says.
+
+Refused with one line: not a regular file, empty, damaged or truncated, not three-dimensional, several volumes in one file, complex or
+colour values, NaN, a side below 2 voxels, more than 134 million voxels by the header, an affine that places no voxels.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from calotype.core.errors import InputError, ShapeError
+from calotype.core.events import SILENT, Events
+from calotype.core.grids import check_affine, check_same_grid
+from calotype.core.nifti import header_affine, header_bytes, header_unit, is_nifti, medical
+from calotype.core.types import Volume
+from calotype.data.files import plain_file, seems_to_be
+
+VolumeLike: TypeAlias = Volume | str | os.PathLike[str] | np.ndarray | Tensor
+"""What every call takes for a volume."""
+MIN_VOXELS = 2
+"""Shortest side that is accepted, in voxels."""
+MAX_VOXELS = 512**3
+"""Most voxels that are accepted; the header's figure is checked before anything is decoded."""
+_COMPLEX, _COLOUR = {32, 1792, 2048}, {128, 2304}
+_UNPLACED = "has no voxel size; 1 x 1 x 1 mm and axes that run right, front, up are assumed"
+_GZIP = b"\x1f\x8b"
+
+
+def read_volume(path: str | os.PathLike[str], *, name: str = "volume", events: Events = SILENT) -> Volume:
+    """Read one volume.
+
+    Args:
+        path: a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz), a folder with one DICOM series, or a .npy array [X, Y, Z].
+        name: what messages call it, such as "field".
+        events: hears a note for what is doubtful or was converted.
+
+    Returns:
+        The values in the file's own order and scale, with the affine of its header.
+
+    Raises:
+        InputError: the file is refused (the module's first lines say when).
+        MissingError: the package that reads it is not installed.
+    """
+    source = Path(path).expanduser()
+    if source.is_dir():
+        from calotype.data.dicom import read_series
+
+        return read_series(source, name=name, events=events)
+    source = plain_file(source, name)
+    with source.open("rb") as file:
+        head = file.read(132)
+    if head.startswith(b"\x93NUMPY"):
+        return _read_npy(source, name, events)
+    if head[128:] == b"DICM":
+        raise InputError(f"{name}: {source} is a single DICOM file; give the folder that holds its series, one file a slice")
+    return _read_nifti(source, name, events)
+
+
+def as_volume(value: VolumeLike, *, name: str = "volume", events: Events = SILENT) -> Volume:
+    """Whatever a caller has for a volume, as a `Volume`.
+
+    Args:
+        value: a `Volume`, a path, or a real array or tensor [X, Y, Z], whose voxels are taken to be 1 mm wide.
+        name: what messages call it.
+        events: hears a note for what is doubtful or was converted.
+
+    Raises:
+        InputError: a file that is refused, or NaN among the values.
+        ShapeError: an array or tensor of another shape or type.
+
+    Example:
+        >>> as_volume(np.zeros((8, 8, 6))).spacing
+        (1.0, 1.0, 1.0)
+    """
+    if isinstance(value, str | os.PathLike):
+        return read_volume(value, name=name, events=events)
+    if isinstance(value, Volume):
+        check_shape(value.size, name)
+        refuse_nan(value.to_numpy(), name)
+        return value
+    if isinstance(value, Tensor | np.ndarray):
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        events.note(f"{name}: an array {_UNPLACED}")
+        return _unplaced(array, f"{name}: the {'tensor' if isinstance(value, Tensor) else 'array'}", ShapeError, name, events)
+    raise InputError(f"{name}: a {type(value).__name__} was given; a volume is a path, a Volume, an array or a tensor [x, y, z]")
+
+
+def volume_mask(
+    value: VolumeLike, reference: Volume, *, name: str = "mask", reference_name: str = "field", events: Events = SILENT
+) -> Bool[Tensor, "x y z"]:
+    """The voxels of `reference` that a mask marks.
+
+    Of whole numbers, everything but 0 belongs to it; of fractions, what is at least half the largest. An array or tensor takes the place of
+    `reference`; a file must lie where it lies.
+
+    Raises:
+        InputError: a file that is refused, another grid, negative values, or nothing marked.
+
+    Example:
+        >>> field = Volume.from_numpy(np.zeros((4, 4, 4)), np.eye(4))
+        >>> int(volume_mask(np.ones((4, 4, 4)), field).sum())
+        64
+    """
+    if isinstance(value, Tensor | np.ndarray):
+        mask = Volume(as_volume(value, name=name).values, reference.affine)
+    else:
+        mask = as_volume(value, name=name, events=events)
+    check_same_grid(mask, reference, name=name, reference_name=reference_name)
+    values = mask.values
+    if bool((values < 0).any()):
+        raise InputError(f"{name}: it has values down to {float(values.min()):g}; a mask is 0 outside and positive inside")
+    whole = bool(((values - values.round()).abs() <= 1e-4 * values.clamp(min=1)).all())
+    marked = values > 0.5 if whole else values >= float(values.max()) / 2
+    if not bool(marked.any()):
+        raise InputError(f"{name}: it marks no voxel; a mask is 0 outside and positive inside")
+    return marked
+
+
+def check_shape(shape: Sequence[int], subject: str, kind: type[InputError] = InputError) -> None:
+    """Refuse what is not one volume of an accepted size, by what its header says.
+
+    Raises:
+        InputError: (or the given kind) too few or too many axes, several volumes, a side below 2 voxels, too many voxels.
+    """
+    told = "x".join(str(side) for side in shape)
+    if len(shape) < 3:
+        raise kind(f"{subject} is {len(shape)}-D ({told or 'no'} values); a volume has three axes, [x, y, z]")
+    if min(shape) < 1:
+        raise kind(f"{subject} has {told} voxels; each side of a volume needs at least {MIN_VOXELS}")
+    if math.prod(shape[3:]) != 1:
+        raise kind(f"{subject} is {len(shape)}-D ({told}) and holds {math.prod(shape[3:])} volumes; give one of them, as a file of its own")
+    if min(shape[:3]) < MIN_VOXELS:
+        raise kind(f"{subject} has {told} voxels, each side needs at least {MIN_VOXELS}; a single slice is no volume")
+    if math.prod(shape) > MAX_VOXELS:
+        raise kind(
+            f"{subject} has {told} = {math.prod(shape) / 1e6:.0f} million voxels, at most {MAX_VOXELS / 1e6:.0f} are read; crop it first"
+        )
+
+
+def refuse_nan(values: np.ndarray, subject: str) -> None:
+    """Refuse values that are not finite.
+
+    Raises:
+        InputError: there are some; the message says how many.
+    """
+    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if bad:
+        raise InputError(f"{subject}: {bad} of {values.size} voxels are NaN or infinite; set them to 0 (numpy.nan_to_num, fslmaths -nan)")
+
+
+def _unplaced(array: np.ndarray, subject: str, kind: type[InputError], name: str, events: Events) -> Volume:
+    if array.dtype.kind == "c":
+        raise kind(f"{subject} is complex ({array.dtype}); take its magnitude or its phase first")
+    if array.dtype.kind not in "fiub":
+        raise kind(f"{subject} has values of type {array.dtype}; a volume has real numbers")
+    return Volume.from_numpy(_single(array, subject, name, kind, events), np.eye(4))
+
+
+def _single(array: np.ndarray, subject: str, name: str, kind: type[InputError], events: Events) -> np.ndarray:
+    """The one volume of an array as float32, all finite."""
+    check_shape(array.shape, subject, kind)
+    if array.ndim > 3:
+        events.note(f"{name}: {array.ndim}-D with one volume, which is taken")
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array.reshape(array.shape[:3]), dtype=np.float32)
+    refuse_nan(values, name)
+    return values
+
+
+def _read_npy(path: Path, name: str, events: Events) -> Volume:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        raise InputError(f"{name}: {path} is damaged, or holds objects and not numbers; save it again with numpy.save") from None
+    events.note(f"{name}: {path.name} {_UNPLACED}")
+    return _unplaced(array, f"{name}: {path}", InputError, name, events)
+
+
+@contextmanager
+def _unpacked(path: Path, name: str) -> Iterator[BinaryIO]:
+    """A file, unpacked if it is compressed."""
+    with path.open("rb") as raw:
+        packed = raw.read(2) == _GZIP
+        raw.seek(0)
+        if not packed:
+            yield raw
+            return
+        try:
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield cast(BinaryIO, file)
+        except EOFError:
+            raise InputError(f"{name}: {path} is truncated (its gzip stream ends early); copy or save it again") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"{name}: {path} is damaged ({error}); copy or save it again") from None
+
+
+def _read_nifti(path: Path, name: str, events: Events) -> Volume:
+    nibabel = medical("nibabel")
+    with _unpacked(path, name) as file:
+        header = _header(path, file, name)
+        code = int(header["datatype"])
+        if code in _COMPLEX:
+            raise InputError(f"{name}: {path} is complex; take its magnitude or its phase first")
+        if code in _COLOUR:
+            raise InputError(f"{name}: {path} holds colours (RGB); a volume has one number per voxel")
+        if not 1 <= int(header["dim"][0]) <= 7:
+            raise InputError(f"{name}: {path} has a header that makes no sense ({int(header['dim'][0])} axes); save it again")
+        check_shape(header.get_data_shape(), f"{name}: {path}")
+        try:
+            if header.get_data_dtype().kind not in "fiu":
+                raise TypeError(f"the data type {code}")
+            array = np.asarray(header.data_from_fileobj(file))
+            # At the end of a gzip stream its checksum is compared.
+            file.read(1)
+        except (nibabel.spatialimages.HeaderDataError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{name}: {path} has a header that makes no sense ({_told(error)}); save it again") from None
+        except OSError as error:
+            if isinstance(error, gzip.BadGzipFile):
+                raise
+            raise InputError(f"{name}: {path} is truncated: its header tells of more voxels than it holds; copy or save it again") from None
+    values = _single(array, f"{name}: {path}", name, InputError, events)
+    affine, doubt = header_affine(header)
+    check_affine(affine, f"{name}: the affine of {path.name}")
+    if doubt:
+        events.note(f"{name}: {doubt}")
+    if not is_nifti(path):
+        events.note(f"{name}: {path.name} is a NIfTI file")
+    return Volume(torch.from_numpy(values), torch.from_numpy(affine), header_unit(header), header_bytes(header))
+
+
+def _header(path: Path, file: BinaryIO, name: str) -> Any:
+    """The header of a single-file NIfTI, told apart by its content."""
+    nibabel = medical("nibabel")
+    block = file.read(nibabel.Nifti2Header.sizeof_hdr)
+    file.seek(0)
+    sizes = {int.from_bytes(block[:4], "little"): "<", int.from_bytes(block[:4], "big"): ">"}
+    kinds = {348: (nibabel.Nifti1Header, block[344:347], b"n+1"), 540: (nibabel.Nifti2Header, block[4:7], b"n+2")}
+    for size, (kind, magic, expected) in kinds.items():
+        if size in sizes and len(block) >= size:
+            if magic == expected:
+                return kind(block[:size], endianness=sizes[size], check=False)
+            raise InputError(f"{name}: {path} is a header of a pair of files (.hdr, .img); convert it to one NIfTI file, .nii.gz")
+    what = seems_to_be(path)
+    told = f"is {what}, no volume that can be read" if what and what != "a gzip file" else "is no NIfTI file (damaged, or another format)"
+    raise InputError(f"{name}: {path} {told}; give .nii.gz, .nii, .npy or a folder with a DICOM series")
+
+
+def _told(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
