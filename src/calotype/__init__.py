@@ -12,6 +12,7 @@ _LAZY = {
     "Image": "calotype.core.types",
     "Mask": "calotype.core.types",
     "Video": "calotype.core.types",
+    "Volume": "calotype.core.types",
     "TimeReversalFusion": "calotype.methods.time_reversal_fusion",
     "AnyV2V": "calotype.methods.anyv2v",
     "DesignEdit": "calotype.methods.design_edit",

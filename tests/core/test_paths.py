@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.noise import batch_noise
-from calotype.core.paths import Path, flip_frames, frame_weights, fuse, time_reversal, windows
+from calotype.core.paths import Path, flip_frames, frame_weights, fuse, time_reversal, volume_windows, windows
 from calotype.core.samplers import euler_step, sample
 from calotype.core.schedule import karras_sigmas
 from tests.core.closed_form import counted
@@ -163,3 +167,98 @@ def test_other_misuse_is_refused() -> None:
     short = Path(lambda x: x[:, :2], lambda x: x, torch.tensor(1.0))
     with pytest.raises(ShapeError, match="one shape"):
         fuse(causal, [short, Path(lambda x: x, lambda x: x, torch.tensor(1.0))])(clip(), 1.0)
+
+
+SIZES = st.tuples(*[st.integers(1, 13)] * 3)
+
+
+def rowwise(x: Tensor, sigma: float) -> Tensor:
+    """Looks at its whole window, row by row, in an order of operations that doesn't depend on the other rows."""
+    return torch.stack([torch.tanh(row) + row.flip(-1) / (1 + sigma) for row in x])
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.tuples(*[st.integers(1, 9)] * 3), st.floats(0, 0.9), st.sampled_from([None, 1, 2, 5]))
+def test_volume_windows_cover_everything_and_change_nothing(
+    size: tuple[int, int, int], window: tuple[int, int, int], overlap: float, rows: int | None
+) -> None:
+    x = batch_noise((1, *size), 3, 2)
+    paths = volume_windows(size, window, overlap)
+    sides = tuple(min(pair) for pair in zip(size, window, strict=True))
+    seen = sum(path.restore(torch.ones(1, 1, *sides)) for path in paths)
+    assert seen.min() >= 1  # type: ignore[union-attr]
+    for axis in (2, 3, 4):
+        assert seen.movedim(axis, 0)[-1].min() >= 1  # type: ignore[union-attr]
+    assert torch.allclose(fuse(lambda x, sigma: x, paths, max_rows=rows)(x, 1.0), x, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SIZES, st.integers(1, 40))
+def test_volumes_do_not_depend_on_the_windows_of_one_call(size: tuple[int, int, int], rows: int) -> None:
+    x = batch_noise((1, *size), 3, 2)
+    paths = volume_windows(size, (5, 4, 6), 0.5)
+    assert torch.equal(fuse(rowwise, paths, max_rows=rows)(x, 2.0), fuse(rowwise, paths)(x, 2.0))
+
+
+def test_rows_of_a_call_are_bounded_but_hold_a_whole_window() -> None:
+    paths = volume_windows((12, 12, 12), (6, 6, 6), 0.5)
+    for rows, expected in ((8, 8), (7, 6), (1, 2)):
+        denoise, calls = counted(rowwise)
+        fuse(denoise, paths, max_rows=rows)(batch_noise((1, 12, 12, 12), 3, 2), 1.0)
+        assert max(count for _, count in calls) == expected
+        assert sum(count for _, count in calls) == 2 * 27
+
+
+def test_hundreds_of_windows_need_the_memory_of_a_few() -> None:
+    """The whole sample exists a few times, however many windows there are: no list of estimates, no list of restored volumes."""
+    paths = volume_windows((32, 32, 32), (8, 8, 8), 0.5)
+    assert len(paths) == 343
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def spy(x: Tensor, sigma: float) -> Tensor:
+        nonlocal most
+        estimate = 2 * x
+        alive.append(weakref.ref(estimate))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return estimate
+
+    x = batch_noise((1, 32, 32, 32), 3, 1)
+    assert torch.allclose(fuse(spy, paths, max_rows=4)(x, 1.0), 2 * x, atol=1e-5)
+    assert len(alive) == 86
+    assert most <= 3
+
+
+@pytest.mark.parametrize("window", [(32, 32, 32), (16, 24, 9), (1, 5, 8)])
+def test_volume_weights_are_those_of_monai(window: tuple[int, int, int]) -> None:
+    from monai.data.utils import compute_importance_map
+
+    expected = compute_importance_map(window, mode="gaussian", sigma_scale=0.125)
+    weight = volume_windows((40, 40, 40), window, 0.25)[0].weight
+    assert weight.shape == (1, 1, *window)
+    assert torch.allclose(weight[0, 0], expected, rtol=1e-5, atol=0)
+
+
+def test_whole_fusion_agrees_with_monai() -> None:
+    """MONAI's sliding-window inference with the same windows: stride, flush last windows, Gaussian weights."""
+    from monai.inferers import sliding_window_inference
+
+    x = batch_noise((1, 21, 16, 13), 3, 1)
+    ours = fuse(lambda x, sigma: torch.cumsum(x, -1), volume_windows((21, 16, 13), (8, 8, 8), 0.5), max_rows=4)(x, 1.0)
+    theirs = sliding_window_inference(x, (8, 8, 8), 4, lambda x: torch.cumsum(x, -1), overlap=0.5, mode="gaussian", sigma_scale=0.125)
+    assert torch.allclose(ours, theirs, atol=1e-4)  # type: ignore[arg-type]
+
+
+def test_windows_of_volumes_that_cannot_be_are_refused() -> None:
+    for size, window, overlap in (
+        ((8, 8), (4, 4), 0.5),
+        ((8, 8, 8), (4, 0, 4), 0.5),
+        ((8, 8, 8), (4, 4, 4), 1.0),
+        ((8, 8, 8), (4, 4, 4), -0.1),
+    ):
+        with pytest.raises(InputError):
+            volume_windows(size, window, overlap)
+    with pytest.raises(InputError, match="max_rows"):
+        fuse(rowwise, volume_windows((8, 8, 8), (4, 4, 4)), max_rows=0)
+    with pytest.raises(ShapeError, match="axis 4 of the sample has length 9"):
+        fuse(rowwise, volume_windows((8, 8, 8), (4, 4, 4)))(torch.zeros(1, 1, 8, 8, 9), 1.0)

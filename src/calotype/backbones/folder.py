@@ -21,6 +21,7 @@ PIPELINES: dict[str, str] = {
     "ToySubjectPipeline": "SubjectToImage",
     "I2VGenXLPipeline": "ImageToVideo",
     "StableDiffusionInstructPix2PixPipeline": "PictureEditor",
+    "VolumePriorPipeline": "VolumePrior",
 }
 """`_class_name` in model_index.json -> role. A folder that is one AutoencoderKL has the role `Autoencoder`."""
 
@@ -36,6 +37,7 @@ WEIGHTED = {
     "ContextCLIPTextModel": "model",
     "Blip2QFormerModel": "model",
     "SubjectEncoder": "model",
+    "DiffusionModelUNet": "model",
 }
 """Classes with weights -> the stem of their weight files."""
 
@@ -50,6 +52,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "ToySubjectPipeline": ("scheduler", "subject_encoder", "text_encoder", "tokenizer", "unet", "vae"),
     "I2VGenXLPipeline": ("feature_extractor", "image_encoder", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
     "StableDiffusionInstructPix2PixPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
+    "VolumePriorPipeline": ("scheduler", "unet"),
 }
 OPTIONAL: dict[str, dict[str, str]] = {"StableVideoDiffusionPipeline": {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}}
 """Parts that a folder may have beside those that its pipeline class knows, and so names; they are found by their folders."""

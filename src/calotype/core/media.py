@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from calotype.core.errors import InputError
 from calotype.core.files import atomic_path
+from calotype.core.nifti import is_nifti, read_comment
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -81,13 +82,15 @@ def save_clip(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What `save` was given as `metadata`, from a PNG, JPEG, WebP, GIF or MP4 file; empty where there is none.
+    """What `save` was given as `metadata`, from a PNG, JPEG, WebP, GIF, MP4 or NIfTI file; empty where there is none.
 
     Raises:
         InputError: the file is missing or can't be read.
     """
     if not Path(path).is_file():
-        raise InputError(f"{os.fspath(path)} is no file; give a picture or a clip that calotype wrote")
+        raise InputError(f"{os.fspath(path)} is no file; give a picture, a clip or a volume that calotype wrote")
+    if is_nifti(path):
+        return _parse(read_comment(path))
     try:
         if Path(path).suffix.lower() == ".mp4":
             import av

@@ -7,7 +7,8 @@ fusing the next x of a deterministic first-order step, because such a step is af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,9 +32,11 @@ class Path:
     """The inverse of `view`, linear; what the path doesn't see becomes 0. It is applied to the weight too."""
     weight: Tensor
     """Weight in the path's own order, >= 0; broadcasts against `view(x)`, and has full length on every axis that `restore` moves."""
+    add_to: Callable[[Tensor, Tensor], None] | None = None
+    """`add_to(whole, part)` adds `restore(part)` to `whole` in place, for paths that see a small part of a large sample."""
 
 
-def fuse(denoise: Denoiser, paths: Sequence[Path]) -> Denoiser:
+def fuse(denoise: Denoiser, paths: Sequence[Path], *, max_rows: int | None = None) -> Denoiser:
     """One denoiser out of several paths: D(x) = sum restore(weight * denoise(view(x))) / sum restore(weight).
 
     The views are stacked on dimension 0, path after path, for one call: the conditions behind `denoise` must have their rows in that order.
@@ -41,6 +44,8 @@ def fuse(denoise: Denoiser, paths: Sequence[Path]) -> Denoiser:
     Args:
         denoise: takes [paths * B, ...].
         paths: at least one; together they must cover the sample with positive weight.
+        max_rows: at most this many rows in one call (but always a whole path), which bounds the memory of hundreds of windows; each call
+            then has the rows of some of the paths, so they need one condition for all. None: everything in one call.
 
     Returns:
         A denoiser of [B, ...].
@@ -58,6 +63,19 @@ def fuse(denoise: Denoiser, paths: Sequence[Path]) -> Denoiser:
     """
     if not paths:
         raise InputError("no path was given; fusion needs at least one")
+    if max_rows is not None and max_rows < 1:
+        raise InputError(f"max_rows is {max_rows}; it must be at least 1")
+    known: dict[tuple[torch.Size, torch.dtype, torch.device], Tensor] = {}
+
+    def total_weight(like: Tensor, shape: torch.Size) -> Tensor:
+        key = (shape, like.dtype, like.device)
+        if key not in known:
+            total = _sum(paths, (path.weight.to(like) for path in paths))
+            if not bool((total > 0).all()):
+                raise InputError("the weights of the paths sum to 0 somewhere; together the paths must cover the whole sample")
+            known.clear()
+            known[key] = total
+        return known[key]
 
     def fused(x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
         views = [path.view(x) for path in paths]
@@ -65,21 +83,32 @@ def fuse(denoise: Denoiser, paths: Sequence[Path]) -> Denoiser:
             raise ShapeError(
                 f"the paths see the sample in different shapes, {[tuple(v.shape) for v in views]}; all views must have one shape"
             )
-        estimates = denoise(torch.cat(views), sigma).chunk(len(paths))
+        rows = views[0].shape[0]
+        step = len(paths) if max_rows is None else max(1, max_rows // rows)
+
+        def weighted() -> Iterator[Tensor]:
+            for start in range(0, len(paths), step):
+                group = paths[start : start + step]
+                estimates = denoise(torch.cat(views[start : start + step]), sigma).chunk(len(group))
+                yield from (path.weight.to(each) * each for path, each in zip(group, estimates, strict=True))
+
         # Summed in the order of the paths, in the estimates' own type: the result doesn't depend on how the rows were batched.
-        weights = [path.weight.to(estimates[0]) for path in paths]
-        total = _sum([path.restore(weight) for path, weight in zip(paths, weights, strict=True)])
-        if not bool((total > 0).all()):
-            raise InputError("the weights of the paths sum to 0 somewhere; together the paths must cover the whole sample")
-        return _sum([path.restore(w * e) for path, w, e in zip(paths, weights, estimates, strict=True)]) / total
+        whole = _sum(paths, weighted())
+        return whole / total_weight(whole, x.shape)
 
     return fused
 
 
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
+def _sum(paths: Sequence[Path], parts: Iterable[Tensor]) -> Tensor:
+    """Sum of restore(part), one part in memory at a time."""
+    in_place = all(path.add_to is not None for path in paths)
+    remaining = iter(parts)
+    total = paths[0].restore(next(remaining))
+    for path, part in zip(paths[1:], remaining, strict=True):
+        if in_place and path.add_to is not None:
+            path.add_to(total, part)
+        else:
+            total = total + path.restore(part)
     return total
 
 
@@ -149,25 +178,76 @@ def windows(length: int, size: int, stride: int, *, dim: int = 1, rank: int = 5)
         raise InputError(f"the window's size is {size}; it must lie between 1 and the axis's length, {length}")
     if not 1 <= stride <= size:
         raise InputError(f"the windows' stride is {stride}; it must lie between 1 and their size, {size}")
-    starts = [*range(0, length - size, stride), length - size]
     ramp = torch.arange(1, size + 1, dtype=torch.float32)
     shape = [1] * rank
     shape[dim] = size
     weight = torch.minimum(ramp, ramp.flip(0)).view(shape)
-    return [_window(start, size, length, dim, weight) for start in starts]
+    return [_box((dim,), (start,), (size,), (length,), weight) for start in _starts(length, size, stride)]
 
 
-def _window(start: int, size: int, length: int, dim: int, weight: Tensor) -> Path:
+def volume_windows(size: Sequence[int], window: Sequence[int], overlap: float = 0.25, *, rank: int = 5) -> list[Path]:
+    """Overlapping windows over the last three axes, each weighted by a Gaussian about its centre.
+
+    Give `fuse` a `max_rows`, since there can be hundreds. The standard deviation is an eighth of the window on each axis; weights below
+    0.001 are raised to it. The last window along each axis ends at the border. Where the volume is shorter than a window, the window shrinks
+    to it: a caller whose network needs certain sizes pads the volume to one of them first.
+
+    Args:
+        size: lengths of the sample's last three axes.
+        window: lengths of a window along them.
+        overlap: share of a window that the next one repeats, 0 <= overlap < 1.
+        rank: dimensions of the sample.
+
+    Raises:
+        InputError: a length below 1, or `overlap` out of range.
+
+    Example:
+        >>> paths = volume_windows((40, 32, 20), (32, 32, 32), 0.5)
+        >>> [tuple(path.view(torch.zeros(1, 1, 40, 32, 20)).shape[2:]) for path in paths]
+        [(32, 32, 20), (32, 32, 20)]
+    """
+    if len(size) != 3 or len(window) != 3 or min(*size, *window) < 1:
+        raise InputError(f"windows of {tuple(window)} over {tuple(size)} were asked for; both are three lengths of at least 1")
+    if not 0 <= overlap < 1:
+        raise InputError(f"the windows' overlap is {overlap}; it must lie between 0 and 1, below 1")
+    sides = tuple(min(side, whole) for side, whole in zip(window, size, strict=True))
+    weight = torch.ones(())
+    for side in sides:
+        offset = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+        weight = weight[..., None] * torch.exp(-0.5 * (offset / (side / 8)).square())
+    weight = weight.clamp(min=1e-3).view([1] * (rank - 3) + list(sides))
+    along = [_starts(whole, side, max(1, round(side * (1 - overlap)))) for whole, side in zip(size, sides, strict=True)]
+    dims = (rank - 3, rank - 2, rank - 1)
+    return [_box(dims, starts, sides, tuple(size), weight) for starts in itertools.product(*along)]
+
+
+def _starts(length: int, size: int, stride: int) -> list[int]:
+    return [*range(0, length - size, stride), length - size]
+
+
+def _box(dims: tuple[int, ...], starts: tuple[int, ...], sizes: tuple[int, ...], lengths: tuple[int, ...], weight: Tensor) -> Path:
+    """A window along several axes."""
+
     def view(x: Tensor) -> Tensor:
-        if x.shape[dim] != length:
-            raise ShapeError(f"axis {dim} of the sample has length {x.shape[dim]}; these windows were made for {length}")
-        return x.narrow(dim, start, size)
+        for dim, length in zip(dims, lengths, strict=True):
+            if x.shape[dim] != length:
+                raise ShapeError(f"axis {dim} of the sample has length {x.shape[dim]}; these windows were made for {length}")
+        return inside(x)
+
+    def inside(x: Tensor) -> Tensor:
+        for dim, start, size in zip(dims, starts, sizes, strict=True):
+            x = x.narrow(dim, start, size)
+        return x
 
     def restore(x: Tensor) -> Tensor:
         shape = list(x.shape)
-        shape[dim] = length
+        for dim, length in zip(dims, lengths, strict=True):
+            shape[dim] = length
         whole = x.new_zeros(shape)
-        whole.narrow(dim, start, size).copy_(x)
+        inside(whole).copy_(x)
         return whole
 
-    return Path(view, restore, weight)
+    def add_to(whole: Tensor, part: Tensor) -> None:
+        inside(whole).add_(part)
+
+    return Path(view, restore, weight, add_to)

@@ -1,18 +1,19 @@
-"""What goes into a method and comes out of it: pictures, masks and clips."""
+"""What goes into a method and comes out of it: pictures, masks, clips and volumes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from calotype.core import media
+from calotype.core import grids, media, nifti
 from calotype.core.errors import InputError, ShapeError
 
 if TYPE_CHECKING:
@@ -172,6 +173,88 @@ class Video:
             InputError: another suffix, or the file exists and `overwrite` is false.
         """
         media.save_clip(self.to_numpy(), self.fps, path, metadata or {}, overwrite)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A medical volume: one value per voxel, and where the voxels lie.
+
+    Raises:
+        ShapeError: the values are not [X, Y, Z] float32, or the affine is not [4, 4] float64.
+        InputError: the affine is not finite, or its axes don't span the space.
+
+    Example:
+        >>> import torch
+        >>> volume = Volume(torch.zeros(4, 6, 5), torch.diag(torch.tensor([2.0, 2, 3, 1], dtype=torch.float64)), "ppm")
+        >>> volume.size, volume.spacing
+        ((4, 6, 5), (2.0, 2.0, 3.0))
+    """
+
+    values: Float[Tensor, "x y z"]
+    """In the order of the file's axes, whatever their directions are."""
+    affine: Float64[Tensor, "4 4"]
+    """Voxel index to world millimetres, x to the patient's right, y to the front, z up (RAS+, as in NIfTI)."""
+    unit: str = ""
+    """Of the values, such as "ppm"; "" if it is unknown."""
+    header: bytes = field(default=b"", repr=False)
+    """The NIfTI header that the affine came from, if any: `save` repeats how it places the voxels, bit for bit."""
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.dtype != torch.float32 or not self.values.numel():
+            raise ShapeError(f"a volume was given as {_describe(self.values)}; it must be float32 [x, y, z]")
+        if self.affine.dtype != torch.float64:
+            raise ShapeError(f"a volume's affine was given as {_describe(self.affine)}; it must be float64 [4, 4]")
+        grids.check_affine(self.affine.detach().cpu().numpy())
+
+    @staticmethod
+    def from_numpy(array: np.ndarray, affine: ArrayLike, unit: str = "") -> Volume:
+        """Any real array [X, Y, Z] and any 4x4 affine."""
+        return Volume(torch.from_numpy(np.array(array, dtype=np.float32)), torch.tensor(np.array(affine, dtype=np.float64)), unit)
+
+    def with_values(self, values: Float[Tensor, "x y z"], unit: str | None = None) -> Volume:
+        """Other values on the same grid, which every viewer lays over this volume.
+
+        Raises:
+            ShapeError: another number of voxels.
+        """
+        if values.shape != self.values.shape:
+            raise ShapeError(
+                f"values of shape {list(values.shape)} were given for a volume of {list(self.values.shape)}; they share one grid"
+            )
+        return replace(self, values=values, unit=self.unit if unit is None else unit)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(X, Y, Z) in voxels."""
+        x, y, z = self.values.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along each axis, in mm."""
+        return grids.spacing(self.affine.cpu().numpy())
+
+    def to_numpy(self) -> Float32[np.ndarray, "x y z"]:
+        """float32 [X, Y, Z]."""
+        array: Float32[np.ndarray, "x y z"] = self.values.detach().cpu().numpy()
+        return array
+
+    def to_pil(self) -> PIL.Image.Image:
+        """Axial, coronal and sagittal plane through the middle of what isn't zero, as a grey picture; the patient's left is left."""
+        from calotype.core.planes import three_planes
+
+        return three_planes(self.to_numpy(), self.affine.cpu().numpy(), self.unit)
+
+    def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None, overwrite: bool = False) -> None:
+        """Write NIfTI, .nii or .nii.gz; `calotype.core.media.read_metadata` reads `metadata` back.
+
+        The axes keep their order. Without the `header` of a file, sform and qform are made from the affine (float32, as NIfTI-1 has it).
+
+        Raises:
+            InputError: another suffix, or the file exists and `overwrite` is false.
+            MissingError: nibabel is not installed.
+        """
+        nifti.save_volume(self.to_numpy(), self.affine.cpu().numpy(), self.unit, self.header, path, metadata or {}, overwrite)
 
 
 def _bytes(pixels: Tensor) -> UInt8[np.ndarray, "n height width 3"]:

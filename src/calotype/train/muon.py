@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-ENDS = ("conv_in", "conv_out", "embed")
-"""Parts of the names of layers that stay with AdamW: the first and the last, and everything that embeds."""
+ENDS = ("conv_in", "conv_out", "embed", "unet.out.")
+"""Parts of the names of layers that stay with AdamW: the first and the last (`out` in MONAI), and everything that embeds."""
 
 
 class Muon(torch.optim.AdamW):

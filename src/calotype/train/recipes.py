@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calotype.core.errors import InputError
 from calotype.train.i2v import I2VRecipe
+from calotype.train.qsm import QSMRecipe
 from calotype.train.recipe import Recipe
 from calotype.train.recogniser import RecogniserRecipe
 from calotype.train.subject import SubjectRecipe
@@ -11,7 +12,7 @@ from calotype.train.t2i import T2IRecipe
 from calotype.train.vae import VAERecipe
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (RecogniserRecipe(), VAERecipe(), T2IRecipe(), I2VRecipe(), SubjectRecipe())
+    recipe.name: recipe for recipe in (RecogniserRecipe(), VAERecipe(), T2IRecipe(), I2VRecipe(), SubjectRecipe(), QSMRecipe())
 }
 
 
