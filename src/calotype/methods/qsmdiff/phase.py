@@ -1,7 +1,7 @@
 """From the phase of a gradient echo to the field, in ppm of the main field.
 
-f = phase / (2 pi gamma B0 TE). What scanners store is neither unwrapped nor free of the field of air and bone, which is a hundred times that
-of the brain; both are the work of other tools (see the method's page). Here are the units, the fit over echoes, and a check for wraps.
+f = phase / (2 pi gamma B0 TE). What scanners store is neither unwrapped nor free of the field of air and bone, which is a hundred
+times that of the brain; both are the work of other tools (see the method's page). Here are the units, the fit over echoes and a check.
 """
 
 from __future__ import annotations
