@@ -85,6 +85,7 @@ MODELS: dict[str, ModelRow] = {
         "SubjectToImage", "caption and subject picture to picture of the toy world's creatures, 64 px", "Apache-2.0", "toy-subject"
     ),
     "toy-i2v": ModelRow("ImageToVideo", "first frame to clip of the toy world, 64 px, 8 frames", "Apache-2.0", "toy-i2v"),
+    "toy-qsm": ModelRow("VolumePrior", "susceptibility maps of synthetic brains, windows of 32 voxels of 2 mm", "Apache-2.0", "toy-qsm"),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
     ),

@@ -24,6 +24,9 @@ from calotype.backbones.source import Source
 from calotype.backbones.subject import BlipDiffusion, ToySubject
 from calotype.backbones.text_to_image import StableDiffusion, StableDiffusionXL
 from calotype.backbones.toy_subject import load_network
+from calotype.backbones.volume_network import CLASS as VOLUME_NETWORK
+from calotype.backbones.volume_network import load_part
+from calotype.backbones.volume_prior import MonaiVolumePrior, read_facts
 from calotype.core.errors import InputError
 
 ADAPTERS: dict[str, type[DiffusionModel]] = {
@@ -69,7 +72,7 @@ def load(
         decode_chunk_size: pictures or frames that are decoded at once; None takes 8 frames at 576x1024, more of smaller ones.
 
     Returns:
-        A `TextToImage`, `ImageToVideo`, `PictureEditor` or `Autoencoder` model (`calotype.core.roles`).
+        A `TextToImage`, `ImageToVideo`, `PictureEditor`, `VolumePrior` or `Autoencoder` model (`calotype.core.roles`).
 
     Raises:
         InputError: no such name (near misses are listed), or a checkpoint of an unknown kind.
@@ -94,6 +97,16 @@ def load(
     if checkpoint.role == "Autoencoder":
         return Autoencoder(source, modules["vae"], placement.device, decode_chunk_size=decode_chunk_size)
     scheduler = checkpoint.parts["scheduler"]
+    if checkpoint.role == "VolumePrior":
+        return MonaiVolumePrior(
+            source,
+            modules,
+            scheduler=read_json(scheduler.folder / "scheduler_config.json"),
+            scheduler_class=scheduler.class_name,
+            device=placement.device,
+            facts=read_facts(checkpoint.folder),
+            max_rows=max_rows,
+        )
     extra = _extra(checkpoint.pipeline, read_json(checkpoint.folder / "model_index.json"), _image_processor(checkpoint))
     return ADAPTERS[checkpoint.pipeline](
         source,
@@ -158,6 +171,9 @@ def _load_parts(checkpoint: Checkpoint, placement: Placement) -> dict[str, Any]:
         for name, part in checkpoint.parts.items():
             if name.startswith("tokenizer"):
                 modules[name] = transformers.CLIPTokenizer.from_pretrained(str(part.folder), local_files_only=True)
+            elif part.class_name == VOLUME_NETWORK:
+                patch_size = int(read_facts(checkpoint.folder).get("patch_size", 1))
+                modules[name] = load_part(part, patch_size).to(placement.dtype).eval().requires_grad_(False)
             elif part.variant == INT8:
                 modules[name] = load_network(name, part.folder).to(placement.dtype).eval().requires_grad_(False)
             elif name == "qformer":

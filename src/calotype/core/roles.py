@@ -169,3 +169,31 @@ class PictureEditor(Model, Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pixels [B, 3, H, W] in [0, 1]."""
         ...
+
+
+@runtime_checkable
+class VolumePrior(Protocol):
+    """An unconditional model of volumes, trained on windows of them: toy-qsm. Windows are [B, 1, *window], in units of `scale`."""
+
+    name: str
+    """The name that it was loaded by."""
+    window: tuple[int, int, int]
+    """Voxels that the network sees at once."""
+    spacing: tuple[float, float, float]
+    """Voxel size in mm that it was trained at."""
+    scale: float
+    """What is 1 for the network, in `unit`."""
+    limit: float
+    """Largest absolute value that its maps have, in `unit`."""
+    unit: str
+    """Of the volumes, such as "ppm"."""
+    max_rows: int
+    """Windows that the network evaluates at once."""
+
+    def sigmas(self, num_inference_steps: int) -> Tensor:
+        """Noise levels of a sampling run, [num_inference_steps + 1], float64, falling, the last one 0; in units of `scale`."""
+        ...
+
+    def denoiser(self) -> CountingDenoiser:
+        """A denoiser of windows."""
+        ...
