@@ -162,7 +162,6 @@ def test_direction_of_oblique_affines(a, b, c, spacing) -> None:
     assert np.allclose(turn @ found, (0, 0, 1), atol=1e-9)
     lps = np.diag([-1, -1, 1, 1]) @ affine
     assert np.allclose(b0_direction(lps), found, atol=1e-12)
-    assert np.allclose(b0_direction(affine[:3, :3]), found)
 
 
 def test_turning_volume_and_field_together_changes_nothing() -> None:
@@ -196,9 +195,7 @@ def test_more_refusals() -> None:
         DipoleOperator((4, 4, 4), (1, 1, 1), (0, 0, 1), mask=torch.ones(4, 4, 4))
     with pytest.raises(ShapeError, match="float32 or float64"):
         DipoleOperator((4, 4, 4), (1, 1, 1), (0, 0, 1)).forward(torch.ones(4, 4, 5))
-    with pytest.raises(InputError, match="no volume"):
-        b0_direction(np.zeros((4, 4)))
+    with pytest.raises(InputError, match="don't span"):
+        b0_direction(np.diag([1, 1, 0, 1]))
     with pytest.raises(InputError, match="sheared"):
-        b0_direction([[1, 0.3, 0], [0, 1, 0], [0, 0, 1]])
-    with pytest.raises(InputError, match="4 x 4"):
-        b0_direction(np.eye(2))
+        b0_direction([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])

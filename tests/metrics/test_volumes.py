@@ -62,8 +62,8 @@ def test_hfen_is_the_filter_by_definition(truth: torch.Tensor) -> None:
 
 def test_hfen_sees_detail_and_nrmse_sees_trends(truth: torch.Tensor, mask: torch.Tensor) -> None:
     ramp = torch.linspace(-0.1, 0.1, SHAPE[0]).reshape(-1, 1, 1)
-    board = 0.03 * (-1.0) ** (torch.arange(SHAPE[0]).reshape(-1, 1, 1) // 2 + torch.arange(SHAPE[1]).reshape(-1, 1) // 2)
-    smooth, fine = truth + ramp, truth + board * torch.ones(SHAPE)
+    wave = 0.08 * torch.cos(2 * torch.pi * torch.arange(SHAPE[2]) / 7)
+    smooth, fine = truth + ramp, truth + wave
     # A ramp has no Laplacian: what is left of it comes from the mask's border.
     weights = [hfen(chi, truth, mask) / nrmse_percent(chi, truth, mask) for chi in (fine, smooth)]
     assert weights[0] > 1.5 * weights[1]

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from calotype.core.errors import InputError, ShapeError
+from calotype.core.grids import check_affine, spacing
 
 SHEAR = 0.01
 """Largest cosine between two axes of a grid that still counts as a right angle."""
@@ -30,25 +31,20 @@ def b0_direction(affine: ArrayLike) -> tuple[float, float, float]:
     (NIfTI) or LPS (DICOM) doesn't matter: they differ in x and y alone.
 
     Args:
-        affine: [4, 4] or [3, 3], voxel index to millimetres.
+        affine: [4, 4], voxel index to millimetres.
 
     Returns:
         A unit vector whose components belong to array axes 0, 1, 2.
 
     Raises:
-        InputError: the affine is not a matrix of finite numbers, has no volume, or its axes are not at right angles.
+        ShapeError, InputError: see `calotype.core.grids.check_affine`; or the axes are not at right angles.
 
     Example:
         >>> b0_direction([[2, 0, 0, 0], [0, 0, 3, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
         (0.0, -1.0, 0.0)
     """
-    matrix = np.asarray(affine, dtype=np.float64)
-    if matrix.shape not in ((3, 3), (4, 4)) or not np.isfinite(matrix).all():
-        raise InputError(f"an affine was given as an array of shape {list(matrix.shape)}; it must be 4 x 4, of finite numbers")
-    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-    if not lengths.all() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
-        raise InputError("the affine has no volume: two image axes coincide or one has length 0; repair the file's header")
-    axes = matrix[:3, :3] / lengths
+    matrix = check_affine(affine)
+    axes = matrix[:3, :3] / spacing(matrix)
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if shear > SHEAR:
         raise InputError(f"the affine is sheared (cosine {shear:.2f} between two axes); resample the volume to a right-angled grid")

@@ -88,7 +88,9 @@ class Brain:
         corner = [round(float(place) - side / 2) for place, side in zip(middle[:3], size, strict=True)]
         for side, first, whole in zip(size, corner, self.mask.shape, strict=True):
             if first < 0 or first + side > whole:
-                raise InputError(f"a box of {size} voxels around {centre} mm leaves the volume {tuple(self.mask.shape)}; ask for a smaller one")
+                raise InputError(
+                    f"a box of {size} voxels around {centre} mm leaves the volume {tuple(self.mask.shape)}; ask for a smaller one"
+                )
         box = tuple(slice(first, first + side) for first, side in zip(corner, size, strict=True))
         affine = self.affine.copy()
         affine[:3, 3] = (self.affine @ np.array([*corner, 1.0]))[:3]
@@ -259,7 +261,9 @@ def _template() -> tuple[Float[Tensor, "1 4 x y z"], np.ndarray]:
     try:
         from nilearn import datasets
     except ImportError:
-        raise MissingError('the brains are made from a template in the package nilearn; install it: pip install "calotype[medical]"') from None
+        raise MissingError(
+            'the brains are made from a template in the package nilearn; install it: pip install "calotype[medical]"'
+        ) from None
     makers = (
         datasets.load_mni152_template,
         datasets.load_mni152_gm_template,
