@@ -200,8 +200,8 @@ EIGHT_BITS = ("toy-subject", "toy-qsm")
 _DATA = {"toy-subject": "creatures", "toy-qsm": "synthetic brains of 2 mm"}
 _MADE_FROM = {
     "toy-subject": "pictures that the toy world paints (it begins with toy-t2i's weights)",
-    "toy-qsm": "maps computed from the ICBM 152 template of 2009 (McConnell Brain Imaging Centre, McGill University), which isn't part of it; "
-    "nilearn, which ships the template, gives its licence as unknown, its makers' notice allows use and distribution (unverified)",
+    "toy-qsm": "maps computed from the ICBM 152 template of 2009 (McConnell Brain Imaging Centre, McGill University), which isn't "
+    "part of it; nilearn, which ships it, gives its licence as unknown, and its makers' notice allows use and distribution (unverified)",
 }
 _ABOUT = {
     "recogniser": (
@@ -219,8 +219,8 @@ _ABOUT = {
         "with a scale for every 128 (`calotype.backbones.rounded`); the autoencoder is `toy-t2i`'s."
     ),
     "toy-qsm": (
-        "Susceptibility of the brain in ppm, windows of 32 voxels of 2 mm, unconditional: MONAI's `DiffusionModelUNet` on blocks of 2 voxels "
-        "(`calotype.backbones.volume_network`), v-prediction on DDPM's linear schedule, 0.05 ppm as the unit. Trained on 200 synthetic brains "
+        "Susceptibility of the brain in ppm, windows of 32 voxels of 2 mm, unconditional: MONAI's `DiffusionModelUNet` on blocks of 2 "
+        "voxels (`calotype.backbones.volume_network`), v-prediction on DDPM's linear schedule, 0.05 ppm as the unit. 200 synthetic brains "
         "(warped template, nuclei, vessels, lesions; no patient's data). For research and for comparing methods; it is no medical device, "
         "and what it adds to a map is no finding. The figures are those of `qsmdiff` with it, against tuned TKD, L2 and total variation."
     ),
