@@ -90,7 +90,8 @@ def proximal(measured: Measurement, *, noise: float, strength: float, steps: int
 
     r is what the prior's estimate x0 of unit data is wrong by at level sigma, so early the measurement decides and late the prior does:
     measurement noise is denoised like everything else (Zhu et al. 2023, eq. 12). Solved by conjugate gradients that begin at x0; in the
-    cone they leave x0 as it is.
+    cone they leave x0 as it is. Without the mask the solution would be a division in k-space, which is the preconditioner: two or three
+    iterations reach what plain ones reach in ten.
 
     Args:
         measured: the field.
@@ -98,18 +99,26 @@ def proximal(measured: Measurement, *, noise: float, strength: float, steps: int
         strength: of the prior, 1 if r were its true error.
         steps: iterations.
     """
+    dipole, share = measured.dipole, float(measured.mask.float().mean())
+    power = measured.mask.float() if dipole is None else share * dipole.kernel(measured.values.dtype).square()
 
     def guide(x0: Tensor, sigma: float) -> Tensor:
         ridge = strength * (noise / measured.scale) ** 2 * (1 + 1 / sigma**2)
-        x = x0
-        residual = measured.adjoint(measured.values - measured.forward(x0))
-        direction, power = residual, _power(residual)
+
+        def precondition(r: Tensor) -> Tensor:
+            return r / (power + ridge) if dipole is None else dipole.volume(dipole.spectrum(r) / (power + ridge))
+
+        least = torch.finfo(x0.dtype).tiny
+        x, residual = x0, measured.adjoint(measured.values - measured.forward(x0))
+        direction, before = torch.zeros_like(x0), torch.ones(())
         for _ in range(steps):
+            better = precondition(residual)
+            size = _inner(residual, better)
+            direction = better + size / before * direction
             image = measured.adjoint(measured.forward(direction)) + ridge * direction
-            step = power / _inner(direction, image).clamp(min=torch.finfo(x.dtype).tiny)
+            step = size / _inner(direction, image).clamp(min=least)
             x, residual = x + step * direction, residual - step * image
-            before, power = power, _power(residual)
-            direction = residual + power / before.clamp(min=torch.finfo(x.dtype).tiny) * direction
+            before = size.clamp(min=least)
         return x
 
     return guide
@@ -128,7 +137,3 @@ def variation_slope(x: Float[Tensor, "*batch x y z"]) -> Float[Tensor, "*batch x
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((-3, -2, -1), keepdim=True)
-
-
-def _power(a: Tensor) -> Tensor:
-    return _inner(a, a)

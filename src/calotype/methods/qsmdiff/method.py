@@ -157,7 +157,7 @@ class QSMDiff(Method):
     @classmethod
     def toy(cls) -> Self:
         """For toy-qsm, chosen on the tune split."""
-        return cls(num_inference_steps=20, spacing="karras", guidance="proximal", num_guidance_steps=8, strength=0.5, tv=0.0, eta=1.0)
+        return cls(num_inference_steps=20, spacing="karras", guidance="proximal", num_guidance_steps=2, strength=0.5, tv=0.0, eta=1.0)
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Refuse a main field without a direction before anything is loaded."""
