@@ -201,7 +201,7 @@ CHANGES: dict[str, tuple[Callable[[int, Any], None], str]] = {
     "spacing": (only(4, PixelSpacing=[1, 1]), "IM0004 differs from IM0000"),
     "size": (only(4, Rows=4), "IM0004 differs from IM0000"),
     "no direction": (only(-1, ImageOrientationPatient=[0, 0, 0, 0, 1, 0]), "no pair of directions"),
-    "flat": (only(-1, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "several slices at the same place|span"),
+    "flat": (only(-1, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "no pair of directions"),
     "echoes": (echoes, r"several slices at the same place \(they differ in their echo times\)"),
     "uneven": (only(4, ImagePositionPatient=[*ORIGIN[:2], ORIGIN[2] + 4.3 * STEP]), "not evenly spaced: IM0003 and IM0004"),
     "gap": (only(4, ImagePositionPatient=[*ORIGIN[:2], ORIGIN[2] + 6 * STEP]), "2 slices are missing: IM0003 and IM0004 lie 7.5 mm apart"),

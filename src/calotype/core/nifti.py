@@ -79,7 +79,7 @@ def header_affine(header: Any) -> tuple[Float64[np.ndarray, "4 4"], str]:
 def _qform(header: Any) -> Float64[np.ndarray, "4 4"]:
     try:
         return np.array(header.get_qform(), dtype=np.float64)
-    except ValueError:
+    except (ValueError, medical("nibabel").spatialimages.HeaderDataError):
         return np.full((4, 4), np.nan)
 
 

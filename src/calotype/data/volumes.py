@@ -221,10 +221,11 @@ def _read_nifti(path: Path, name: str, events: Events) -> Volume:
         try:
             if header.get_data_dtype().kind not in "fiu":
                 raise TypeError(f"the data type {code}")
-            array = np.asarray(header.data_from_fileobj(file))
+            with np.errstate(all="ignore"):
+                array = np.asarray(header.data_from_fileobj(file))
             # At the end of a gzip stream its checksum is compared.
             file.read(1)
-        except (nibabel.spatialimages.HeaderDataError, ValueError, TypeError, KeyError) as error:
+        except (nibabel.spatialimages.HeaderDataError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise InputError(f"{name}: {path} has a header that makes no sense ({_told(error)}); save it again") from None
         except OSError as error:
             if isinstance(error, gzip.BadGzipFile):
