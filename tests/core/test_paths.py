@@ -211,7 +211,7 @@ def test_rows_of_a_call_are_bounded_but_hold_a_whole_window() -> None:
 
 
 def test_hundreds_of_windows_need_the_memory_of_a_few() -> None:
-    """However many windows there are, only a few estimates are alive at once, and only two whole samples are made: the sum and its weight."""
+    """However many windows there are, few estimates are alive at once, and two whole samples are made: the sum and its weight."""
     alive: list[weakref.ref[Tensor]] = []
     wholes: list[Tensor] = []
     most = 0

@@ -220,7 +220,7 @@ def _values(item: _Slice, name: str) -> Float32[np.ndarray, "columns rows"]:
     try:
         dataset = pydicom.dcmread(item.path)
         pixels = dataset.pixel_array.astype(np.float64)
-        values = pixels * float(_given(dataset, "RescaleSlope", 1)) + float(_given(dataset, "RescaleIntercept", 0))
+        values = pixels * float(_given(dataset, "RescaleSlope", 1.0)) + float(_given(dataset, "RescaleIntercept", 0.0))
     except Exception as error:  # Decoders of many formats, each with its own errors.
         raise InputError(f"{name}: the pixels of {item.path} can't be decoded ({_told(error)}); convert the series with dcm2niix") from None
     return np.ascontiguousarray(values.T, dtype=np.float32)
