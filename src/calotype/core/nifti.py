@@ -185,7 +185,7 @@ def read_comment(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{os.fspath(path)} can't be read as NIfTI ({_first_line(error)}); give a volume that calotype wrote") from None
     for extension in getattr(image.header, "extensions", ()):
         if extension.get_code() == _COMMENT:
-            return str(extension.text.rstrip("\0"))
+            return str(extension.content.rstrip(b"\0").decode("utf-8", "replace"))
     return ""
 
 
