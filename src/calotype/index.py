@@ -71,7 +71,7 @@ METHODS: dict[str, MethodRow] = {
     "style-extracting-diffusion": MethodRow(
         None, "medicine", "few annotated + many plain slides -> synthetic annotated slides -> better segmenter", "arXiv 2403.14429"
     ),
-    "qsmdiff": MethodRow(None, "medicine", "MRI field map -> susceptibility map", "arXiv 2403.14070"),
+    "qsmdiff": MethodRow("calotype.methods.qsmdiff:QSMDiff", "medicine", "MRI field map -> susceptibility map", "arXiv 2403.14070"),
     "dp-rdm": MethodRow(
         None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"
     ),

@@ -60,6 +60,11 @@ class MonaiVolumePrior:
         return {"unet": self.network}
 
     @property
+    def size(self) -> tuple[int, int, int]:
+        """What the network was trained at: the window."""
+        return self.window
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the network. The sampler's state is float32 whatever it is."""
         return next(self.network.parameters()).dtype

@@ -1,1 +1,5 @@
-"""QSMDiff: susceptibility maps from the field of MRI phase."""
+"""QSMDiff: susceptibility maps from MRI phase with a diffusion prior and the physics of the dipole field."""
+
+from calotype.methods.qsmdiff.method import QSMDiff, SusceptibilityMap
+
+__all__ = ["QSMDiff", "SusceptibilityMap"]

@@ -29,21 +29,21 @@ TV_UNIT = 0.15
 class Measurement:
     """What was measured, in units of the network's scale, and how a map would have made it."""
 
-    values: Float[Tensor, "x y z"]
+    values: Float[Tensor, "*batch x y z"]
     """0 outside the mask."""
-    mask: Bool[Tensor, "x y z"]
+    mask: Bool[Tensor, "*batch x y z"]
     dipole: DipoleOperator | None
-    """Its mask is `mask`; None where a map itself was measured."""
+    """None where a map itself was measured. It needs no mask of its own."""
     scale: float
     """ppm that are 1."""
 
     def forward(self, x: Float[Tensor, "*batch x y z"]) -> Float[Tensor, "*batch x y z"]:
         """A x."""
-        return x * self.mask if self.dipole is None else self.dipole.forward(x)
+        return (x if self.dipole is None else self.dipole.convolve(x)) * self.mask
 
     def adjoint(self, y: Float[Tensor, "*batch x y z"]) -> Float[Tensor, "*batch x y z"]:
         """A^T y."""
-        return y * self.mask if self.dipole is None else self.dipole.adjoint(y)
+        return y * self.mask if self.dipole is None else self.dipole.convolve(y * self.mask)
 
 
 def gradient_steps(measured: Measurement, *, steps: int, size: float, tv: float) -> Guide:
