@@ -61,6 +61,14 @@ GATES: dict[str, tuple[Gate, ...]] = {
         Gate("caption_found", 0.80),
         Gate("caption_pose", 0.80),
     ),
+    "toy-qsm": (
+        Gate("error_over_tkd", 0.70, at_most=True),
+        Gate("error_over_l2", 0.70, at_most=True),
+        Gate("error_over_tv", 1.0, at_most=True),
+        Gate("cone_energy_over_tkd", 0.5, at_most=True),
+        Gate("roi_slope", 0.9),
+        Gate("roi_slope", 1.1, at_most=True),
+    ),
     "recogniser": (
         Gate("scene", 0.97),
         Gate("none_empty", 0.95),
@@ -68,7 +76,7 @@ GATES: dict[str, tuple[Gate, ...]] = {
         Gate("none_blurred", 0.95),
     ),
 }
-"""The bars of each embedded model, on the world's `small` preset."""
+"""The bars of each embedded model, on the world's `small` preset; `toy-qsm`'s are qsmdiff's claims on brains with 0.006 ppm of noise."""
 
 
 def weights_mark(folder: Path) -> str | None:
@@ -136,7 +144,7 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     lines = [
         "---",
         "license: apache-2.0",
-        f"library_name: {'calotype' if name in ('recogniser', 'toy-subject') else 'diffusers'}",
+        f"library_name: {'calotype' if name in (*EIGHT_BITS, 'recogniser') else 'diffusers'}",
         "tags: [toy-world]",
         "---",
         "",
@@ -149,14 +157,13 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     lines += ["| | |", "|---|---|"]
     rows = {
         "recipe": f"`calotype train {name}` (calotype.train, recipe `{name}`)",
-        "data": f"the toy world, {'creatures' if name == 'toy-subject' else 'preset `small`'}, split `train`, 64 px",
+        "data": f"the toy world, {_DATA.get(name, 'preset `small`')}, split `train`",
         "steps": f"{facts['steps']:,} of {facts['batch_size']} samples ({facts['steps'] * facts['batch_size']:,} samples)",
         "time": f"{facts['seconds'] / 60:.1f} minutes of training",
         "device": facts["device"],
-        "weights": f"{'8-bit' if name == 'toy-subject' else 'float16'} safetensors, {megabytes:.1f} MB, moving average",
+        "weights": f"{'8-bit' if name in EIGHT_BITS else 'float16'} safetensors, {megabytes:.1f} MB, moving average",
         "held-out loss": f"{facts['held_out']:.5f} ({facts['held_out_count']:,} fixed samples of the split `tune`)",
-        "licence": "Apache-2.0; trained from nothing on pictures that the toy world paints"
-        + (" (it begins with toy-t2i's weights)" if name == "toy-subject" else ""),
+        "licence": "Apache-2.0; trained from nothing on " + _MADE_FROM.get(name, "pictures that the toy world paints"),
     }
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     if facts.get("earlier"):
@@ -189,6 +196,13 @@ def device_words(device: str) -> str:
     return f"CPU, {torch.get_num_threads()} thread(s), {platform.machine()}"
 
 
+EIGHT_BITS = ("toy-subject", "toy-qsm")
+_DATA = {"toy-subject": "creatures", "toy-qsm": "synthetic brains of 2 mm"}
+_MADE_FROM = {
+    "toy-subject": "pictures that the toy world paints (it begins with toy-t2i's weights)",
+    "toy-qsm": "maps computed from the ICBM 152 template of 2009 (McConnell Brain Imaging Centre, McGill University), which isn't part of it; "
+    "nilearn, which ships the template, gives its licence as unknown, its makers' notice allows use and distribution (unverified)",
+}
 _ABOUT = {
     "recogniser": (
         "Names the objects, colours, places and the ground of a picture (`calotype.world.recognise`), and says nothing where nothing whole "
@@ -203,6 +217,12 @@ _ABOUT = {
         'rows that enter the text encoder after the start token and "a"; UNet and text encoder went on from `toy-t2i`. Subject pictures '
         "lie on a plain ground; 70 % of the training's were the target itself, which shows the pose. Weights are stored in 8 bits "
         "with a scale for every 128 (`calotype.backbones.rounded`); the autoencoder is `toy-t2i`'s."
+    ),
+    "toy-qsm": (
+        "Susceptibility of the brain in ppm, windows of 32 voxels of 2 mm, unconditional: MONAI's `DiffusionModelUNet` on blocks of 2 voxels "
+        "(`calotype.backbones.volume_network`), v-prediction on DDPM's linear schedule, 0.05 ppm as the unit. Trained on 200 synthetic brains "
+        "(warped template, nuclei, vessels, lesions; no patient's data). For research and for comparing methods; it is no medical device, "
+        "and what it adds to a map is no finding. The figures are those of `qsmdiff` with it, against tuned TKD, L2 and total variation."
     ),
     "toy-i2v": (
         "First frame and caption to 8 frames: a `StableVideoDiffusionPipeline` folder of SVD's topology with `text_encoder` and "
