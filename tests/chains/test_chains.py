@@ -17,15 +17,17 @@ from calotype.chains import Chain, Reference, is_chain, rerun_chain, resume_chai
 from calotype.chains.running import select
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.method import Method
-from calotype.core.types import Image, Mask, Video
+from calotype.core.types import Image, Mask, Video, Volume
 from calotype.data import read_video
 from calotype.metrics import iou, psnr
 from calotype.registry import resolve_method
 from calotype.runs import run as run_one
 from calotype.runs.inputs import read_exact
 from calotype.world import ground_truth, paint, sample_scene, without
+from tests.data.test_dicom import series, turn
 from tests.runs.test_running import NO_MODEL, StopsAt, load
 from tests.runs.toy_method import ToyFade
+from tests.runs.toy_volume_method import ToySmooth
 
 FADES = {
     "links": {
@@ -36,7 +38,8 @@ FADES = {
 
 
 def resolve(slug: str) -> type[Method]:
-    return ToyFade if slug == "toy-fade" else resolve_method(slug)
+    own = {"toy-fade": ToyFade, "toy-smooth": ToySmooth}
+    return own[slug] if slug in own else resolve_method(slug)
 
 
 @pytest.fixture
@@ -78,6 +81,29 @@ def test_a_chain_is_done_again_from_its_folder_alone(place: Path, tmp_path: Path
     (Path(moved) / "inputs/0-first.png").write_bytes(b"other")
     with pytest.raises(InputError, match="has changed"):
         rerun_chain(moved, resolve_method=resolve, load_model=load, out=tmp_path / "third")
+
+
+def test_volumes_are_handed_on_with_their_place(tmp_path: Path) -> None:
+    """From a DICOM folder through two links: the second result lies where the slices lay, and the sheet shows planes."""
+    series(tmp_path / "series", turn(10, 20, 30))
+    links = {
+        "one": {"method": "toy-smooth", "give": {"field": "series"}},
+        "two": {"method": "toy-smooth", "give": {"field": "@one.chi", "mask": "@one.deviation"}},
+    }
+    (tmp_path / "chain.json").write_text(json.dumps({"links": links}))
+    done = run_chain(Chain.read(tmp_path / "chain.json", resolve), load_model=load, out=tmp_path / "out")
+    first, second = (done.runs[name].results["chi"] for name in ("one", "two"))
+    assert isinstance(first, Volume)
+    assert isinstance(second, Volume)
+    assert torch.equal(first.affine, second.affine)
+    assert not torch.equal(first.values, second.values)
+    assert Pillow.open(done.folder / "chain.png").size[0] > 300
+    shutil.rmtree(tmp_path / "series")
+    again = rerun_chain(done.folder, resolve_method=resolve, load_model=load, out=tmp_path / "again")
+    assert again.identical is True
+    (done.folder / "inputs" / "0-series" / "IM0002").write_bytes(b"other")
+    with pytest.raises(InputError, match="has changed"):
+        rerun_chain(done.folder, resolve_method=resolve, load_model=load, out=tmp_path / "third")
 
 
 @pytest.mark.parametrize("step", [2, 5])

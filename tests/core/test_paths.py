@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -210,10 +211,9 @@ def test_rows_of_a_call_are_bounded_but_hold_a_whole_window() -> None:
 
 
 def test_hundreds_of_windows_need_the_memory_of_a_few() -> None:
-    """The whole sample exists a few times, however many windows there are: no list of estimates, no list of restored volumes."""
-    paths = volume_windows((32, 32, 32), (8, 8, 8), 0.5)
-    assert len(paths) == 343
+    """However many windows there are, few estimates are alive at once, and two whole samples are made: the sum and its weight."""
     alive: list[weakref.ref[Tensor]] = []
+    wholes: list[Tensor] = []
     most = 0
 
     def spy(x: Tensor, sigma: float) -> Tensor:
@@ -223,10 +223,20 @@ def test_hundreds_of_windows_need_the_memory_of_a_few() -> None:
         most = max(most, sum(ref() is not None for ref in alive))
         return estimate
 
+    def watched(path: Path) -> Path:
+        def restore(part: Tensor) -> Tensor:
+            wholes.append(path.restore(part))
+            return wholes[-1]
+
+        return replace(path, restore=restore)
+
+    paths = [watched(path) for path in volume_windows((32, 32, 32), (8, 8, 8), 0.5)]
+    assert len(paths) == 343
     x = batch_noise((1, 32, 32, 32), 3, 1)
     assert torch.allclose(fuse(spy, paths, max_rows=4)(x, 1.0), 2 * x, atol=1e-5)
     assert len(alive) == 86
     assert most <= 3
+    assert len(wholes) == 2
 
 
 @pytest.mark.parametrize("window", [(32, 32, 32), (16, 24, 9), (1, 5, 8)])

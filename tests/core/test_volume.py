@@ -153,6 +153,10 @@ def test_files_that_volumes_cannot_be_written_to(tmp_path: Path) -> None:
         read_metadata(tmp_path / "bad.nii")
     nibabel.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4)).to_filename(tmp_path / "foreign.nii.gz")
     assert read_metadata(tmp_path / "foreign.nii.gz") == {}
+    image = nibabel.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"K\xf6ln, and no JSON"))
+    image.to_filename(tmp_path / "commented.nii.gz")
+    assert read_metadata(tmp_path / "commented.nii.gz") == {}
 
 
 def test_without_nibabel_you_are_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

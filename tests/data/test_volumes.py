@@ -14,7 +14,7 @@ import nibabel.testing
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from calotype.core.errors import InputError, ShapeError
@@ -298,6 +298,25 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path, case: str) -
         read(path)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("field: ")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=5), st.booleans())
+def test_a_damaged_header_is_read_or_refused(tmp_path: Path, changes: list[tuple[int, int]], packed: bool) -> None:
+    """Whatever bytes of a header are wrong: a volume with a sound affine, or one line."""
+    content = bytearray(PLAIN)
+    for place, byte in changes:
+        content[place] = byte
+    path = saved("a.nii", gzip.compress(content) if packed else bytes(content))(tmp_path)
+    try:
+        volume, _ = read(path)
+    except InputError as error:
+        told = str(error)
+    else:
+        told = ""
+        assert np.isfinite(volume.affine.numpy()).all()
+        assert torch.isfinite(volume.values).all()
+    assert "\n" not in told
 
 
 def test_values_of_other_shapes_and_types_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from calotype.core import types
-from calotype.core.errors import CalotypeError, InputError
+from calotype.core.errors import CalotypeError, InputError, MissingError
 from calotype.core.events import Events
 from calotype.core.media import read_metadata
 from calotype.core.types import Image, Mask, Video, Volume
@@ -200,6 +201,15 @@ def test_bad_volumes_are_told_before_anything_is_made(volumes: dict[str, Any], t
     for argument in ("field", "mask"):
         with pytest.raises(InputError, match=f"{argument}: .*is empty"):
             smooth({**volumes, argument: tmp_path / "flat.nii.gz"}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_package_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "field.npy", np.ones(SHAPE))
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    for value in (tmp_path / "field.npy", Volume(torch.ones(SHAPE), torch.eye(4, dtype=torch.float64))):
+        with pytest.raises(MissingError, match=r'pip install "calotype\[medical\]"'):
+            smooth({"field": value}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

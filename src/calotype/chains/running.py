@@ -16,7 +16,7 @@ from calotype.core.files import write_json
 from calotype.core.types import Image, Video
 from calotype.data import read_image, read_video, rows_sheet
 from calotype.runs import inputs
-from calotype.runs.hashing import file_digest
+from calotype.runs.hashing import path_digest
 from calotype.runs.kinds import suited
 from calotype.runs.outputs import Result
 from calotype.runs.record import RECORD_NAME, ModelRequest, read_record
@@ -76,7 +76,7 @@ def run_chain(
             if path not in places:
                 target = folder / inputs.FOLDER / f"{len(places)}-{path.name}"
                 inputs.keep(folder, path, {"file": str(target.relative_to(folder))})
-                places[path], kept[str(target.relative_to(folder))] = target, file_digest(target)
+                places[path], kept[str(target.relative_to(folder))] = target, path_digest(target)
     own = Chain(tuple(link.with_files(places) for link in chain.links))
     values = {"calotype_chain": FORMAT, "seed": seed, "device": device, "dtype": dtype, "files": kept, **own.to_json(), "records": {}}
     write_json(folder / RECORD, _relative(values, folder))
@@ -114,7 +114,7 @@ def rerun_chain(
     place = chain_folder(source)
     values = read_chain_record(place)
     for name, digest in values["files"].items():
-        if not (place / name).is_file() or file_digest(place / name) != digest:
+        if not (place / name).exists() or path_digest(place / name) != digest:
             raise InputError(f"{place / name} is missing or has changed since the chain ran; copy it back")
     chain = Chain.of(values, place, resolve_method, str(place / RECORD))
     done = run_chain(

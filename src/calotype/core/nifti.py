@@ -79,7 +79,7 @@ def header_affine(header: Any) -> tuple[Float64[np.ndarray, "4 4"], str]:
 def _qform(header: Any) -> Float64[np.ndarray, "4 4"]:
     try:
         return np.array(header.get_qform(), dtype=np.float64)
-    except ValueError:
+    except (ValueError, medical("nibabel").spatialimages.HeaderDataError):
         return np.full((4, 4), np.nan)
 
 
@@ -185,7 +185,7 @@ def read_comment(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{os.fspath(path)} can't be read as NIfTI ({_first_line(error)}); give a volume that calotype wrote") from None
     for extension in getattr(image.header, "extensions", ()):
         if extension.get_code() == _COMMENT:
-            return str(extension.text.rstrip("\0"))
+            return str(extension.content.rstrip(b"\0").decode("utf-8", "replace"))
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,18 +34,16 @@ def three_planes(values: Float32[np.ndarray, "x y z"], affine: Float64[np.ndarra
     from PIL import ImageDraw
 
     turn = orientation(affine)
-    array = np.nan_to_num(turn.upright(values), nan=0.0, posinf=0.0, neginf=0.0)
+    array = turn.upright(values)
     sizes = tuple(spacing(affine)[axis] for axis in turn.axes)
     low, high = grey_window(array)
-    shades = np.clip((array.astype(np.float64) - low) / (high - low), 0, 1)
-    grey: UInt8[np.ndarray, "right front up"] = np.round(shades * 255).astype(np.uint8)
     x, y, z = _middle(array)
     scale = PANEL / max(side * size for side, size in zip(array.shape, sizes, strict=True))
     width, depth, height = (max(1, round(side * size * scale)) for side, size in zip(array.shape, sizes, strict=True))
     panels = (
-        (grey[:, :, z], (width, depth), ("L", "R")),
-        (grey[:, y, :], (width, height), ("L", "R")),
-        (grey[x, :, :], (depth, height), ("P", "A")),
+        (array[:, :, z], (width, depth), ("L", "R")),
+        (array[:, y, :], (width, height), ("L", "R")),
+        (array[x, :, :], (depth, height), ("P", "A")),
     )
     rows = max(depth, height)
     total = sum(size[0] + 2 * _MARGIN for _, size, _ in panels) + _BAR[1]
@@ -53,8 +52,8 @@ def three_planes(values: Float32[np.ndarray, "x y z"], affine: Float64[np.ndarra
     left = 0
     for plane, size, (first, last) in panels:
         top = _MARGIN + (rows - size[1]) // 2
-        drawn = PILImage.fromarray(np.ascontiguousarray(plane.T[::-1])).resize(size, PILImage.Resampling.BILINEAR)
-        picture.paste(drawn, (left + _MARGIN, top))
+        drawn = PILImage.fromarray(_greys(plane.T[::-1], low, high))
+        picture.paste(drawn.resize(size, PILImage.Resampling.BILINEAR), (left + _MARGIN, top))
         middle = _MARGIN + rows // 2
         draw.text((left + _MARGIN // 2, middle), first, fill=_INK, anchor="mm")
         draw.text((left + _MARGIN + size[0] + _MARGIN // 2, middle), last, fill=_INK, anchor="mm")
@@ -70,7 +69,9 @@ def grey_window(array: Float32[np.ndarray, "x y z"]) -> tuple[float, float]:
         >>> grey_window(np.array([[[0, 3, 3, 3, 3]]], dtype=np.float32))
         (0.0, 3.0)
     """
-    flat = array.ravel()[:: max(1, array.size // _SAMPLES)]
+    every = max(1, math.ceil((array.size / _SAMPLES) ** (1 / 3)))
+    flat = array[::every, ::every, ::every].ravel()
+    flat = flat[np.isfinite(flat)]
     some = flat[flat != 0]
     if not some.size:
         return 0.0, 1.0
@@ -83,12 +84,19 @@ def grey_window(array: Float32[np.ndarray, "x y z"]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + (abs(low) or 1.0))
 
 
+def _greys(plane: Float32[np.ndarray, "rows columns"], low: float, high: float) -> UInt8[np.ndarray, "rows columns"]:
+    values = np.nan_to_num(plane.astype(np.float64), nan=0.0)
+    grey: UInt8[np.ndarray, "rows columns"] = np.round(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return grey
+
+
 def _middle(array: Float32[np.ndarray, "x y z"]) -> tuple[int, int, int]:
     """The centre of the box around what isn't zero."""
+    filled = array != 0
     centre = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
-        places = np.flatnonzero((array != 0).any(axis=others))
+        places = np.flatnonzero(filled.any(axis=others))
         centre.append((int(places[0]) + int(places[-1])) // 2 if places.size else array.shape[axis] // 2)
     return centre[0], centre[1], centre[2]
 

@@ -7,12 +7,14 @@ axes to those of NIfTI: DICOM's x runs to the patient's left and y to the back.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Float64
 
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
@@ -35,6 +37,54 @@ _BESIDE = 0.05
 _ALONE = "put the slices that you mean into a folder of their own"
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """What one file says of its slice, without the pixels."""
+
+    path: Path
+    series: str
+    several: bool
+    """Whether the file holds more than one slice."""
+    colours: bool
+    numbers: Mapping[str, Float64[np.ndarray, n]]
+    """The fields of `_PLACED` that it has, whole and finite."""
+    labels: Mapping[str, str]
+    unit: str
+
+    @property
+    def missing(self) -> str:
+        """A field that it needs and doesn't have."""
+        return next((field for field in _PLACED if field not in self.numbers), "")
+
+    @property
+    def position(self) -> Float64[np.ndarray, 3]:
+        """Of the first pixel's centre, in mm to the left, back, top."""
+        return self.numbers["ImagePositionPatient"]
+
+    @property
+    def across(self) -> Float64[np.ndarray, 3]:
+        """Direction in which the column number grows."""
+        return self.numbers["ImageOrientationPatient"][:3]
+
+    @property
+    def down(self) -> Float64[np.ndarray, 3]:
+        """Direction in which the row number grows."""
+        return self.numbers["ImageOrientationPatient"][3:]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(columns, rows)."""
+        return int(self.numbers["Columns"][0]), int(self.numbers["Rows"][0])
+
+    def alike(self, other: _Slice) -> bool:
+        """Whether they are cut alike: same size, pixels and directions."""
+        return (
+            self.shape == other.shape
+            and np.allclose(self.numbers["PixelSpacing"], other.numbers["PixelSpacing"], rtol=1e-4, atol=0)
+            and np.allclose(self.numbers["ImageOrientationPatient"], other.numbers["ImageOrientationPatient"], atol=1e-3)
+        )
+
+
 def read_series(folder: Path, *, name: str = "volume", events: Events = SILENT) -> Volume:
     """Read the one series that lies in a folder.
 
@@ -49,135 +99,136 @@ def read_series(folder: Path, *, name: str = "volume", events: Events = SILENT) 
     with warnings.catch_warnings(), medical("pydicom").config.disable_value_validation():
         warnings.simplefilter("ignore")
         slices = _in_order(_headers(folder, name, events), folder, name)
-        affine = _affine([dataset for _, dataset in slices], folder, name)
-        first = slices[0][1]
-        check_shape((int(first.Columns), int(first.Rows), len(slices)), f"{name}: {folder}")
-        values = np.stack([_values(path, name) for path, _ in slices], axis=-1)
+        affine = _affine(slices, f"{name}: the affine of {folder.name}")
+        check_shape((*slices[0].shape, len(slices)), f"{name}: {folder}")
+        values = np.stack([_values(item, name) for item in slices], axis=-1)
     refuse_nan(values, name)
     events.note(f"{name}: {len(slices)} DICOM slices read from {folder}, in the order of their places")
-    unit = "HU" if all(str(dataset.get("RescaleType", "")).upper() == "HU" for _, dataset in slices) else ""
-    return Volume(torch.from_numpy(values), torch.from_numpy(affine), unit)
+    units = {item.unit for item in slices}
+    return Volume(torch.from_numpy(values), torch.from_numpy(affine), units.pop() if len(units) == 1 else "")
 
 
-def _headers(folder: Path, name: str, events: Events) -> list[tuple[Path, Any]]:
-    """Every DICOM file of a folder without its pixels, once it is clear that they are one series of plain slices."""
-    pydicom = medical("pydicom")
+def _headers(folder: Path, name: str, events: Events) -> list[_Slice]:
+    """Every DICOM file of a folder, once it is clear that they are one series of plain slices."""
     files = sorted(item for item in folder.iterdir() if item.is_file() and not item.name.startswith(".") and item.name != "DICOMDIR")
-    found, others = [], 0
-    for path in files:
-        try:
-            found.append((path, pydicom.dcmread(path, stop_before_pixels=True)))
-        except pydicom.errors.InvalidDicomError:
-            others += 1
-        except Exception as error:  # A damaged file can fail anywhere in the parser.
-            raise InputError(f"{name}: {path} can't be read as DICOM ({type(error).__name__}); copy or export it again") from None
+    read = [_header(path, name) for path in files]
+    found = [item for item in read if item is not None]
     if not found:
         inside = [item.name for item in folder.iterdir() if item.is_dir()]
         told = "is empty" if not files and not inside else f"holds no DICOM files{f', but folders such as {inside[0]}' if inside else ''}"
         raise InputError(f"{name}: {folder} {told}; give a folder with the files of one DICOM series, or a NIfTI file")
-    if others:
-        events.note(f"{name}: {others} files in {folder} are no DICOM and were left out")
-    for path, dataset in found:
-        if int(dataset.get("NumberOfFrames", 1) or 1) > 1 or "PerFrameFunctionalGroupsSequence" in dataset or "MOSAIC" in _kinds(dataset):
-            raise InputError(f"{name}: {path} holds several slices (enhanced, multi-frame or mosaic DICOM); convert it with dcm2niix")
-    series = {str(dataset.get("SeriesInstanceUID", "")) for _, dataset in found}
+    if len(found) < len(files):
+        events.note(f"{name}: {len(files) - len(found)} files in {folder} are no DICOM and were left out")
+    for item in found:
+        if item.several:
+            raise InputError(f"{name}: {item.path} holds several slices (enhanced, multi-frame or mosaic DICOM); convert it with dcm2niix")
+    series = {item.series for item in found}
     if len(series) > 1:
         raise InputError(
             f"{name}: {folder} holds {len(series)} series in {len(found)} files; put the one that you mean into a folder of its own"
         )
-    for path, dataset in found:
-        missing = [field for field, count in _PLACED.items() if dataset.get(field) is None or np.size(dataset[field].value) != count]
-        if missing:
-            raise InputError(f"{name}: {path} has no {missing[0]}, so it is not known where the slice lies; convert the series to NIfTI")
-        if int(dataset.get("SamplesPerPixel", 1)) != 1:
-            raise InputError(f"{name}: {path} holds colours; a volume has one number per voxel")
+    for item in found:
+        if item.missing:
+            raise InputError(
+                f"{name}: {item.path} has no {item.missing} (or a damaged one), which places the slice; convert the series to NIfTI"
+            )
+        if item.colours:
+            raise InputError(f"{name}: {item.path} holds colours; a volume has one number per voxel")
     return found
 
 
-def _in_order(found: Sequence[tuple[Path, Any]], folder: Path, name: str) -> list[tuple[Path, Any]]:
-    """The slices along their normal, which must be parallel, alike, one for each place and evenly spaced."""
-    first = found[0][1]
-    across, down = _axes(first, found[0][0], name)
-    for path, dataset in found[1:]:
-        alike = (
-            (int(dataset.Rows), int(dataset.Columns)) == (int(first.Rows), int(first.Columns))
-            and np.allclose(_numbers(dataset.PixelSpacing), _numbers(first.PixelSpacing), rtol=1e-4)
-            and np.allclose(_numbers(dataset.ImageOrientationPatient), (*across, *down), atol=1e-3)
+def _header(path: Path, name: str) -> _Slice | None:
+    """One file's header; None if it is no DICOM."""
+    pydicom = medical("pydicom")
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        kinds = dataset.get("ImageType") or []
+        several = int(dataset.get("NumberOfFrames", 1) or 1) > 1 or "PerFrameFunctionalGroupsSequence" in dataset or "MOSAIC" in kinds
+        numbers = {}
+        for field, count in _PLACED.items():
+            value = dataset.get(field)
+            found = np.atleast_1d(np.array([] if value is None else value, dtype=np.float64))
+            if found.size == count and np.isfinite(found).all():
+                numbers[field] = found
+        return _Slice(
+            path,
+            str(dataset.get("SeriesInstanceUID", "")),
+            several,
+            int(dataset.get("SamplesPerPixel", 1)) != 1,
+            numbers,
+            {field: str(dataset.get(field)) for field in _DISTINGUISHING},
+            "HU" if str(dataset.get("RescaleType", "")).upper() == "HU" else "",
         )
-        if not alike:
-            raise InputError(f"{name}: {path.name} differs from {found[0][0].name} in size, pixel spacing or orientation; {_ALONE}")
+    except pydicom.errors.InvalidDicomError:
+        return None
+    except Exception as error:  # A damaged file can fail anywhere in the parser.
+        raise InputError(f"{name}: {path} can't be read as DICOM ({_told(error)}); copy or export it again") from None
+
+
+def _in_order(found: Sequence[_Slice], folder: Path, name: str) -> list[_Slice]:
+    """The slices along their normal, which must be parallel, alike, one for each place and evenly spaced."""
+    first = found[0]
+    if not np.allclose([first.across @ first.across, first.down @ first.down], 1, atol=1e-2) or abs(first.across @ first.down) > 1e-2:
+        raise InputError(f"{name}: {first.path} has an ImageOrientationPatient that is no pair of directions; convert the series to NIfTI")
+    for item in found[1:]:
+        if not item.alike(first):
+            raise InputError(f"{name}: {item.path.name} differs from {first.path.name} in size, pixel spacing or orientation; {_ALONE}")
     if len(found) < 2:
         raise InputError(f"{name}: {folder} holds 1 slice; a volume needs at least 2")
-    normal = np.cross(across, down)
-    heights = [float(_numbers(dataset.ImagePositionPatient) @ normal) for _, dataset in found]
-    order = np.argsort(heights, kind="stable")
-    steps = np.diff(np.array(heights)[order])
+    normal = np.cross(first.across, first.down)
+    ordered = sorted(found, key=lambda item: float(item.position @ normal))
+    places = np.stack([item.position for item in ordered])
+    steps = np.diff(places @ normal)
     if steps.min() <= 1e-3:
-        same = int(np.count_nonzero(steps <= 1e-3)) + 1
-        differ = [told for field, told in _DISTINGUISHING.items() if len({str(dataset.get(field)) for _, dataset in found}) > 1]
+        same = int(np.count_nonzero(steps <= 1e-3))
+        differ = [told for field, told in _DISTINGUISHING.items() if len({item.labels[field] for item in found}) > 1]
         told = f" (they differ in their {' and '.join(differ)})" if differ else ""
-        raise InputError(f"{name}: {folder} holds several slices at the same place{told}, {same - 1} too many; {_ALONE}")
+        raise InputError(f"{name}: {folder} holds several slices at the same place{told}, {same} too many; {_ALONE}")
     usual = float(np.median(steps))
     wide = np.flatnonzero(np.abs(steps - usual) > max(_UNEVEN * usual, 1e-2))
     if wide.size:
         place = int(wide[0])
-        before, after = (found[int(order[place + side])][0].name for side in (0, 1))
+        before, after = (ordered[place + side].path.name for side in (0, 1))
         missing = (
             f"{round(steps[place] / usual) - 1} slices are missing" if steps[place] > 1.5 * usual else "the slices are not evenly spaced"
         )
         raise InputError(
             f"{name}: {missing}: {before} and {after} lie {steps[place]:.4g} mm apart, others {usual:.4g} mm; export the whole series again"
         )
-    ordered = [found[int(index)] for index in order]
-    places = np.stack([_numbers(dataset.ImagePositionPatient) for _, dataset in ordered])
     line = places[0] + np.linspace(0, 1, len(places))[:, None] * (places[-1] - places[0])
     beside = np.linalg.norm(places - line, axis=1)
     if beside.max() > max(_BESIDE * usual, 1e-2):
-        worst = ordered[int(beside.argmax())][0].name
+        worst = ordered[int(beside.argmax())].path.name
         raise InputError(f"{name}: {worst} lies {beside.max():.4g} mm beside the line of the other slices; {_ALONE}")
     return ordered
 
 
-def _axes(dataset: Any, path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    directions = _numbers(dataset.ImageOrientationPatient)
-    if directions.size != 6 or not np.allclose([directions[:3] @ directions[:3], directions[3:] @ directions[3:]], 1, atol=1e-2):
-        raise InputError(f"{name}: {path} has an ImageOrientationPatient that is no pair of directions; convert the series to NIfTI")
-    return directions[:3], directions[3:]
-
-
-def _affine(datasets: Sequence[Any], folder: Path, name: str) -> np.ndarray:
+def _affine(slices: Sequence[_Slice], subject: str) -> Float64[np.ndarray, "4 4"]:
     """Column, row and slice number to millimetres; a tilted gantry shows as a sheared slice axis."""
-    first, last = datasets[0], datasets[-1]
-    down, across = _numbers(first.PixelSpacing)
-    directions = _numbers(first.ImageOrientationPatient)
-    origin = _numbers(first.ImagePositionPatient)
+    first, last = slices[0], slices[-1]
+    between_rows, between_columns = first.numbers["PixelSpacing"]
     affine = np.eye(4)
-    affine[:3, 0] = directions[:3] * across
-    affine[:3, 1] = directions[3:] * down
-    affine[:3, 2] = (_numbers(last.ImagePositionPatient) - origin) / (len(datasets) - 1)
-    affine[:3, 3] = origin
-    return check_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, f"{name}: the affine of {folder.name}")
+    affine[:3, 0] = first.across * between_columns
+    affine[:3, 1] = first.down * between_rows
+    affine[:3, 2] = (last.position - first.position) / (len(slices) - 1)
+    affine[:3, 3] = first.position
+    return check_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, subject)
 
 
-def _values(path: Path, name: str) -> np.ndarray:
-    """A slice's values, [columns, rows] float32."""
+def _values(item: _Slice, name: str) -> Float32[np.ndarray, "columns rows"]:
     pydicom = medical("pydicom")
     try:
-        dataset = pydicom.dcmread(path)
-        pixels = dataset.pixel_array
+        dataset = pydicom.dcmread(item.path)
+        pixels = dataset.pixel_array.astype(np.float64)
+        values = pixels * float(_given(dataset, "RescaleSlope", 1.0)) + float(_given(dataset, "RescaleIntercept", 0.0))
     except Exception as error:  # Decoders of many formats, each with its own errors.
-        raise InputError(f"{name}: the pixels of {path} can't be decoded ({_told(error)}); convert the series with dcm2niix") from None
-    slope, intercept = float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
-    return np.ascontiguousarray((pixels.astype(np.float64) * slope + intercept).T, dtype=np.float32)
+        raise InputError(f"{name}: the pixels of {item.path} can't be decoded ({_told(error)}); convert the series with dcm2niix") from None
+    return np.ascontiguousarray(values.T, dtype=np.float32)
 
 
-def _kinds(dataset: Any) -> list[str]:
-    kinds = dataset.get("ImageType") or []
-    return [str(kinds)] if isinstance(kinds, str) else [str(kind) for kind in kinds]
-
-
-def _numbers(value: Any) -> np.ndarray:
-    return np.array([float(number) for number in value], dtype=np.float64)
+def _given(dataset: Any, field: str, default: float) -> Any:
+    value = dataset.get(field)
+    return default if value is None else value
 
 
 def _told(error: Exception) -> str:

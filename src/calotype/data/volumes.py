@@ -12,8 +12,9 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -189,7 +190,7 @@ def _read_npy(path: Path, name: str, events: Events) -> Volume:
 
 
 @contextmanager
-def _unpacked(path: Path, name: str) -> Iterator[BinaryIO]:
+def _unpacked(path: Path, name: str) -> Iterator[BufferedIOBase]:
     """A file, unpacked if it is compressed."""
     with path.open("rb") as raw:
         packed = raw.read(2) == _GZIP
@@ -199,7 +200,7 @@ def _unpacked(path: Path, name: str) -> Iterator[BinaryIO]:
             return
         try:
             with gzip.GzipFile(fileobj=raw) as file:
-                yield cast(BinaryIO, file)
+                yield file
         except EOFError:
             raise InputError(f"{name}: {path} is truncated (its gzip stream ends early); copy or save it again") from None
         except (gzip.BadGzipFile, zlib.error) as error:
@@ -221,10 +222,11 @@ def _read_nifti(path: Path, name: str, events: Events) -> Volume:
         try:
             if header.get_data_dtype().kind not in "fiu":
                 raise TypeError(f"the data type {code}")
-            array = np.asarray(header.data_from_fileobj(file))
+            with np.errstate(all="ignore"):
+                array = np.asarray(header.data_from_fileobj(file))
             # At the end of a gzip stream its checksum is compared.
             file.read(1)
-        except (nibabel.spatialimages.HeaderDataError, ValueError, TypeError, KeyError) as error:
+        except (nibabel.spatialimages.HeaderDataError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise InputError(f"{name}: {path} has a header that makes no sense ({_told(error)}); save it again") from None
         except OSError as error:
             if isinstance(error, gzip.BadGzipFile):
@@ -240,7 +242,7 @@ def _read_nifti(path: Path, name: str, events: Events) -> Volume:
     return Volume(torch.from_numpy(values), torch.from_numpy(affine), header_unit(header), header_bytes(header))
 
 
-def _header(path: Path, file: BinaryIO, name: str) -> Any:
+def _header(path: Path, file: BufferedIOBase, name: str) -> Any:
     """The header of a single-file NIfTI, told apart by its content."""
     nibabel = medical("nibabel")
     block = file.read(nibabel.Nifti2Header.sizeof_hdr)

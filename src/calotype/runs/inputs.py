@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from calotype.core.errors import InputError
 from calotype.core.events import Events
 from calotype.core.files import atomic_path, file_suffix
+from calotype.core.nifti import medical
 from calotype.data.files import plain_file
 from calotype.runs.hashing import path_digest
 from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors
@@ -56,7 +57,11 @@ def read(kind: str, value: Any, name: str, events: Events) -> Media:
 
     Raises:
         InputError: a file that is refused.
+        MissingError: a package that reads or writes it is not installed.
     """
+    if kind == "volume":
+        # Its results will be NIfTI files, so a missing package is told now and not when they are to be written.
+        medical("nibabel")
     if isinstance(value, Media):
         return value
     path = Path(value).expanduser()

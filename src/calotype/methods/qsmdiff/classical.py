@@ -84,8 +84,8 @@ def tv(
     dipole: DipoleOperator,
     weight: float = 1e-4,
     *,
-    penalty: float | None = None,
-    data_penalty: float = 1.0,
+    penalty: float = 0.02,
+    data_penalty: float = 0.1,
     iterations: int = 40,
 ) -> Float[Tensor, "*batch x y z"]:
     """Total variation, argmin 1/2 ||M (d * chi - f)||^2 + weight ||grad chi||_1, by ADMM (Bilgic et al. 2014; FANSI, Milovic et al. 2018).
@@ -104,8 +104,9 @@ def tv(
         field: in ppm.
         dipole: the convolution; its mask says where the field is known.
         weight: of the total variation, in ppm per voxel.
-        penalty: 100 times the weight by default, FANSI's choice. The penalties change how fast the minimum is reached, not where it is.
-        data_penalty: needed only with a mask.
+        penalty: p. The penalties change how fast the minimum is reached, not where it is: with FANSI's choice, p of 100 times the weight
+            and q of 1, it takes some 200 iterations on a brain; with the defaults, 40.
+        data_penalty: q, needed only with a mask.
         iterations: at least 1; each costs two transforms, with a mask four.
 
     Returns:
@@ -124,12 +125,12 @@ def minimise_tv(
     dipole: DipoleOperator,
     weight: float,
     *,
-    penalty: float | None = None,
-    data_penalty: float = 1.0,
+    penalty: float = 0.02,
+    data_penalty: float = 0.1,
     iterations: int = 40,
 ) -> Float[Tensor, "*batch padded_x padded_y padded_z"]:
     """What `tv` cuts its result from: chi on the whole padded grid, outside the mask as well."""
-    p, q = 100 * weight if penalty is None else penalty, data_penalty if dipole.mask is not None else 1.0
+    p, q = penalty, data_penalty if dipole.mask is not None else 1.0
     _check(weight=weight, penalty=p, data_penalty=q, iterations=iterations)
     scales, dims = _scales(dipole), (-3, -2, -1)
     kernel = dipole.kernel(field.dtype)
@@ -165,7 +166,7 @@ def ndi(
     dipole: DipoleOperator,
     iterations: int = 40,
     *,
-    radians_per_ppm: float = 16.0,
+    radians_per_ppm: float = 16.05,
     step: float = 2.0,
     weight: float = 0.0,
 ) -> Float[Tensor, "*batch x y z"]:

@@ -1,0 +1,101 @@
+"""Brains whose susceptibility is known, as a method meets them: a field with noise, a mask, and an affine that says how the head lay."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from calotype.core.dipole import DipoleOperator, b0_direction
+from calotype.core.types import Volume
+from calotype.metrics.volumes import cone_energy, hfen, nrmse_percent, roi_slope, ssim
+from calotype.world.brain import Brain, sample_brain
+from calotype.world.brain_field import measured_field
+
+CROP = (48, 64, 48)
+"""Voxels of 2 mm around the middle of the brain. Nothing outside is there for the field either."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One brain, cut to the crop, and the same without its ball."""
+
+    brain: Brain
+    ball: Float[Tensor, "x y z"]
+    """What the ball adds to the susceptibility in ppm; 0 everywhere where there is none."""
+    split: str
+    seed: int
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A head in the scanner."""
+
+    head: Head
+    noise_ppm: float
+    tilt_degrees: float
+    field: Volume
+    """Local field in ppm; its affine is the brain's, turned about the left-right axis."""
+    mask: Volume
+    """1 in the brain, else 0."""
+
+    @property
+    def direction(self) -> tuple[float, float, float]:
+        """Of the main field in array axes."""
+        return b0_direction(self.field.affine.numpy())
+
+    @property
+    def dipole(self) -> DipoleOperator:
+        """The convolution that inverts this case, with its mask."""
+        return DipoleOperator(self.field.size, self.field.spacing, self.direction, mask=self.mask.values > 0)
+
+    def measure(self, chi: Float[Tensor, "x y z"]) -> dict[str, float]:
+        """Every number of a map; `ball_share` is how much of the ball's 0.3 ppm is found, NaN without one."""
+        brain, mask = self.head.brain, self.mask.values > 0
+        truth, ball = brain.susceptibility, self.head.ball
+        power = float(ball.square().sum())
+        # With the brain's own structure taken off, what is left of the map is projected on the ball.
+        surplus = chi - chi[mask].mean() - (truth - ball - truth[mask].mean())
+        return {
+            "nrmse_percent": nrmse_percent(chi, truth, mask),
+            "hfen": hfen(chi, truth, mask),
+            "ssim": ssim(chi, truth, mask),
+            "roi_slope": roi_slope(chi, truth, brain.regions),
+            "cone_energy": cone_energy(chi, truth, mask, self.field.spacing, self.direction),
+            "ball_share": float((surplus * ball).sum()) / power if power > 0 else math.nan,
+        }
+
+
+def heads(split: str, seed: int, count: int, *, first: int = 0) -> list[Head]:
+    """The brains `first` to `first + count - 1` of a split. Every other one has a ball of 0.3 ppm, which no training brain has.
+
+    Raises:
+        InputError: an unknown split.
+        MissingError: nilearn isn't installed.
+    """
+    made = []
+    for index in range(first, first + count):
+        plain = sample_brain(split=split, seed=seed, index=index).crop(CROP)
+        brain = sample_brain(split=split, seed=seed, index=index, sphere=True).crop(CROP) if index % 2 else plain
+        made.append(Head(brain, brain.susceptibility - plain.susceptibility, split, seed, index))
+    return made
+
+
+def scan(head: Head, *, noise_ppm: float, tilt_degrees: float = 0.0) -> Case:
+    """The field of a head that is tilted about its left-right axis; the noise of a head is the same draws in every position.
+
+    Raises:
+        InputError: negative noise.
+    """
+    angle = math.radians(tilt_degrees)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    affine, brain = turn @ head.brain.affine, head.brain
+    values = measured_field(brain, noise_ppm=noise_ppm, split=head.split, seed=head.seed, index=head.index, direction=b0_direction(affine))
+    placed = torch.from_numpy(affine)
+    return Case(head, noise_ppm, tilt_degrees, Volume(values, placed, "ppm"), Volume(brain.mask.float(), placed))
