@@ -172,7 +172,7 @@ def _load_parts(checkpoint: Checkpoint, placement: Placement) -> dict[str, Any]:
             if name.startswith("tokenizer"):
                 modules[name] = transformers.CLIPTokenizer.from_pretrained(str(part.folder), local_files_only=True)
             elif part.class_name == VOLUME_NETWORK:
-                patch_size = int(read_facts(checkpoint.folder).get("patch_size", 1))
+                patch_size = read_facts(checkpoint.folder).get("patch_size", 1)
                 modules[name] = load_part(part, patch_size).to(placement.dtype).eval().requires_grad_(False)
             elif part.variant == INT8:
                 modules[name] = load_network(name, part.folder).to(placement.dtype).eval().requires_grad_(False)

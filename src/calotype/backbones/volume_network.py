@@ -54,6 +54,12 @@ class VolumeNetwork(nn.Module):
         super().__init__()
         self.unet, self.patch_size = unet, patch_size
 
+    @property
+    def stride(self) -> int:
+        """What the sides of a window must be multiples of: blocks of voxels, halved from one of the UNet's levels to the next."""
+        levels: int = len(getattr(self.unet, "block_out_channels", (None,)))
+        return self.patch_size * 2 ** (levels - 1)
+
     def forward(self, x: Float[Tensor, "batch 1 x y z"], timesteps: Float[Tensor, " batch"]) -> Float[Tensor, "batch 1 x y z"]:
         """The network's output for every voxel.
 
@@ -103,11 +109,17 @@ def load_part(part: Part, patch_size: int = 1) -> VolumeNetwork:
 
     Raises:
         MissingError: MONAI isn't installed.
-        InputError: config and weights don't belong together.
+        InputError: config, weights and patch size don't belong together.
     """
     from safetensors.torch import load_file
 
     config = read_json(part.folder / "config.json")
+    channels = config.get("in_channels")
+    if not isinstance(patch_size, int) or patch_size < 1 or patch_size**3 != channels:
+        raise InputError(
+            f"model_index.json says patch_size {patch_size!r} and the network has {channels} channels; they must be its cube: "
+            "fetch or save the checkpoint again"
+        )
     unet = monai_unet({name: value for name, value in config.items() if not name.startswith("_")})
     if part.variant == INT8:
         tensors = load_rounded(part.weights[0])

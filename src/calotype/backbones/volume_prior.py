@@ -21,7 +21,7 @@ class MonaiVolumePrior:
     """A `VolumePriorPipeline` folder (`calotype.backbones.volume_network`). See `calotype.core.roles.VolumePrior`.
 
     Raises:
-        InputError: the folder's facts are no window, voxel size or scale.
+        InputError: the folder's facts are no window that suits the network, voxel size or scale.
     """
 
     role = "VolumePrior"
@@ -47,6 +47,12 @@ class MonaiVolumePrior:
         self.spacing = _three(facts, "spacing", float)
         self.scale, self.limit = (_positive(facts, name) for name in ("scale", "limit"))
         self.unit = str(facts.get("unit", ""))
+        stride = self.network.stride
+        if any(side % stride for side in self.window):
+            raise InputError(
+                f"model_index.json says window {list(self.window)}; each side must be a multiple of {stride}, which the network's levels "
+                "divide it by: fetch or save the checkpoint again"
+            )
 
     @property
     def network(self) -> VolumeNetwork:

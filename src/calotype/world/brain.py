@@ -31,6 +31,8 @@ SUBJECT, VESSELS, TEXTURE = 71, 72, 73
 TISSUES: Mapping[str, float] = {"grey matter": 0.020, "white matter": -0.030, "fluid": 0.019}
 """Susceptibility in ppm, relative to water."""
 VESSEL_PPM = 0.25
+VESSEL_GRID_MM = (2.0, 2.0, 2.0)
+"""Vessels begin at voxels of this size, whatever the volume's are, so that they are the same in each."""
 TEXTURE_PPM = 0.005
 VALUES_SPREAD = 0.25
 """Every structure's value varies by that share between brains."""
@@ -85,7 +87,7 @@ class Brain:
     def crop(self, size: tuple[int, int, int], centre: tuple[float, float, float] = (0.0, -10.0, 0.0)) -> Brain:
         """The box of `size` voxels around a point in millimetres."""
         middle = np.linalg.inv(self.affine) @ np.array([*centre, 1.0])
-        corner = [round(float(place) - side / 2) for place, side in zip(middle[:3], size, strict=True)]
+        corner = [round(float(place) - side // 2) for place, side in zip(middle[:3], size, strict=True)]
         for side, first, whole in zip(size, corner, self.mask.shape, strict=True):
             if first < 0 or first + side > whole:
                 raise InputError(
@@ -120,8 +122,7 @@ def sample_brain(
         raise InputError(f"spacing is {spacing} mm; each must be from 0.2 to 20")
     draws = Draws(SPLITS[split], seed, index, SUBJECT)
     points, affine = _grid(spacing)
-    placed = _affine_map(draws, points)
-    placed = placed + _elastic(draws, points)
+    placed = _placed(draws, points)
     t1, grey, white, inside = _template_at(placed)
     mask = (inside > 0.5).float()
     fluid = (1.0 - grey - white).clamp(min=0.0)
@@ -135,7 +136,8 @@ def sample_brain(
         chi = chi + share * (_varied(draws, nucleus.ppm) - chi)
         regions[(share > 0.5) & (mask > 0)] = number
     chi = _lesions(draws, chi, placed)
-    tubes = _vessels(Draws(SPLITS[split], seed, index, VESSELS), affine, mask)
+    begin = (mask, affine) if tuple(spacing) == VESSEL_GRID_MM else _mask_on(Draws(SPLITS[split], seed, index, SUBJECT), VESSEL_GRID_MM)
+    tubes = _vessels(Draws(SPLITS[split], seed, index, VESSELS), affine, mask, begin)
     chi = chi + tubes * (_varied(draws, VESSEL_PPM) - chi)
     if sphere:
         centre = torch.tensor([draws.between(-35.0, 35.0), draws.between(-50.0, 30.0), draws.between(5.0, 35.0)])
@@ -157,6 +159,17 @@ def _grid(spacing: tuple[float, float, float]) -> tuple[Float[Tensor, "x y z 3"]
     affine[:3, 3] = [middle - step * (count - 1) / 2 for middle, step, count in zip(CENTRE_MM, spacing, counts, strict=True)]
     axes = [torch.arange(count) * step + float(affine[i, 3]) for i, (count, step) in enumerate(zip(counts, spacing, strict=True))]
     return torch.stack(torch.meshgrid(*(axis.float() for axis in axes), indexing="ij"), dim=-1), affine
+
+
+def _placed(draws: Draws, points: Float[Tensor, "x y z 3"]) -> Float[Tensor, "x y z 3"]:
+    """Where in the template the brain's points lie; the first that is drawn of a brain."""
+    return _affine_map(draws, points) + _elastic(draws, points)
+
+
+def _mask_on(draws: Draws, spacing: tuple[float, float, float]) -> tuple[Float[Tensor, "x y z"], np.ndarray]:
+    """The brain's mask on another grid, and that grid's affine."""
+    points, affine = _grid(spacing)
+    return (_template_at(_placed(draws, points))[3] > 0.5).float(), affine
 
 
 def _affine_map(draws: Draws, points: Float[Tensor, "x y z 3"]) -> Float[Tensor, "x y z 3"]:
@@ -202,13 +215,16 @@ def _lesions(draws: Draws, chi: Float[Tensor, "x y z"], placed: Float[Tensor, "x
     return chi
 
 
-def _vessels(draws: Draws, affine: np.ndarray, mask: Float[Tensor, "x y z"], count: int = 90) -> Float[Tensor, "x y z"]:
-    """How much of every voxel is vein, 0 .. 1: random walks of 75 to 200 mm with a radius of 1.2 to 2.6 mm."""
+def _vessels(
+    draws: Draws, affine: np.ndarray, mask: Float[Tensor, "x y z"], begin: tuple[Float[Tensor, "a b c"], np.ndarray], count: int = 90
+) -> Float[Tensor, "x y z"]:
+    """How much of every voxel is vein, 0 .. 1: random walks of 75 to 200 mm with a radius of 1.2 to 2.6 mm from voxels of `begin`."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    inside = np.argwhere(mask.numpy() > 0)
+    inside = np.argwhere(begin[0].numpy() > 0)
+    shift = (begin[1] - affine)[:3, 3]
     amount = np.zeros(mask.numel())
     for _ in range(count):
-        start = inside[int(draws.next() * len(inside))] * spacing
+        start = inside[int(draws.next() * len(inside))] * np.array(VESSEL_GRID_MM) + shift
         steps, radius = int(draws.between(150.0, 400.0)), draws.between(1.2, 2.6)
         turns = draws.block(steps + 1, 3) * 2.0 - 1.0
         # Unit vectors that turn slowly, half a millimetre a step.
