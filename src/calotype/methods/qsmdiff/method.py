@@ -196,7 +196,7 @@ class QSMDiff(Method):
             events: hears steps, notes and the metrics `model_calls` and `residual_ppm`, and keeps the state of an interrupted run.
 
         Returns:
-            The map in ppm on the field's grid (or the finer one), what of the field it doesn't explain, and with several samples their spread.
+            The map in ppm on the field's grid (or the finer one), what of the field it leaves, and with several samples their spread.
 
         Raises:
             InputError: the model has another role, a volume is refused, the two don't share a grid, or b0 has no length.
