@@ -33,7 +33,14 @@ GRIDS: Mapping[str, tuple[float, ...]] = MappingProxyType(
 TUNE_SEED, TUNE_COUNT = 0, 4
 """The brains that settings are chosen on."""
 
-TUNED: Mapping[tuple[float, float], Settings] = MappingProxyType({})
+TUNED: Mapping[tuple[float, float], Settings] = MappingProxyType(
+    {
+        (0.006, 0.0): {"tkd": 0.4, "l2": 0.03, "tv": 4e-4, "ndi": 10},
+        (0.002, 0.0): {"tkd": 0.15, "l2": 0.003, "tv": 1e-4, "ndi": 80},
+        (0.006, 20.0): {"tkd": 0.4, "l2": 0.03, "tv": 4e-4, "ndi": 10},
+        (0.002, 20.0): {"tkd": 0.15, "l2": 0.003, "tv": 1e-4, "ndi": 80},
+    }
+)
 """By noise in ppm and tilt in degrees; `python scripts/tune_qsm_baselines.py` prints it."""
 
 
