@@ -391,7 +391,7 @@ def test_inputs_that_make_no_sense_are_refused(prior: VolumePrior) -> None:
     with pytest.raises(InputError, match="it is 0 everywhere in the mask"):
         QUICK(prior, field.with_values(field.values * 0), mask)
     for b0 in ((0, 0, 0), (0, float("nan"), 1)):
-        with pytest.raises(InputError, match="b0 is .* three numbers that are not all 0"):
+        with pytest.raises(InputError, match=r"b0 is .* three numbers that are not all 0"):
             QUICK(prior, field, mask, b0=b0)
     with pytest.raises(InputError, match="a prior of volumes; take toy-qsm"):
         QUICK(calotype.load(tiny.cached("toy-vae"), device="cpu"), field, mask)

@@ -169,10 +169,16 @@ class QSMDiff(Method):
         )
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Refuse a main field without a direction before anything is loaded."""
-        b0 = arguments.get("b0")
+        """Refuse volumes that don't fit each other, and a main field without a direction, before anything is loaded."""
+        field, mask, b0 = (arguments.get(name) for name in ("field", "mask", "b0"))
         if b0 is not None:
             _check_direction(b0)
+        if field is not None:
+            measured = as_volume(field, name="field")
+            if b0 is None:
+                b0_direction(measured.affine.numpy())
+            if mask is not None:
+                _check_field(measured, volume_mask(mask, measured))
         return arguments
 
     def __call__(
@@ -204,6 +210,7 @@ class QSMDiff(Method):
         self.refuse_other_roles(model, needs=_NEEDS)
         measured = as_volume(field, name="field", events=events)
         brain = volume_mask(mask, measured, events=events)
+        _check_field(measured, brain)
         self._check_unit(measured, brain, events)
         grid = WorkingGrid(brain, measured.affine, spacing=model.spacing, least=model.window, factor=self.factor)
         self._note_grid(model, grid, events)
@@ -296,8 +303,6 @@ class QSMDiff(Method):
 
     def _check_unit(self, measured: Volume, brain: Tensor, events: Events) -> None:
         values = measured.values[brain].abs()
-        if not bool(values.any()):
-            raise InputError("field: it is 0 everywhere in the mask; give the local field in ppm")
         largest = float(torch.quantile(values[:: max(1, len(values) // 1_000_000)], 0.99))
         if largest > LARGE_PPM or measured.unit not in ("", "ppm"):
             events.note(
@@ -336,6 +341,11 @@ class QSMDiff(Method):
         if len(maps) > 1:
             std = fine.with_values(grid.leave(maps.std(0), fine=True) * inside, "ppm")
         return SusceptibilityMap(fine.with_values(values, "ppm"), measured.with_values(grid.leave(left) * brain, "ppm"), std)
+
+
+def _check_field(measured: Volume, brain: Tensor) -> None:
+    if not bool(measured.values[brain].any()):
+        raise InputError("field: it is 0 everywhere in the mask; give the local field in ppm")
 
 
 def _finer(volume: Volume, factor: Sequence[int], grid: WorkingGrid) -> Volume:
