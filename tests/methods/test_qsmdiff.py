@@ -24,7 +24,7 @@ from tests.core.recorder import Recorder
 from tests.methods.test_qsm_grid import TURNS, ellipsoid, rotation, turned, turned_affine
 from tests.tiny_qsm import cached_prior
 
-QUICK = QSMDiff(num_inference_steps=4, spacing="karras", eta=1.0, num_guidance_steps=2, tv=0.0, padding=1.25)
+QUICK = QSMDiff(num_inference_steps=4, overlap=0.25, spacing="karras", eta=1.0, num_guidance_steps=2, tv=0.0, padding=1.25)
 SIZE = (13, 11, 12)
 
 
@@ -79,7 +79,7 @@ def test_with_an_exact_prior_samples_are_those_of_the_posterior() -> None:
     y = (dipole.convolve(truth) + s * torch.randn(size, generator=torch.Generator().manual_seed(4))) * mask
     at = Measurement(y, mask, dipole, scale)
     method = QSMDiff(
-        num_inference_steps=150, spacing="karras", guidance="proximal", num_guidance_steps=10, noise=s * scale, strength=1.0, eta=1.0,
+        num_inference_steps=150, spacing="karras", guidance_mode="proximal", num_guidance_steps=10, noise=s * scale, strength=1.0, eta=1.0,
         num_samples=samples, sigma_max=20.0,
     )  # fmt: skip
     found = method.sample(White(size), at, seed=0).double()
@@ -111,7 +111,7 @@ def test_the_sampler_is_the_papers_on_diffusers_scheduler(prior: VolumePrior, gu
     mask = ellipsoid(size, 0.5)
     dipole = DipoleOperator(size, (2, 2, 2), (0, 0, 1), padding=1.5)
     at = Measurement(0.2 * torch.randn(size, generator=torch.Generator().manual_seed(5)) * mask, mask, dipole, prior.scale)
-    method = QSMDiff(num_inference_steps=10, eta=0.5, guidance=guidance, num_guidance_steps=3, step_size=0.875, tv=1e-3)  # type: ignore[arg-type]
+    method = QSMDiff(num_inference_steps=10, eta=0.5, guidance_mode=guidance, num_guidance_steps=3, step_size=0.875, tv=1e-3)  # type: ignore[arg-type]
     found = method.sample(prior, at, seed=6)[0]
 
     scheduler = DDIMScheduler(
@@ -139,7 +139,7 @@ def test_the_sampler_is_the_papers_on_diffusers_scheduler(prior: VolumePrior, gu
 
 
 def test_without_guidance_the_field_doesnt_matter(prior: VolumePrior) -> None:
-    method = dataclasses.replace(QUICK, guidance="none")
+    method = dataclasses.replace(QUICK, guidance_mode="none")
     field, mask = scan()
     first, second = method(prior, field, mask, seed=1), method(prior, scan(seed=9)[0], mask, seed=1)
     assert torch.equal(first.chi.values, second.chi.values)
@@ -155,7 +155,7 @@ def test_guidance_explains_the_field(guidance: str) -> None:
     field, mask = scan()
     brain = mask.values > 0
     method = QSMDiff(
-        num_inference_steps=12, spacing="karras", guidance=guidance, num_guidance_steps=10, step_size=1.5, tv=0.0, noise=5e-4, eta=1.0,  # type: ignore[arg-type]
+        num_inference_steps=12, spacing="karras", guidance_mode=guidance, num_guidance_steps=10, step_size=1.5, tv=0.0, noise=5e-4, eta=1.0,  # type: ignore[arg-type]
         padding=1.5,
     )  # fmt: skip
     events = Recorder()
@@ -214,7 +214,7 @@ def test_odd_oblique_anisotropic_volumes_keep_their_place() -> None:
     values = torch.zeros(size)
     values[26:29, 11:14, 9] = 0.3
     events = Recorder()
-    method = QSMDiff(task="denoising", num_inference_steps=3, spacing="karras", guidance="dc", tv=0.0, step_size=0.5)
+    method = QSMDiff(task="denoising", num_inference_steps=3, spacing="karras", guidance_mode="dc", tv=0.0, step_size=0.5)
     found = method(White(), Volume(values, affine, "ppm"), Volume(mask.float(), affine), seed=0, events=events)
     for volume in (found.chi, found.residual):
         assert torch.equal(volume.affine, affine)
@@ -245,7 +245,7 @@ def test_headers_are_kept(tmp_path) -> None:  # type: ignore[no-untyped-def]
 def test_the_task_both_makes_a_finer_map_that_explains_the_coarse_field() -> None:
     field, mask = scan((10, 9, 8), side=4.0)
     method = QSMDiff(
-        task="both", factor=(2, 1, 3), num_inference_steps=10, spacing="karras", guidance="proximal", num_guidance_steps=12, noise=5e-4,
+        task="both", factor=(2, 1, 3), num_inference_steps=10, spacing="karras", guidance_mode="proximal", num_guidance_steps=12, noise=5e-4,
         eta=1.0,
     )  # fmt: skip
     found = method(White(), field, mask)
@@ -264,7 +264,7 @@ def test_super_resolution_keeps_what_was_measured() -> None:
     affine = torch.diag(torch.tensor([4.0, 2, 2, 1], dtype=torch.float64))
     whole = torch.ones(size)
     method = QSMDiff(
-        task="super-resolution", factor=(2, 1, 1), num_inference_steps=4, spacing="karras", guidance="dc", tv=0.0, step_size=0.5
+        task="super-resolution", factor=(2, 1, 1), num_inference_steps=4, spacing="karras", guidance_mode="dc", tv=0.0, step_size=0.5
     )
     found = method(White(window=(8, 4, 4)), Volume(values, affine, "ppm"), Volume(whole, affine))
     assert found.chi.size == (16, 7, 6)
@@ -282,7 +282,14 @@ def test_denoising_is_the_posterior_mean_of_a_white_prior() -> None:
     noisy = chi + 0.05 * torch.randn(size, generator=torch.Generator().manual_seed(2))
     affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
     method = QSMDiff(
-        task="denoising", num_inference_steps=120, spacing="karras", guidance="proximal", noise=0.05, eta=1.0, step_size=0.5, num_samples=64
+        task="denoising",
+        num_inference_steps=120,
+        spacing="karras",
+        guidance_mode="proximal",
+        noise=0.05,
+        eta=1.0,
+        step_size=0.5,
+        num_samples=64,
     )
     found = method(White(), Volume(noisy, affine, "ppm"), Volume(torch.ones(size), affine))
     expected = noisy / 2 - noisy.mean() / 2
@@ -341,14 +348,14 @@ def test_nothing_is_left_behind_in_the_model_or_the_generator(prior: VolumePrior
 
 def test_maps_stay_within_the_priors_limit() -> None:
     field, mask = scan()
-    found = dataclasses.replace(QUICK, guidance="none")(White(limit=0.02), field, mask).chi.values[mask.values > 0]
+    found = dataclasses.replace(QUICK, guidance_mode="none")(White(limit=0.02), field, mask).chi.values[mask.values > 0]
     assert float(found.max() - found.min()) <= 0.04 + 1e-6
     assert float(found.max() - found.min()) > 0.03
 
 
 def test_guidance_by_windows_is_that_of_the_volume_for_one_window_only() -> None:
     """The dipole reaches beyond a window, so that parts don't add up to the whole."""
-    method = dataclasses.replace(QUICK, guidance="proximal", num_inference_steps=8, num_guidance_steps=4, noise=1e-3)
+    method = dataclasses.replace(QUICK, guidance_mode="proximal", num_inference_steps=8, num_guidance_steps=4, noise=1e-3)
     apart = dataclasses.replace(method, guidance_scope="window")
     field, _ = scan((8, 8, 8))
     everywhere = Volume(torch.ones(8, 8, 8), field.affine)
@@ -363,7 +370,7 @@ def test_guidance_by_windows_is_that_of_the_volume_for_one_window_only() -> None
     ("fields", "said"),
     [
         ({"task": "inverse"}, "task is 'inverse'; choose one of inversion"),
-        ({"guidance": "strong"}, "guidance is 'strong'; choose one of init"),
+        ({"guidance_mode": "strong"}, "guidance_mode is 'strong'; choose one of init"),
         ({"task": "both"}, "task both needs a factor above 1"),
         ({"task": "super-resolution", "step_size": 0.5}, "task super-resolution needs a factor above 1"),
         ({"factor": (1, 1, 2)}, "task inversion keeps the grid"),
@@ -378,7 +385,7 @@ def test_guidance_by_windows_is_that_of_the_volume_for_one_window_only() -> None
         ({"overlap": 1.0}, "overlap is 1.0"),
         ({"padding": 0.5}, "padding 0.5"),
         ({"sigma_min": 60.0}, "0 < sigma_min < sigma_max"),
-        ({"guidance": "none", "guidance_scope": "window"}, "guidance_scope window is for"),
+        ({"guidance_mode": "none", "guidance_scope": "window"}, "guidance_scope window is for"),
     ],
 )
 def test_settings_out_of_range_are_refused(fields: Mapping[str, object], said: str) -> None:
