@@ -131,7 +131,8 @@ def run(arguments: Sequence[str]) -> int:
     request = _request(options, model)
     with output(options) as events:
         if not _early(rest, "--model") and model:
-            events.note(f"no --model was given, so this runs on {model}, which knows the toy world only; `calotype models` lists others")
+            known = "synthetic brains" if method.role == "VolumePrior" else "the toy world"
+            events.note(f"no --model was given, so this runs on {model}, which knows {known} only; `calotype models` lists others")
         look(request)
         if options.save_attention and not model:
             raise InputError(f"--save-attention watches a network, and {method.slug} runs without one; leave it out")
