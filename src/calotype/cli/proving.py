@@ -36,6 +36,10 @@ class EvalOptions(Common):
     """Write results/NAME.csv, from which the tables of the docs are made."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
+    noise: float | None = None
+    """qsmdiff: noise of the field in ppm, 0.006 by default."""
+    data: Path | None = None
+    """qsmdiff: a folder of the QSM challenge or of qsm-forward, whose heads are scored in place of synthetic ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,8 @@ def evaluate(arguments: Sequence[str]) -> int:
             device=options.device,
             events=events,
             record=options.record,
+            noise=options.noise,
+            data=options.data,
         )
     if options.json:
         print_json(report.to_dict())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
+from typing import Any
+
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.report import Claim, Report, Row
 
 __all__ = ["NAMES", "Claim", "Report", "Row", "evaluate"]
 
-MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v", "toy-subject")
-METHODS = ("time-reversal-fusion", "anyv2v", "design-edit", "ovam", "harmonized-customization")
+MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v", "toy-subject", "toy-qsm")
+METHODS = ("time-reversal-fusion", "anyv2v", "design-edit", "ovam", "harmonized-customization", "qsmdiff")
 NAMES = (*METHODS, *MODELS)
 """What can be evaluated."""
 
@@ -23,6 +27,8 @@ def evaluate(
     device: str = "auto",
     events: Events = SILENT,
     record: bool = False,
+    noise: float | None = None,
+    data: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Evaluate a method or an embedded model on scenes of the eval split.
 
@@ -33,43 +39,34 @@ def evaluate(
         quick: a few scenes only, to see that it runs.
         device: `auto`, `cpu`, `cuda`, ...
         events: hears the progress.
+        noise: qsmdiff: standard deviation of the field's noise in ppm; 0.006 by default.
+        data: qsmdiff: a folder of the QSM challenge or of qsm-forward, whose heads are scored in place of synthetic ones.
         record: write `results/<name>.csv`, the source of the docs' tables; a model's figures also go into the gates file and its card.
 
     Returns:
         Rows and claims; `Report.render()` is the table, `Report.to_dict()` the JSON.
 
     Raises:
-        InputError: an unknown name, or `count` below 1.
+        InputError: an unknown name, `count` below 1, or an option that the evaluation doesn't have.
         MissingError: an embedded checkpoint is missing.
     """
     if count is not None and count < 1:
         raise InputError(f"count is {count}; it must be 1 or more")
+    if name not in NAMES:
+        raise InputError(f"there is no evaluation of {name!r}; choose one of: {', '.join(NAMES)}")
+    if (noise is not None or data is not None) and name != "qsmdiff":
+        raise InputError(f"noise and data are for qsmdiff; {name} takes neither")
+    if data is not None and (count is not None or record):
+        raise InputError("data holds the heads to be scored; leave out count and record")
+    settings: dict[str, Any] = {"seed": seed, "count": count, "quick": quick, "device": device, "events": events}
     if name in MODELS:
         from calotype.evaluation import toy_models
 
-        report = toy_models.evaluate(name, seed=seed, count=count, quick=quick, device=device, events=events, record=record)
-    elif name == "time-reversal-fusion":
-        from calotype.evaluation import time_reversal_fusion
-
-        report = time_reversal_fusion.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
-    elif name == "anyv2v":
-        from calotype.evaluation import anyv2v
-
-        report = anyv2v.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
-    elif name == "ovam":
-        from calotype.evaluation import ovam
-
-        report = ovam.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
-    elif name == "design-edit":
-        from calotype.evaluation import design_edit
-
-        report = design_edit.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
-    elif name == "harmonized-customization":
-        from calotype.evaluation import harmonized_customization
-
-        report = harmonized_customization.evaluate(seed=seed, count=count, quick=quick, device=device, events=events)
+        report = toy_models.evaluate(name, record=record, **settings)
     else:
-        raise InputError(f"there is no evaluation of {name!r}; choose one of: {', '.join(NAMES)}")
+        extra = {} if name != "qsmdiff" else {"noise_ppm": noise, "data": data}
+        report = import_module(f"calotype.evaluation.{name.replace('-', '_')}").evaluate(**settings, **extra)
     if record:
-        report.record(command=f"calotype eval {name} --seed {seed}" + (f" --count {count}" if count else "") + " --record")
+        options = (f" --count {count}" if count else "") + (f" --noise {noise:g}" if noise else "")
+        report.record(command=f"calotype eval {name} --seed {seed}{options} --record")
     return report

@@ -13,8 +13,10 @@ of the split `tune`.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -96,7 +98,7 @@ def rows(test: Experiment, noise_ppm: float) -> None:
     for name in SOLVERS:
         test.run(name, "baseline", main, test.classical(name))
     test.run("no-prior", "ablation", main, test.without_prior())
-    test.run("no-guidance", "ablation", main, test.found(guidance="none"))
+    test.run("no-guidance", "ablation", main, test.found(guidance_mode="none"))
     test.run("patch-guidance", "ablation", main, test.found(guidance_scope="window"))
     test.run("wrong-b0", "ablation", main, test.found(b0=(0.0, 1.0, 0.0)))
     for end, noise, tilt in ((f"@noise-{CLEAN_PPM:g}", CLEAN_PPM, 0.0), (f"@tilt-{TILT_DEGREES:g}", noise_ppm, TILT_DEGREES)):
@@ -177,8 +179,49 @@ def measure(
     return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test, noise_ppm))
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
+def gates(folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
+    """The claims of the main experiment as figures of a prior: toy-qsm's gates.
+
+    Returns:
+        Errors and cone energy over those of the tuned baselines, `roi_slope`, and `nrmse_percent` itself; means over `count` brains.
+    """
+    from calotype.backbones import load
+
+    test = Experiment(load(str(folder), device=device), QSMDiff.toy(), heads("eval", seed, count or COUNT), seed, events)
+    events.stage(f"evaluate {folder.name}", 4 * len(test.heads))
+    main = test.cases(NOISE_PPM, 0.0)
+    test.run("method", "method", main, test.found())
+    for name in ("tkd", "l2", "tv"):
+        test.run(name, "baseline", main, test.classical(name))
+
+    def over(name: str, metric: str = "nrmse_percent") -> float:
+        return bootstrap(ratio, test.of("method", metric), test.of(name, metric)).value
+
+    return {
+        **{f"error_over_{name}": over(name) for name in ("tkd", "l2", "tv")},
+        "cone_energy_over_tkd": over("tkd", "cone_energy"),
+        **{metric: bootstrap(mean, test.of("method", metric)).value for metric in ("roi_slope", "nrmse_percent")},
+        "count": float(len(test.heads)),
+    }
+
+
+def evaluate(
+    *,
+    seed: int,
+    count: int | None,
+    quick: bool,
+    device: str,
+    events: Events,
+    noise_ppm: float | None = None,
+    data: str | os.PathLike[str] | None = None,
+) -> Report:
     """See `calotype.evaluation.evaluate`."""
     from calotype.backbones import load
 
-    return measure(load("toy-qsm", device=device), seed=seed, count=count or (1 if quick else COUNT), events=events)
+    model = load("toy-qsm", device=device)
+    if data is not None:
+        from calotype.evaluation.qsm_folders import measure_folder
+
+        return measure_folder(data, model, noise_ppm=noise_ppm, seed=seed, events=events)
+    noise = NOISE_PPM if noise_ppm is None else noise_ppm
+    return measure(model, seed=seed, count=count or (1 if quick else COUNT), noise_ppm=noise, events=events)

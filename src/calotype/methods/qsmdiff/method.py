@@ -73,7 +73,7 @@ class QSMDiff(Method):
     come out weaker than it is.
 
     Example:
-        >>> QSMDiff.paper().num_inference_steps, QSMDiff.toy().guidance
+        >>> QSMDiff.paper().num_inference_steps, QSMDiff.toy().guidance_mode
         (200, 'proximal')
     """
 
@@ -95,7 +95,7 @@ class QSMDiff(Method):
     """Last level of `karras` before 0."""
     eta: float = 0.5
     """Fresh noise in each step: 0 is deterministic, 1 is DDPM."""
-    guidance: Guidance = "init"
+    guidance_mode: Guidance = "init"
     """How the measurement corrects the estimate: `init` (gradient steps), `dc` (replaced frequencies), `proximal` (weighed by the noise) or
     `none` (nothing does: a sample of the prior)."""
     guidance_scope: Literal["volume", "window"] = "volume"
@@ -116,13 +116,13 @@ class QSMDiff(Method):
     """`proximal`: weight of the prior against the measurement."""
     padding: float = 1.5
     """Size of the grid that is transformed, over the volume's; 1 lets one side's field come in on the other (official code)."""
-    overlap: float = 0.25
+    overlap: float = 1 / 6
     """Share of a window that the next one repeats (official code: 8 of 48 voxels)."""
     num_samples: int = 1
     """Maps that are sampled; their mean is the result, and their standard deviation is given too."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("task", Task), ("guidance", Guidance)):
+        for name, kind in (("task", Task), ("guidance_mode", Guidance)):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kind))}")
         for name in ("num_inference_steps", "num_guidance_steps", "num_samples"):
@@ -146,18 +146,27 @@ class QSMDiff(Method):
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.tv < 0 or not 1 <= self.padding <= 4:
             raise InputError(f"tv is {self.tv} (0 or more) and padding {self.padding} (1 to 4)")
-        if self.guidance_scope == "window" and (self.task != "inversion" or self.guidance == "none"):
-            raise InputError("guidance_scope window is for the task inversion with a guidance; leave it at volume")
+        if self.guidance_scope == "window" and (self.task != "inversion" or self.guidance_mode == "none"):
+            raise InputError("guidance_scope window is for the task inversion with a guidance_mode; leave it at volume")
 
     @classmethod
     def paper(cls) -> Self:
-        """The official code's numbers: 200 steps, three gradient steps each, plain overlap of a sixth."""
-        return cls(overlap=1 / 6)
+        """The official code's numbers: 200 steps with three gradient steps each, windows that overlap by a sixth."""
+        return cls()
 
     @classmethod
     def toy(cls) -> Self:
         """For toy-qsm, chosen on the tune split."""
-        return cls(num_inference_steps=20, spacing="karras", guidance="proximal", num_guidance_steps=2, strength=0.5, tv=0.0, eta=1.0)
+        return cls(
+            num_inference_steps=20,
+            spacing="karras",
+            guidance_mode="proximal",
+            num_guidance_steps=2,
+            strength=0.5,
+            tv=0.0,
+            eta=1.0,
+            overlap=0.25,
+        )
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Refuse a main field without a direction before anything is loaded."""
@@ -220,7 +229,7 @@ class QSMDiff(Method):
             mask = mask.repeat_interleave(times, axis)
         bound = model.limit / model.scale
         network = model.denoiser()
-        guide = None if self.guidance == "none" else self.guide(measured)
+        guide = None if self.guidance_mode == "none" else self.guide(measured)
         paths = volume_windows(resolution.fine, model.window, self.overlap)
         if self.guidance_scope == "window":
             prior, guide = self._guided_windows(network, paths, measured, model), None
@@ -255,9 +264,9 @@ class QSMDiff(Method):
 
     def guide(self, measured: Measurement) -> Guide:
         """How the measurement corrects an estimate on its own grid."""
-        if self.guidance == "dc":
+        if self.guidance_mode == "dc":
             return data_consistency(measured, threshold=self.threshold, weight=self.weight, tv=self.tv, size=self.step_size)
-        if self.guidance == "proximal":
+        if self.guidance_mode == "proximal":
             return proximal(measured, noise=self.noise, strength=self.strength, steps=self.num_guidance_steps)
         return gradient_steps(measured, steps=self.num_guidance_steps, size=self.step_size, tv=self.tv)
 

@@ -1,0 +1,74 @@
+"""QSMDiff and the classical inversions on heads whose true map lies in a folder: the QSM challenge's, or one that qsm-forward wrote."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+from calotype.core.dipole import b0_direction
+from calotype.core.errors import InputError
+from calotype.core.events import SILENT, Events
+from calotype.core.roles import VolumePrior
+from calotype.core.types import Volume
+from calotype.data.qsm_folder import QSMFiles, find_qsm_files
+from calotype.data.volumes import read_volume, volume_mask
+from calotype.evaluation.qsm_baselines import SOLVERS
+from calotype.evaluation.qsm_cases import Case, Head
+from calotype.evaluation.qsmdiff import NOISE_PPM, SLUG, Experiment
+from calotype.evaluation.report import Report
+from calotype.methods.qsmdiff import QSMDiff
+from calotype.world.brain import Brain
+from calotype.world.brain_field import measured_field
+
+
+def measure_folder(
+    folder: str | os.PathLike[str], model: VolumePrior, *, noise_ppm: float | None = None, seed: int = 0, events: Events = SILENT
+) -> Report:
+    """The table of `calotype.evaluation.qsmdiff` without ablations and claims, one case for each true map in the folder.
+
+    A local field that lies there is used; otherwise it is computed from the true map, without noise unless it is asked for.
+
+    Args:
+        folder: see `calotype.data.qsm_folder.find_qsm_files`.
+        model: a prior of susceptibility maps in ppm.
+        noise_ppm: of a computed field; for a field from a file, what the methods are told of its noise.
+        seed: of the noise and of the sampling.
+        events: hears one step per map.
+
+    Raises:
+        InputError: an unknown folder, or a file that is refused.
+    """
+    began = time.perf_counter()
+    cases = [_case(files, noise_ppm, seed, number, events) for number, files in enumerate(find_qsm_files(folder))]
+    test = Experiment(model, QSMDiff.toy(), [case.head for case in cases], seed, events)
+    events.stage(f"evaluate {SLUG}", (1 + len(SOLVERS)) * len(cases))
+    test.run("method", "method", cases, test.found())
+    for name in SOLVERS:
+        test.run(name, "baseline", cases, test.classical(name))
+    return Report(SLUG, seed, len(cases), str(getattr(model, "device", "cpu")), time.perf_counter() - began, test.rows, [])
+
+
+def _case(files: QSMFiles, noise_ppm: float | None, seed: int, number: int, events: Events) -> Case:
+    truth = read_volume(files.truth, name="true map", events=events)
+    mask = volume_mask(files.mask, truth, reference_name="the true map", events=events)
+    regions = torch.zeros(truth.size, dtype=torch.int64)
+    if files.regions is not None:
+        found = read_volume(files.regions, name="regions", events=events)
+        if found.size != truth.size:
+            raise InputError(f"regions: {files.regions} has another size than {files.truth}; give files of one head")
+        regions = found.values.round().long() * mask
+    brain = Brain(truth.values * mask, mask.float(), mask.float(), regions, truth.affine.numpy())
+    told = NOISE_PPM if noise_ppm is None else noise_ppm
+    if files.field is not None:
+        field = read_volume(files.field, name="local field", events=events)
+        values = field.values * mask
+    else:
+        events.note(f"{files.name}: no local field there; it is computed from the true map with {noise_ppm or 0.0:g} ppm of noise")
+        values = measured_field(
+            brain, noise_ppm=noise_ppm or 0.0, split="eval", seed=seed, index=number, direction=b0_direction(truth.affine.numpy())
+        )
+        told = noise_ppm or 0.002
+    head = Head(brain, torch.zeros(truth.size), "eval", seed, number)
+    return Case(head, told, 0.0, truth.with_values(values, "ppm"), Volume(mask.float(), truth.affine, header=truth.header))
