@@ -195,6 +195,9 @@ class QSMDiff(Method):
             seed: of the noise; sample i is the first of seed + i.
             events: hears steps, notes and the metrics `model_calls` and `residual_ppm`, and keeps the state of an interrupted run.
 
+        Returns:
+            The map in ppm on the field's grid (or the finer one), what of the field it leaves, and with several samples their spread.
+
         Raises:
             InputError: the model has another role, a volume is refused, the two don't share a grid, or b0 has no length.
         """
