@@ -10,6 +10,7 @@ import torch
 
 from calotype.train import train
 from calotype.train.i2v import I2VRecipe
+from calotype.train.qsm import QSMRecipe
 from calotype.train.subject import SubjectRecipe
 from calotype.train.t2i import T2IRecipe
 from calotype.train.vae import VAERecipe
@@ -40,7 +41,13 @@ class NarrowSubject(SubjectRecipe):
     encoder = {"channels": (8, 8, 16, 16)}  # noqa: RUF012
 
 
-RECIPES = {recipe.name: recipe for recipe in (NarrowVAE(), NarrowT2I(), NarrowI2V(), NarrowSubject())}
+class NarrowQSM(QSMRecipe):
+    settings = replace(QSMRecipe.settings, batch_size=2, held_out=4, held_out_often=2, warmup_steps=4)
+    train_brains, tune_brains = 2, 1
+    unet = {"channels": [8, 8], "attention_levels": [False, False], "norm_num_groups": 4, "num_head_channels": 8}  # noqa: RUF012
+
+
+RECIPES = {recipe.name: recipe for recipe in (NarrowVAE(), NarrowT2I(), NarrowI2V(), NarrowSubject(), NarrowQSM())}
 
 
 def run(name: str, out: Path, checkpoints: Path, budget: str, **keywords: object) -> object:

@@ -169,10 +169,16 @@ class QSMDiff(Method):
         )
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Refuse a main field without a direction before anything is loaded."""
-        b0 = arguments.get("b0")
+        """Refuse volumes that don't fit each other, and a main field without a direction, before anything is loaded."""
+        field, mask, b0 = (arguments.get(name) for name in ("field", "mask", "b0"))
         if b0 is not None:
             _check_direction(b0)
+        if field is not None:
+            measured = as_volume(field, name="field")
+            if b0 is None:
+                b0_direction(measured.affine.numpy())
+            if mask is not None:
+                _check_field(measured, volume_mask(mask, measured))
         return arguments
 
     def __call__(
@@ -204,6 +210,7 @@ class QSMDiff(Method):
         self.refuse_other_roles(model, needs=_NEEDS)
         measured = as_volume(field, name="field", events=events)
         brain = volume_mask(mask, measured, events=events)
+        _check_field(measured, brain)
         self._check_unit(measured, brain, events)
         grid = WorkingGrid(brain, measured.affine, spacing=model.spacing, least=model.window, factor=self.factor)
         self._note_grid(model, grid, events)
@@ -295,9 +302,8 @@ class QSMDiff(Method):
         return windowed
 
     def _check_unit(self, measured: Volume, brain: Tensor, events: Events) -> None:
-        largest = float(torch.quantile(measured.values[brain].abs()[:: max(1, int(brain.sum()) // 1_000_000)], 0.99))
-        if largest == 0:
-            raise InputError("field: it is 0 everywhere in the mask; give the local field in ppm")
+        values = measured.values[brain].abs()
+        largest = float(torch.quantile(values[:: max(1, len(values) // 1_000_000)], 0.99))
         if largest > LARGE_PPM or measured.unit not in ("", "ppm"):
             events.note(
                 f"field: the hundredth largest of its values is {largest:.3g} {measured.unit}; a brain's local field in ppm stays below "
@@ -325,7 +331,7 @@ class QSMDiff(Method):
         chi = maps.mean(0)
         left = (at.values - at.forward(resolution.lower(chi) / model.scale)) * model.scale
         events.metric("residual_ppm", float(left[at.mask].square().mean().sqrt()))
-        fine = measured if self.factor == (1, 1, 1) else _finer(measured, self.factor)
+        fine = measured if self.factor == (1, 1, 1) else _finer(measured, self.factor, grid)
         inside = brain
         for axis, times in enumerate(self.factor):
             inside = inside.repeat_interleave(times, axis)
@@ -337,11 +343,14 @@ class QSMDiff(Method):
         return SusceptibilityMap(fine.with_values(values, "ppm"), measured.with_values(grid.leave(left) * brain, "ppm"), std)
 
 
-def _finer(volume: Volume, factor: Sequence[int]) -> Volume:
-    """An empty volume on the grid that is `factor` times finer; voxel 0 keeps its place."""
-    affine = volume.affine.clone()
-    affine[:3, :3] /= torch.tensor(factor, dtype=torch.float64)
-    return Volume(torch.zeros([size * times for size, times in zip(volume.size, factor, strict=True)]), affine, "ppm")
+def _check_field(measured: Volume, brain: Tensor) -> None:
+    if not bool(measured.values[brain].any()):
+        raise InputError("field: it is 0 everywhere in the mask; give the local field in ppm")
+
+
+def _finer(volume: Volume, factor: Sequence[int], grid: WorkingGrid) -> Volume:
+    """An empty volume on the grid that is `factor` times finer."""
+    return Volume(torch.zeros([size * times for size, times in zip(volume.size, factor, strict=True)]), grid.finer(volume.affine), "ppm")
 
 
 def _check_direction(b0: Sequence[float]) -> tuple[float, float, float]:
