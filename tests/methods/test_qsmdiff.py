@@ -245,7 +245,8 @@ def test_headers_are_kept(tmp_path) -> None:  # type: ignore[no-untyped-def]
 def test_the_task_both_makes_a_finer_map_that_explains_the_coarse_field() -> None:
     field, mask = scan((10, 9, 8), side=4.0)
     method = QSMDiff(
-        task="both", factor=(2, 1, 3), num_inference_steps=10, spacing="karras", guidance_mode="proximal", num_guidance_steps=12, noise=5e-4,
+        task="both", factor=(2, 1, 3), num_inference_steps=10, spacing="karras", guidance_mode="proximal", num_guidance_steps=12,
+        noise=5e-4,
         eta=1.0,
     )  # fmt: skip
     found = method(White(), field, mask)

@@ -144,13 +144,12 @@ class DipoleOperator:
             raise ShapeError(f"the mask was given as {_described(mask)}; it must be bool {list(self.shape)}, as the volume")
         self.mask = None if mask is None else mask.to(self.device)
         """Where the field is known; None: everywhere."""
-        self._kernel = dipole_kernel(self.padded, sizes, b, half=True).to(self.device)
-        self._kernels = {torch.float64: self._kernel}
+        self._kernels: dict[torch.dtype, Tensor] = {}
 
     def kernel(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "x y half"]:
-        """D(k) on the half-spectrum of the padded grid."""
+        """D(k) on the half-spectrum of the padded grid; made in float64 at the first use, and kept."""
         if dtype not in self._kernels:
-            self._kernels[dtype] = self._kernel.to(dtype)
+            self._kernels[dtype] = dipole_kernel(self.padded, self.spacing, self.direction, half=True).to(self.device, dtype)
         return self._kernels[dtype]
 
     def spectrum(self, volume: Float[Tensor, "*batch x y z"]) -> Complex[Tensor, "*batch kx ky half"]:

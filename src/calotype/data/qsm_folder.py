@@ -30,6 +30,8 @@ _FORWARD = {
 """Ends of qsm-forward's names in `derivatives/qsm-forward/sub-*/[ses-*/]anat`, and in `extra_data` as its early versions had it."""
 _PLACES = ("derivatives/qsm-forward/sub-*/anat", "derivatives/qsm-forward/sub-*/ses-*/anat", "sub-*/extra_data", "sub-*/ses-*/extra_data")
 _SUFFIXES = (".nii", ".nii.gz")
+DEEP_GREY = range(1, 8)
+"""Numbers of the deep grey matter in both layouts: caudate, pallidum, putamen, red nucleus, dentate, substantia nigra, thalamus."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class QSMFiles:
     mask: Path
     """The brain."""
     regions: Path | None = None
-    """Numbers of tissues, 0 for none. Both layouts number as the head phantom does: 1 caudate .. 7 thalamus, 8 white matter, ..."""
+    """Numbers of tissues, 0 for none. See `DEEP_GREY`; 8 is white matter, 9 grey matter, 10 fluid, 11 blood."""
     field: Path | None = None
     """Local field in ppm; None where it has to be computed from the truth."""
 

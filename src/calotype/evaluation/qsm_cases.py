@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from calotype.core.dipole import DipoleOperator, b0_direction
@@ -61,14 +62,26 @@ class Case:
         power = float(ball.square().sum())
         # With the brain's own structure taken off, what is left of the map is projected on the ball.
         surplus = chi - chi[mask].mean() - (truth - ball - truth[mask].mean())
-        return {
-            "nrmse_percent": nrmse_percent(chi, truth, mask),
-            "hfen": hfen(chi, truth, mask),
-            "ssim": ssim(chi, truth, mask),
-            "roi_slope": roi_slope(chi, truth, brain.regions),
-            "cone_energy": cone_energy(chi, truth, mask, self.field.spacing, self.direction),
-            "ball_share": float((surplus * ball).sum()) / power if power > 0 else math.nan,
-        }
+        share = float((surplus * ball).sum()) / power if power > 0 else math.nan
+        return {**distances(chi, truth, mask, brain.regions, self.field.spacing, self.direction), "ball_share": share}
+
+
+def distances(
+    chi: Float[Tensor, "x y z"],
+    truth: Float[Tensor, "x y z"],
+    mask: Bool[Tensor, "x y z"],
+    regions: Int[Tensor, "x y z"],
+    spacing: Sequence[float],
+    direction: Sequence[float],
+) -> dict[str, float]:
+    """A map in ppm against the true one; see `calotype.metrics.volumes`."""
+    return {
+        "nrmse_percent": nrmse_percent(chi, truth, mask),
+        "hfen": hfen(chi, truth, mask),
+        "ssim": ssim(chi, truth, mask),
+        "roi_slope": roi_slope(chi, truth, regions),
+        "cone_energy": cone_energy(chi, truth, mask, spacing, direction),
+    }
 
 
 def heads(split: str, seed: int, count: int, *, first: int = 0) -> list[Head]:

@@ -21,7 +21,14 @@ PADDING = 3.0
 
 
 def measured_field(
-    brain: Brain, *, noise_ppm: float, split: str, seed: int, index: int, direction: Sequence[float] | None = None
+    brain: Brain,
+    *,
+    noise_ppm: float,
+    split: str,
+    seed: int,
+    index: int,
+    direction: Sequence[float] | None = None,
+    padding: float = PADDING,
 ) -> Float[Tensor, "x y z"]:
     """The local field in ppm: nothing outside the brain acts on it, and nothing is known of it outside the mask.
 
@@ -33,6 +40,7 @@ def measured_field(
         noise_ppm: 0 or more; 0.002 is a good gradient echo, 0.006 a fast one.
         split, seed, index: whose noise.
         direction: of the main field in image axes; by default the affine's.
+        padding: see `DipoleOperator`.
 
     Returns:
         0 outside the mask.
@@ -54,7 +62,7 @@ def measured_field(
         raise InputError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     mask, shape = brain.mask > 0, tuple(brain.mask.shape)
     dipole = DipoleOperator(
-        shape, brain.spacing, b0_direction(brain.affine) if direction is None else direction, padding=PADDING, mask=mask
+        shape, brain.spacing, b0_direction(brain.affine) if direction is None else direction, padding=padding, mask=mask
     )
     uniform = torch.from_numpy(Draws(SPLITS[split], seed, index, NOISE).block(2, mask.numel())).clamp(min=1e-12)
     normal = (-2 * uniform[0].log()).sqrt() * torch.cos(2 * torch.pi * uniform[1])

@@ -216,10 +216,10 @@ class QSMDiff(Method):
         self._note_grid(model, grid, events)
         direction = grid.direction(_check_direction(b0) if b0 is not None else b0_direction(measured.affine.numpy()))
         values, known = grid.enter(measured.values, brain)
-        dipole = None
+        device, dipole = getattr(model, "device", "cpu"), None
         if self.task in ("inversion", "both"):
-            dipole = DipoleOperator(grid.shape, grid.spacing, direction, padding=self.padding)
-        at = Measurement(values / model.scale, known, dipole, model.scale)
+            dipole = DipoleOperator(grid.shape, grid.spacing, direction, padding=self.padding, device=device)
+        at = Measurement(values.to(device) / model.scale, known.to(device), dipole, model.scale)
         x = self.sample(model, at, grid.factor, seed=seed, events=events)
         return self._result(x * model.scale, model, measured, brain, at, grid, events)
 
@@ -233,7 +233,8 @@ class QSMDiff(Method):
         events: Events = SILENT,
     ) -> Float[Tensor, "samples x y z"]:
         """Maps in units of the prior's scale for one measurement; the method without files and grids."""
-        resolution = Resolution(measured.values.shape, factor)
+        device = measured.values.device
+        resolution = Resolution(measured.values.shape, factor, device)
         mask = measured.mask
         for axis, times in enumerate(factor):
             mask = mask.repeat_interleave(times, axis)
@@ -257,7 +258,7 @@ class QSMDiff(Method):
         shape = (1, *resolution.fine)
         x = sample(
             denoise,
-            float(sigmas[0]) * batch_noise(shape, seed, self.num_samples),
+            float(sigmas[0]) * batch_noise(shape, seed, self.num_samples).to(device),
             sigmas,
             step=ddim_step(self.eta, renoiser(shape, seed, self.num_samples)),
             events=events,
@@ -285,7 +286,7 @@ class QSMDiff(Method):
         whole = measured.dipole
         if whole is None:
             raise InputError("guidance_scope window needs a field")
-        dipole = DipoleOperator(model.window, whole.spacing, whole.direction, padding=self.padding)
+        dipole = DipoleOperator(model.window, whole.spacing, whole.direction, padding=self.padding, device=whole.device)
 
         def corrected(x: Tensor, sigma: float) -> Tensor:
             state, values, known = x[:, :1], x[:, 1:2], x[:, 2:]
@@ -327,7 +328,7 @@ class QSMDiff(Method):
         grid: WorkingGrid,
         events: Events,
     ) -> SusceptibilityMap:
-        resolution = Resolution(at.values.shape, grid.factor)
+        resolution = Resolution(at.values.shape, grid.factor, maps.device)
         chi = maps.mean(0)
         left = (at.values - at.forward(resolution.lower(chi) / model.scale)) * model.scale
         events.metric("residual_ppm", float(left[at.mask].square().mean().sqrt()))
@@ -335,12 +336,12 @@ class QSMDiff(Method):
         inside = brain
         for axis, times in enumerate(self.factor):
             inside = inside.repeat_interleave(times, axis)
-        values = grid.leave(chi, fine=True)
+        values = grid.leave(chi.cpu(), fine=True)
         values = (values - values[inside].mean()) * inside
         std = None
         if len(maps) > 1:
-            std = fine.with_values(grid.leave(maps.std(0), fine=True) * inside, "ppm")
-        return SusceptibilityMap(fine.with_values(values, "ppm"), measured.with_values(grid.leave(left) * brain, "ppm"), std)
+            std = fine.with_values(grid.leave(maps.std(0).cpu(), fine=True) * inside, "ppm")
+        return SusceptibilityMap(fine.with_values(values, "ppm"), measured.with_values(grid.leave(left.cpu()) * brain, "ppm"), std)
 
 
 def _check_field(measured: Volume, brain: Tensor) -> None:
