@@ -33,8 +33,8 @@ from calotype.methods.qsmdiff.guidance import Measurement
 from calotype.metrics import Interval, bootstrap, difference, mean, ratio
 
 SLUG = QSMDiff.slug
-COUNT = 8
-"""Brains; about six minutes on two idle cores."""
+COUNT = 4
+"""Brains; with two samples a map, some 520 seconds of one core."""
 NOISE_PPM, CLEAN_PPM, TILT_DEGREES = 0.006, 0.002, 20.0
 """Of the main experiment, of the clean field, and of the head that lies turned."""
 
