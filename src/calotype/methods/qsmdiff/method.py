@@ -101,7 +101,7 @@ class QSMDiff(Method):
     guidance_scope: Literal["volume", "window"] = "volume"
     """Correct the whole volume, or every window for itself, which is wrong: the dipole reaches further. For comparison."""
     num_guidance_steps: int = 3
-    """Gradient steps of `init`, iterations of `proximal`."""
+    """Gradient steps of `init`, iterations of `proximal` at most."""
     step_size: float = 0.875
     """Of the gradient steps, below 2.25."""
     tv: float = 1e-4
@@ -161,11 +161,12 @@ class QSMDiff(Method):
             num_inference_steps=20,
             spacing="karras",
             guidance_mode="proximal",
-            num_guidance_steps=2,
+            num_guidance_steps=8,
             strength=0.5,
             tv=0.0,
             eta=1.0,
             overlap=0.25,
+            num_samples=2,
         )
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
