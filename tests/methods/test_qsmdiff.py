@@ -111,7 +111,7 @@ def test_the_sampler_is_the_papers_on_diffusers_scheduler(prior: VolumePrior, gu
     mask = ellipsoid(size, 0.5)
     dipole = DipoleOperator(size, (2, 2, 2), (0, 0, 1), padding=1.5)
     at = Measurement(0.2 * torch.randn(size, generator=torch.Generator().manual_seed(5)) * mask, mask, dipole, prior.scale)
-    method = QSMDiff(num_inference_steps=10, eta=0.5, guidance_mode=guidance, num_guidance_steps=3, step_size=0.875, tv=1e-3)  # type: ignore[arg-type]
+    method = QSMDiff(num_inference_steps=10, eta=0.5, guidance_mode=guidance, tv=1e-3)  # type: ignore[arg-type]
     found = method.sample(prior, at, seed=6)[0]
 
     scheduler = DDIMScheduler(
