@@ -143,9 +143,9 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     figures: Mapping[str, float] = facts.get("figures") or {}
     lines = [
         "---",
-        "license: apache-2.0",
-        f"library_name: {'calotype' if name in (*EIGHT_BITS, 'recogniser') else 'diffusers'}",
-        "tags: [toy-world]",
+        f"license: {'apache-2.0' if name in GATES else 'unknown'}",
+        f"library_name: {'diffusers' if name in DIFFUSERS else 'calotype'}",
+        *(["tags: [toy-world]"] if name in GATES else []),
         "---",
         "",
         f"# {name}",
@@ -157,18 +157,20 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     lines += ["| | |", "|---|---|"]
     rows = {
         "recipe": f"`calotype train {name}` (calotype.train, recipe `{name}`)",
-        "data": f"the toy world, {_DATA.get(name, 'preset `small`')}, split `train`",
+        "data": f"the toy world, {_DATA.get(name, 'preset `small`')}, split `train`" if name in GATES else "the recipe's own",
         "steps": f"{facts['steps']:,} of {facts['batch_size']} samples ({facts['steps'] * facts['batch_size']:,} samples)",
         "time": f"{facts['seconds'] / 60:.1f} minutes of training",
         "device": facts["device"],
-        "weights": f"{'8-bit' if name in EIGHT_BITS else 'float16'} safetensors, {megabytes:.1f} MB, moving average",
+        "weights": f"{'8-bit' if any(folder.rglob('*.int8.safetensors')) else 'float16'} safetensors, {megabytes:.1f} MB, moving average",
         "held-out loss": f"{facts['held_out']:.5f} ({facts['held_out_count']:,} fixed samples of the split `tune`)",
-        "licence": "Apache-2.0; trained from nothing on " + _MADE_FROM.get(name, "pictures that the toy world paints"),
+        "licence": "Apache-2.0; trained from nothing on " + _MADE_FROM.get(name, "pictures that the toy world paints")
+        if name in GATES
+        else "as its data's owner says: write it here before you pass the folder on",
     }
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     if facts.get("earlier"):
         lines += ["", f"It went on from earlier weights of {facts['earlier']['steps']:,} steps."]
-    lines += ["", "## Gates", ""]
+    lines += ["", "## Gates", ""] if name in GATES else []
     if figures:
         lines += [
             f"`calotype eval {name} --seed {facts.get('figures_seed', 0)}`, scenes of the split `eval`.",
@@ -182,7 +184,7 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
             bar = "" if gate is None else f"{'<=' if gate.at_most else '>='} {gate.bar:.3g}"
             holds = "" if gate is None else "yes" if gate.holds(value) else "no"
             lines.append(f"| {metric} | {value:.4g} | {bar} | {holds} |")
-    else:
+    elif name in GATES:
         lines.append(f"Not measured yet: `calotype eval {name}`.")
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -196,7 +198,8 @@ def device_words(device: str) -> str:
     return f"CPU, {torch.get_num_threads()} thread(s), {platform.machine()}"
 
 
-EIGHT_BITS = ("toy-subject", "toy-qsm")
+DIFFUSERS = ("toy-vae", "toy-t2i", "toy-i2v")
+"""What diffusers loads as it is."""
 _DATA = {"toy-subject": "creatures", "toy-qsm": "synthetic brains of 2 mm"}
 _MADE_FROM = {
     "toy-subject": "pictures that the toy world paints (it begins with toy-t2i's weights)",
