@@ -128,6 +128,8 @@ GOOD: Mapping[str, Mapping[str, float]] = {
     "tv@noise-0.002": numbers(21.0),
     "method@tilt-20": numbers(30.0),
     "tv@tilt-20": numbers(35.0),
+    "method@slices-4mm": numbers(34.0),
+    "tv@slices-4mm": numbers(46.0),
 }
 
 
@@ -150,6 +152,7 @@ def test_claims_hold_and_fail() -> None:
         ("tv@tilt-20", {"nrmse_percent": 29.0}),
         ("tv@noise-0.002", {"nrmse_percent": 19.0}),
         ("tv@noise-0.002", {"nrmse_percent": 29.0}),
+        ("tv@slices-4mm", {"nrmse_percent": 33.0}),
         ("tkd", {"cone_energy": 0.3}),
         ("method", {"roi_slope": 0.8}),
         ("method", {"roi_slope": 1.2}),
@@ -183,7 +186,7 @@ def test_the_whole_table_on_an_untrained_prior(tmp_path: Path) -> None:
     model = calotype.load(str(tmp_path / "prior"), device="cpu")
     settings = dataclasses.replace(QSMDiff.toy(), num_inference_steps=2, num_guidance_steps=3)
     report = measure(model, seed=0, count=1, split="tune", settings=settings)
-    ends = {"": 9, "@noise-0.002": 5, "@tilt-20": 5}
+    ends = {"": 9, "@noise-0.002": 5, "@tilt-20": 5, "@slices-4mm": 2}
     assert len(report.rows) == sum(ends.values())
     metrics = {"nrmse_percent", "hfen", "ssim", "roi_slope", "cone_energy", "ball_share", "seconds", "model_calls"}
     for row in report.rows:
@@ -195,4 +198,4 @@ def test_the_whole_table_on_an_untrained_prior(tmp_path: Path) -> None:
     errors = {row.variant: row.metrics["nrmse_percent"] for row in report.rows}
     assert len(set(errors.values())) == len(errors)
     assert errors["tv"] < min(errors["tkd"], errors["l2"], errors["ndi"])
-    assert len(report.claims) == 16
+    assert len(report.claims) == 17

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calotype.core.dipole import DipoleOperator, b0_direction
 from calotype.core.types import Volume
+from calotype.methods.qsmdiff.resolution import Resolution
 from calotype.metrics.volumes import cone_energy, hfen, nrmse_percent, roi_slope, ssim
 from calotype.world.brain import Brain, sample_brain
 from calotype.world.brain_field import measured_field
@@ -112,3 +113,18 @@ def scan(head: Head, *, noise_ppm: float, tilt_degrees: float = 0.0) -> Case:
     values = measured_field(brain, noise_ppm=noise_ppm, split=head.split, seed=head.seed, index=head.index, direction=b0_direction(affine))
     placed = torch.from_numpy(affine)
     return Case(head, noise_ppm, tilt_degrees, Volume(values, placed, "ppm"), Volume(brain.mask.float(), placed))
+
+
+def scan_thick(case: Case, factor: tuple[int, int, int]) -> tuple[Volume, Volume]:
+    """The field of a head in voxels that are `factor` times as thick, with the case's noise, and its mask.
+
+    The scanner stops at a lower frequency (`Resolution`): each thick voxel's field is that of the map without its finest detail.
+    """
+    brain, head = case.head.brain, case.head
+    resolution = Resolution([size // times for size, times in zip(brain.mask.shape, factor, strict=True)], factor)
+    every = tuple(slice(None, None, times) for times in factor)
+    affine = case.field.affine.numpy() @ np.diag([*factor, 1.0])
+    thick = Brain(resolution.lower(brain.susceptibility), brain.mask[every], brain.magnitude[every], brain.regions[every], affine)
+    values = measured_field(thick, noise_ppm=case.noise_ppm, split=head.split, seed=head.seed, index=head.index, direction=case.direction)
+    placed = torch.from_numpy(affine)
+    return Volume(values, placed, "ppm"), Volume(thick.mask, placed)
