@@ -174,6 +174,8 @@ def _method(options: DoctorOptions) -> list[Finding]:
         )
         remedy = f"; only {available / 2**30:.1f} GB are free: try --max-rows 1{' --offload model' if gpu else ''}" if not fits else ""
         found.append(Finding(subject, OK if fits else NOTE, text + remedy))
+    else:
+        found.append(Finding(subject, OK, f"on {model}, preset {preset}; time and memory depend on the input"))
     last = _last_run(options.method, model, Path("runs"))
     if last:
         found.append(Finding("", OK, last))

@@ -25,9 +25,7 @@ def show_taps(name: str, *, as_json: bool) -> int:
     with redirect_stdout(sys.stderr):
         model: Any = calotype.load(name, device="cpu")
     if not hasattr(model, "unet"):
-        raise InputError(
-            f"{name} has no denoising network, only {', '.join(getattr(model, 'modules', {})) or 'an autoencoder'}; give a diffusion model"
-        )
+        raise InputError(f"{name} is of the role {model.role}; sites and taps are those of models of pictures and clips, such as toy-t2i")
     sites, taps = attention_sites(model.unet), feature_taps(model.unet)
     if as_json:
         print_json(
