@@ -39,4 +39,4 @@ def test_the_command_prints_sites_and_taps(capsys: pytest.CaptureFixture[str]) -
     (site,) = (site for site in told["sites"] if site["name"].endswith("mid_block.attentions.0.transformer_blocks.0.attn1"))
     assert (site["kind"], site["grid"], site["heads"], site["stride"]) == ("self", [4, 4], 4, 4)
     assert app.run(["models", "--taps", str(cached("toy-vae"))]) == 2
-    assert "no denoising network" in capsys.readouterr().err
+    assert "of the role Autoencoder" in capsys.readouterr().err

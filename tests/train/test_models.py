@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calotype.core.errors import MissingError
-from calotype.train import GATES, RECIPES, networks, pending
+from calotype.train import GATES, RECIPES, networks, pending, train_pending
 from calotype.train.draws import Draws
 from calotype.train.fast_attention import use_fast_attention
 from calotype.train.inflate import inflate
@@ -213,6 +213,23 @@ def test_models_are_trained_in_the_order_of_need(family: Path, tmp_path: Path) -
     # What isn't there comes first.
     assert pending(home) == [name for name in RECIPES if not (home / name).exists()] + ["toy-vae", "toy-t2i"]
     assert missing_gates("toy-t2i", read_gates(home)["toy-t2i"]) == [gate.metric for gate in GATES["toy-t2i"][3:]]
+
+
+def test_the_queue_leaves_out_what_lacks_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+
+    def stand_in(name: str, **settings: object) -> str:
+        if name in missing:
+            raise MissingError(f"{name} needs a package")
+        trained.append(name)
+        return name
+
+    monkeypatch.setattr("calotype.train.api.train", stand_in)
+    missing: set[str] = {"recogniser", "toy-qsm"}
+    assert train_pending(checkpoints=tmp_path, validate=False) == trained == [name for name in RECIPES if name not in missing]
+    missing |= set(RECIPES)
+    with pytest.raises(MissingError, match="needs a package"):
+        train_pending(checkpoints=tmp_path, validate=False)
 
 
 def test_a_model_without_its_foundation_says_what_to_train_first(tmp_path: Path) -> None:

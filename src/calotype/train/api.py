@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError
+from calotype.core.errors import InputError, MissingError
 from calotype.core.events import SILENT, Events
 from calotype.train.budget import Budget
 from calotype.train.loop import Fitted, Loop, accelerator_for, held_out_loss
@@ -136,15 +136,25 @@ def train_pending(
     new model's gate figures are measured and written to its card and to `gates.json` (`validate`).
 
     Returns:
-        One result for each model that was trained, in order.
+        One result for each model that was trained, in order. One whose packages or parts are missing is left out, with a note.
+
+    Raises:
+        MissingError: that holds for all of them.
     """
     home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
     waiting = pending(home)
     asked = Budget.parse(budget)
-    results = []
+    results: list[TrainResult] = []
     for name in waiting:
         folder = Path(out) / name if out is not None else None
-        result = train(name, budget=asked.split(1.0 / len(waiting)), seed=seed, out=folder, device=device, checkpoints=home, events=events)
+        part = asked.split(1.0 / len(waiting))
+        try:
+            result = train(name, budget=part, seed=seed, out=folder, device=device, checkpoints=home, events=events)
+        except MissingError as error:
+            if name == waiting[-1] and not results:
+                raise
+            events.note(f"{name} is left out: {error}")
+            continue
         if validate and result.shipped:
             measure_gates(name, seed=1, checkpoints=home, device=device, events=events)
         results.append(result)
