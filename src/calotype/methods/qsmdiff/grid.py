@@ -69,7 +69,6 @@ class WorkingGrid:
         self.shape = tuple(max(side, short) for side, short in zip(cut, shortest, strict=True))
         """Of the measurement on the working grid."""
         self._cut = cut
-        self._codes = found.codes
 
     def direction(self, b0: Sequence[float]) -> tuple[float, float, float]:
         """A direction in the file's axes, in the working grid's."""
