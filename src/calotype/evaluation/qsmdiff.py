@@ -160,9 +160,7 @@ def claims(table: Table, noise_ppm: float = NOISE_PPM) -> list[Claim]:
         Claim.at_most(f"error as a share of tuned TV's at {noise_ppm:g} ppm", share("method", "tv"), 1.0),
         Claim.at_most(f"the same with the head turned by {TILT_DEGREES:g} degrees", share(f"method{turned}", f"tv{turned}"), 1.0),
         Claim.at_most(f"the same at {CLEAN_PPM:g} ppm", share(f"method{clean}", f"tv{clean}"), 1.0),
-        Claim.at_most(
-            "error of a 2 mm map from 4 mm slices, over interpolated TV's", share(f"method{SLICES}", f"tv{SLICES}"), 1.0
-        ),
+        Claim.at_most("error of a 2 mm map from 4 mm slices, over interpolated TV's", share(f"method{SLICES}", f"tv{SLICES}"), 1.0),
         Claim.at_most("streak energy in the cone as a share of TKD's", share("method", "tkd", "cone_energy"), 0.5),
         Claim.at_least("slope of the regions' means over the true ones, not below", one("method", "roi_slope"), 0.9),
         Claim.at_most("slope of the regions' means over the true ones, not above", one("method", "roi_slope"), 1.1),
