@@ -114,9 +114,11 @@ def test_proximal_is_the_dense_solution(sigma: float, noise: float, strength: fl
     matrix, ridge = dense(at), strength * (noise / at.scale) ** 2 * (1 + sigma**2) / sigma**2
     left = matrix.T @ matrix + ridge * torch.eye(x0.numel(), dtype=torch.float64)
     expected = torch.linalg.solve(left, matrix.T @ at.values.flatten() + ridge * x0.flatten()).reshape(SHAPE)
-    found = proximal(at, noise=noise, strength=strength, steps=150)(x0, sigma)
+    found = proximal(at, noise=noise, strength=strength, steps=150, tolerance=0.0)(x0, sigma)
     assert torch.allclose(found, expected, atol=1e-7)
     assert (found - x0).norm() > 1e-3
+    stopped = proximal(at, noise=noise, strength=strength, steps=150)(x0, sigma)
+    assert (stopped - expected).norm() < 0.05 * (x0 - expected).norm()
 
 
 def test_proximal_of_a_map_is_a_mean_weighed_by_the_two_errors() -> None:

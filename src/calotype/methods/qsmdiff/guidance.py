@@ -23,8 +23,6 @@ Guide = Callable[[Tensor, float], Tensor]
 """(estimate, noise level) -> corrected estimate."""
 TV_UNIT = 0.15
 """The official code's scale in ppm, in which its weight of the total variation is given."""
-TOLERANCE = 0.02
-"""Share of the first residual, in the preconditioner's norm, at which conjugate gradients stop."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +85,20 @@ def data_consistency(measured: Measurement, *, threshold: float, weight: float, 
     return guide
 
 
-def proximal(measured: Measurement, *, noise: float, strength: float, steps: int) -> Guide:
+def proximal(measured: Measurement, *, noise: float, strength: float, steps: int, tolerance: float = 0.02) -> Guide:
     """`proximal`: argmin ||A x - y||^2 / noise^2 + strength ||x - x0||^2 / r^2, with r^2 = sigma^2 / (1 + sigma^2).
 
     r is what the prior's estimate x0 of unit data is wrong by at level sigma, so early the measurement decides and late the prior does:
     measurement noise is denoised like everything else (Zhu et al. 2023, eq. 12). Solved by conjugate gradients that begin at x0; in the
     cone they leave x0 as it is. Without the mask the solution would be a division in k-space, which is the preconditioner: two or three
-    iterations reach what plain ones reach in ten. They end when the residual has fallen to `TOLERANCE`.
+    iterations reach what plain ones reach in ten.
 
     Args:
         measured: the field.
         noise: standard deviation of the measurement, in ppm; above 0.
         strength: of the prior, 1 if r were its true error.
         steps: iterations at most.
+        tolerance: share of the first residual, in the preconditioner's norm, at which they stop.
     """
     dipole, share = measured.dipole, float(measured.mask.float().mean())
     power = measured.mask.float() if dipole is None else share * dipole.kernel(measured.values.dtype).square()
@@ -117,7 +116,7 @@ def proximal(measured: Measurement, *, noise: float, strength: float, steps: int
             better = precondition(residual)
             size = _inner(residual, better)
             first = size if first is None else first
-            if bool((size <= TOLERANCE**2 * first).all()):
+            if bool((size <= tolerance**2 * first).all()):
                 break
             direction = better + size / before * direction
             image = measured.adjoint(measured.forward(direction)) + ridge * direction

@@ -162,7 +162,7 @@ class QSMDiff(Method):
             spacing="karras",
             guidance_mode="proximal",
             num_guidance_steps=8,
-            strength=0.7,
+            strength=0.5,
             tv=0.0,
             eta=1.0,
             overlap=0.25,
