@@ -20,14 +20,14 @@ from calotype.world.brain import sample_brain
 
 ROOT = Path(__file__).parent.parent
 SEED, NOISE_PPM = 5, 0.006
-SIZE = (80, 92, 80)
+SIZE = (92, 92, 92)
 
 
 def draw_susceptibility() -> None:
     """A whole head with a ball that no training brain has: truth, field, three inversions and how far samples differ, in two planes."""
     import calotype
 
-    brain = sample_brain(split="tune", seed=SEED, index=1, sphere=True).crop(SIZE, (0.0, -16.0, 14.0))
+    brain = sample_brain(split="tune", seed=SEED, index=1, sphere=True).crop(SIZE, (0.0, -16.0, 22.0))
     case = scan(Head(brain, torch.zeros(SIZE), "tune", SEED, 1), noise_ppm=NOISE_PPM)
     found = calotype.QSMDiff.toy()(calotype.load("toy-qsm"), case.field, case.mask, seed=SEED)
     settings = TUNED[NOISE_PPM, 0.0]
@@ -41,7 +41,7 @@ def draw_susceptibility() -> None:
         "qsmdiff": (found.chi.values, -0.1, 0.2),
         "std": (found.std.values, 0.0, 0.05),
     }
-    rows = [[grey(values.select(axis, at), low, high) for values, low, high in columns.values()] for axis, at in ((2, 34), (0, 30))]
+    rows = [[grey(values.select(axis, at), low, high) for values, low, high in columns.values()] for axis, at in ((2, 37), (0, 36))]
     rows_sheet(rows, height=230).save(ROOT / "docs" / "images" / "susceptibility.png", overwrite=True)
     sys.stdout.write("columns: " + ", ".join(columns) + "\n")
 

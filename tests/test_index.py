@@ -12,6 +12,7 @@ from importlib import import_module
 
 import pytest
 
+import calotype
 from calotype.core import roles
 from calotype.core.method import Method
 from calotype.index import METHODS, MODELS
@@ -37,6 +38,7 @@ def target(slug: str) -> type[Method]:
     module, name = str(METHODS[slug].target).split(":")
     found = getattr(import_module(module), name)
     assert import_module(module).METHOD is found
+    assert getattr(calotype, name) is found
     return found
 
 

@@ -18,6 +18,7 @@ _LAZY = {
     "DesignEdit": "calotype.methods.design_edit",
     "OpenVocabularyAttentionMaps": "calotype.methods.ovam",
     "HarmonizedCustomization": "calotype.methods.harmonized_customization",
+    "QSMDiff": "calotype.methods.qsmdiff",
     "word_mask": "calotype.methods.ovam",
 }
 
