@@ -221,6 +221,12 @@ def test_real_files(name: str, expected: Any) -> None:
 Make = Callable[[Path], Path]
 
 
+def npy(header: str) -> bytes:
+    """A .npy file of version 1 with this header and 64 numbers."""
+    text = header.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(256)
+
+
 def saved(name: str, content: bytes) -> Make:
     def make(folder: Path) -> Path:
         (folder / name).write_bytes(content)
@@ -286,6 +292,8 @@ BROKEN: dict[str, tuple[Make, str]] = {
     "objects": (array(np.array([[[None, "a"]]], dtype=object)), "save it again with numpy.save"),
     "flat array": (array(VALUES[0]), "is 2-D"),
     "cut array": (saved("a.npy", b"\x93NUMPY\x01\x00v"), "damaged"),
+    "array with an open header": (saved("a.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4, 4), ")), "damaged"),
+    "array with a false size": (saved("a.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4, 4)}")), "damaged"),
     "empty folder": (lambda folder: folder, "is empty; give a folder"),
 }
 

@@ -183,7 +183,8 @@ def _single(array: np.ndarray, subject: str, name: str, kind: type[InputError], 
 def _read_npy(path: Path, name: str, events: Events) -> Volume:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):
+    except Exception:
+        # The header is Python source, and damage to it comes out as whatever numpy's parser and tokenizer raise.
         raise InputError(f"{name}: {path} is damaged, or holds objects and not numbers; save it again with numpy.save") from None
     events.note(f"{name}: {path.name} {_UNPLACED}")
     return _unplaced(array, f"{name}: {path}", InputError, name, events)
