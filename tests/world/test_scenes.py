@@ -18,7 +18,7 @@ STORED = (
     ("small", "train", 0, 0, 1, "a purple star right of a blue star on snow", 1, 7, [0.5158, 0.22287, 0.20364]),
     ("small", "train", 0, 0, 8, "a blue star left of a purple star on snow", 37, 7, [0.55789, 0.31637, 0.23327]),
     ("small", "train", 7, 12345, 8, "a yellow rocket and a blue tree on snow", 10, 5, [0.21384, 0.39262, 0.20067]),
-    ("small", "tune", 0, 3, 8, "a red house on snow", 17, 7, [0.75297, 0.53308, 0.20617]),
+    ("small", "tune", 0, 3, 8, "a red house on snow", 2, 7, [0.75297, 0.53308, 0.20617]),
     ("small", "eval", 1000000, 5, 8, "a purple rocket and a blue tree on grass", 7, 7, [0.39649, 0.45766, 0.23317]),
     (
         "full",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,19 +25,22 @@ from calotype.train.latents import Chunks, encode, frozen_vae, pin
 from calotype.train.recipe import Settings
 from calotype.train.tokenizer import caption_tokens
 from calotype.world import paint, sample_scene
+from calotype.world.scenes import find_preset
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNetSpatioTemporalConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 IMAGE_DROPOUT, CAPTION_DROPOUT = 0.15, 0.1
+OBJECT_WEIGHT, BORDER_WEIGHT = 3.0, 2.0
+"""What a latent adds to its weight of 1 in the loss where it shows an object, and where it lies within one latent of an object's border."""
 LN_SIGMA_MEAN, LN_SIGMA_STD = 0.7, 1.6
 LN_NOISE_AUG_MEAN, LN_NOISE_AUG_STD = math.log(0.03), 0.6
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 
 
 class TraineeI2V(nn.Module):
-    """UNet and picture encoder, trained together; the loss is the squared error of v (EDM's weighting for unit variance).
+    """UNet and picture encoder, trained together; the loss is the squared error of v (EDM's weighting for unit variance) by place's weight.
 
     The text encoder is frozen and belongs to the source. The picture token is the first of the context, the caption's tokens follow.
     """
@@ -45,7 +50,8 @@ class TraineeI2V(nn.Module):
         self.unet, self.image_encoder = unet, image_encoder
 
     def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
-        """`latents`, `noise` [B, F, 4, h, w]; `sigma` [B]; `image_latents` [B, 4, h, w]; `image` [B, 3, H, W] in [0, 1]; `text` [B, T, W];
+        """`latents`, `noise` [B, F, 4, h, w]; `weight` [B, F, h, w] of mean 1 in each clip; `sigma` [B]; `image_latents` [B, 4, h, w];
+        `image` [B, 3, H, W] in [0, 1]; `text` [B, T, W];
         `keep` [B], 0 where the picture is left out; `time_ids` [B, 3]."""
         latents, noise, sigma = batch["latents"], batch["noise"], batch["sigma"].view(-1, 1, 1, 1, 1)
         scale = (sigma.square() + 1.0).rsqrt()
@@ -54,7 +60,7 @@ class TraineeI2V(nn.Module):
         token = self.token(batch["image"]) * batch["keep"].view(-1, 1, 1)
         image_latents = batch["image_latents"] * batch["keep"].view(-1, 1, 1, 1)
         predicted = self.v(network_input, batch["sigma"], image_latents, torch.cat([token, batch["text"]], dim=1), batch["time_ids"])
-        return (predicted.float() - target).square().flatten(1).mean(1)
+        return ((predicted.float() - target).square() * batch["weight"][:, :, None]).flatten(1).mean(1)
 
     def token(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 width"]:
         """The picture's token from pixels in [0, 1]."""
@@ -74,8 +80,22 @@ class TraineeI2V(nn.Module):
         return output
 
 
+def place_weights(shown: Bool[Tensor, "rows size size"], factor: int) -> Float[Tensor, "rows height width"]:
+    """The loss's weight of each latent from the pixels that show an object; `factor` is how many pixels a latent spans.
+
+    >>> shown = torch.zeros(1, 16, 16, dtype=torch.bool)
+    >>> shown[:, 4:, 4:] = True
+    >>> place_weights(shown, 4)[0].int().tolist()
+    [[3, 3, 3, 3], [3, 6, 6, 6], [3, 6, 4, 4], [3, 6, 4, 4]]
+    """
+    covered = functional.avg_pool2d(shown.float()[:, None], factor)
+    near, inside = functional.max_pool2d(covered, 3, stride=1, padding=1), -functional.max_pool2d(-covered, 3, stride=1, padding=1)
+    border = (near > 0) & (inside < 1)
+    return (1.0 + OBJECT_WEIGHT * (covered > 0) + BORDER_WEIGHT * border)[:, 0]
+
+
 class Clips:
-    """Latents of clips with their first frame, caption tokens and time ids."""
+    """Latents of clips with their first frame, caption tokens, time ids and the loss's weights."""
 
     def __init__(
         self, vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, *, split: str, seed: int, device: str, count: int,
@@ -89,9 +109,14 @@ class Clips:
     def _make(self, first: int, count: int) -> dict[str, Tensor]:
         scenes = [sample_scene("small", split=self.split, seed=self.seed, index=first + i, num_frames=self.frames) for i in range(count)]
         pixels = paint(scenes, size=networks.SIZE, num_frames=self.frames, device=self.device)
+        empty = [replace(scene, objects=(), mentions=()) for scene in scenes]
+        ground = paint(empty, size=networks.SIZE, num_frames=self.frames, device=self.device)
+        shown = (pixels - ground).abs().amax(2) > 1.0 / 255.0
         latents = encode(self.vae, pixels.flatten(0, 1) * 2.0 - 1.0).unflatten(0, (count, self.frames))
+        weights = place_weights(shown.flatten(0, 1), networks.SIZE // latents.shape[-1]).unflatten(0, (count, self.frames))
         return {
             "latents": latents.to(torch.float16).cpu(),
+            "weight": weights.to(torch.uint8).cpu(),
             "image": (pixels[:, 0] * 255.0).round().to(torch.uint8).cpu(),
             "tokens": caption_tokens(self.tokenizer, [scene.caption for scene in scenes]),
             "motion": torch.tensor([[scene.fps - 1, scene.motion_bucket_id] for scene in scenes], dtype=torch.float32),
@@ -110,7 +135,16 @@ class Clips:
         disturbed = image * 2.0 - 1.0 + strength.view(-1, 1, 1, 1) * draws.normal(image.shape[1:])
         level = torch.special.ndtri(draws.stratified().double().clamp(1e-5, 1 - 1e-5)).float()
         sigma = torch.exp(LN_SIGMA_MEAN + LN_SIGMA_STD * level).clamp(SIGMA_MIN, 2 * SIGMA_MAX)
-        batch = {"latents": latents, "noise": draws.normal(latents.shape[1:]), "sigma": sigma, "image": image, "keep": keep}
+        weight = made["weight"].float()
+        batch = {
+            "latents": latents,
+            "weight": weight,
+            "noise": draws.normal(latents.shape[1:]),
+            "sigma": sigma,
+            "image": image,
+            "keep": keep,
+        }
+        batch["weight"] = weight / weight.mean((1, 2, 3), keepdim=True)
         batch["time_ids"] = torch.cat([made["motion"], strength[:, None]], dim=1)
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         batch["image_latents"] = encode(self.vae, disturbed.to(self.device))
@@ -122,7 +156,9 @@ class I2VRecipe:
     """Clips of 8 frames at 64 px of the world's `small` preset, and their captions."""
 
     name = "toy-i2v"
-    settings = Settings(batch_size=8, cuda_batch_size=64, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998)
+    settings = Settings(
+        batch_size=8, cuda_batch_size=64, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998, held_out_seed=7011
+    )  # fmt: skip
     train_count = 65_536
     tune_count = 1024
     sheet_count = 8
@@ -169,7 +205,8 @@ class I2VRecipe:
         pinned = pin(text / "text_encoder", folder)
         encoder = CLIPTextModel.from_pretrained(pinned, dtype=torch.float32).to(device).eval().requires_grad_(False)
         count = self.train_count if split == "train" else self.tune_count
-        kept = folder / f"clips-small-{split}-{seed}-{mark}"
+        world = hashlib.sha256(repr(find_preset("small")).encode()).hexdigest()[:8]
+        kept = folder / f"clips-{world}-{split}-{seed}-{mark}"
         tokenizer = CLIPTokenizer.from_pretrained(pin(text / "tokenizer", folder))
         frames = trainee.unet.config.num_frames
         return Clips(vae, encoder, tokenizer, split=split, seed=seed, device=device, count=count, frames=frames, folder=kept)

@@ -95,7 +95,8 @@ def _motions(scene: Scene, count: int, seed: int, families: tuple[str, ...]) -> 
     for _ in range(_ROUNDS):
         numbers = engine.draw(2 * count).double().numpy()
         drawn = [
-            _drawn(thing, numbers[:, 7 * i : 7 * i + 7], families, world.still_share if i else 0.0) for i, thing in enumerate(scene.objects)
+            _drawn(thing, numbers[:, 7 * i : 7 * i + 7], families, world.still_share if i else 0.0, world.turn)
+            for i, thing in enumerate(scene.objects)
         ]
         fits = _fits(scene, [offsets for _, offsets in drawn], world.spacing)
         chosen += [tuple(motions[row] for motions, _ in drawn) for row in np.flatnonzero(fits)]
@@ -104,7 +105,9 @@ def _motions(scene: Scene, count: int, seed: int, families: tuple[str, ...]) -> 
     raise InputError(f"only {len(chosen)} of {count} paths fit; the objects of this scene have nowhere to go, give it more room")
 
 
-def _drawn(thing: SceneObject, numbers: Array, families: tuple[str, ...], rests: float) -> tuple[list[Motion], Array]:
+def _drawn(
+    thing: SceneObject, numbers: Array, families: tuple[str, ...], rests: float, turn: tuple[float, float]
+) -> tuple[list[Motion], Array]:
     """A motion per row of uniform numbers [n, 7], and where it leads, [n, 2, moments] in sides."""
     category = CATEGORIES[thing.category]
     names = ("directed",) if category.directed else families
@@ -117,8 +120,10 @@ def _drawn(thing: SceneObject, numbers: Array, families: tuple[str, ...], rests:
         if not len(rows):
             continue
         part = numbers[rows]
-        dx, dy, bend_x, bend_y, hops, height = paths(part, part[:, 2], family, category.level)
-        turn = (1.0 + 3.2 * part[:, 2]) * np.where(part[:, 3] < 0.5, 1.0, -1.0) if family == "turning" else np.zeros(len(rows))
+        dx, dy, bend_x, bend_y, hops, height = paths(part, part[:, 2], family, category.level, turn[1])
+        turned = np.zeros(len(rows))
+        if family == "turning":
+            turned = (turn[0] + (turn[1] - turn[0]) * part[:, 2]) * np.where(part[:, 3] < 0.5, 1.0, -1.0)
         if family == "directed":
             heading = thing.angle + (math.pi if thing.flip else 0.0)
             angle = heading - np.arctan2(dy + 4.0 * bend_y, dx + 4.0 * bend_x)
@@ -133,7 +138,7 @@ def _drawn(thing: SceneObject, numbers: Array, families: tuple[str, ...], rests:
                 bend_y=float(bend_y[place]),
                 hops=int(hops[place]),
                 height=float(height[place]),
-                turn=float(turn[place]),
+                turn=float(turned[place]),
             )
             offsets[row] = motions[row].offset(_MOMENTS)
     return motions, offsets

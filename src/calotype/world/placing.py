@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 TRIES = 96
 PATH = (3.5 / 64.0, 35.0 / 64.0)
 """Shortest and longest path of a moving object, in sides."""
+MOST_BEND = 0.16
+"""Of a directed object's path, as a share of its length."""
 INSIDE = 0.85
 """The centre keeps this many radii away from the picture's edge."""
 
 _U = np.linspace(0.0, 1.0, 7)
 
 
-def place(draws: Draws, thing: SceneObject, family: str, camera: Camera, others: list[SceneObject], spacing: float) -> SceneObject:
+def place(
+    draws: Draws, thing: SceneObject, family: str, camera: Camera, others: list[SceneObject], *, spacing: float, turn: tuple[float, float]
+) -> SceneObject:
     """The object with a place, an attitude and a motion of that family: the first of many tries that fits, or the one that fits best."""
     category = CATEGORIES[thing.category]
     numbers = draws.block(TRIES, 6)
     # One length for most tries: taking the first path that fits would otherwise prefer short ones.
     length = np.where(np.arange(TRIES) < 2 * TRIES // 3, numbers[0, 2], numbers[:, 2])
-    dx, dy, bend_x, bend_y, hops, height = paths(numbers, length, family, category.level)
+    dx, dy, bend_x, bend_y, hops, height = paths(numbers, length, family, category.level, turn[1])
     u = _U if family not in ("still", "turning") or camera.moves else _U[:1]
     middle = 4.0 * u * (1.0 - u)
     x0 = numbers[:, 0] * (1.0 - 1.6 * thing.radius) + 0.8 * thing.radius
@@ -46,9 +50,9 @@ def place(draws: Draws, thing: SceneObject, family: str, camera: Camera, others:
         near = spacing * (radius + other_radius) - np.hypot(x - other_x, y - other_y)
         badness = np.maximum(badness, np.maximum(near, 0.0).max(axis=1))
     best = int(np.argmax(badness <= 1e-6)) if bool((badness <= 1e-6).any()) else int(np.argmin(badness))
-    turn = 0.0
+    turned = 0.0
     if family == "turning":
-        turn = draws.between(1.0, 4.2) * (1.0 if draws.chance(0.5) else -1.0)
+        turned = draws.between(*turn) * (1.0 if draws.chance(0.5) else -1.0)
     moving = family != "still"
     motion = Motion(
         family=family,
@@ -58,7 +62,7 @@ def place(draws: Draws, thing: SceneObject, family: str, camera: Camera, others:
         bend_y=_plain(bend_y[best]),
         hops=int(hops[best]) if family == "bounce" else 0,
         height=_plain(height[best]),
-        turn=turn,
+        turn=turned,
     )
     if category.directed:
         heading = (
@@ -70,8 +74,11 @@ def place(draws: Draws, thing: SceneObject, family: str, camera: Camera, others:
     return dataclasses.replace(thing, x=_plain(x0[best]), y=_plain(y0[best]), angle=_plain(angle), flip=flip, motion=motion)
 
 
-def paths(numbers: Array, length: Array, family: str, level: bool) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Displacement, bend, hops and height of every try, made from uniform numbers: `length`, and the columns 3 to 5 of `numbers`."""
+def paths(numbers: Array, length: Array, family: str, level: bool, most_turn: float) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Displacement, bend, hops and height of every try, made from uniform numbers: `length`, and the columns 3 to 5 of `numbers`.
+
+    A directed object's heading changes by `most_turn` at the most, in radians.
+    """
     none = np.zeros(len(numbers))
     if family in ("still", "turning"):
         return none, none, none, none, none, none
@@ -90,7 +97,9 @@ def paths(numbers: Array, length: Array, family: str, level: bool) -> tuple[Arra
     if family == "straight":
         return dx, dy, none, none, none, none
     if family == "directed":
-        bend = 0.0 * path if level else path * side * 0.16 * amount
+        # A parabola of that bend changes its heading by 2 atan(4 bend / path) from end to end.
+        most = min(MOST_BEND, math.tan(min(most_turn, math.pi / 2) / 2) / 4)
+        bend = 0.0 * path if level else path * side * most * amount
         return dx, dy, -bend * np.sin(direction), bend * np.cos(direction), none, none
     bend = path * side * (0.25 + 0.25 * amount)
     return 0.8 * dx, 0.8 * dy, -0.8 * bend * np.sin(direction), 0.8 * bend * np.cos(direction), none, none

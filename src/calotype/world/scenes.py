@@ -178,6 +178,10 @@ class Preset:
     still_share: float = 0.5
     """How often an object after the first stands still in a clip."""
 
+    turn: tuple[float, float] = (1.0, 4.2)
+    """Range of the angle that an object of the family `turning` turns by during a clip, in radians; a directed object's heading changes by
+    the upper end at the most."""
+
     @property
     def directed(self) -> tuple[str, ...]:
         """Its categories with a nose."""
@@ -190,6 +194,7 @@ PRESETS: dict[str, Preset] = {
         categories=("ball", "star", "tree", "house", "mushroom", "rocket"),
         colours=("red", "orange", "yellow", "green", "blue", "purple"),
         backgrounds=("snow", "night", "sand", "grass"),
+        turn=(math.radians(8.0), math.radians(20.0)),
     ),
     "full": Preset(
         name="full",
@@ -267,7 +272,8 @@ def sample_scene(
                 family,
                 view,
                 things,
-                world.spacing,
+                spacing=world.spacing,
+                turn=world.turn,
             )
         )
     if len(things) > 1:
