@@ -256,6 +256,6 @@ def test_empty_prompts_and_other_models_are_refused(model: Any, subject: Image) 
     with pytest.raises(InputError, match="prompt is empty"):
         FAST(model, subject, "  ")
     with pytest.raises(InputError, match="prompt is empty"):
-        FAST.prepare({"prompt": ""})
+        FAST.check({"prompt": ""})
     with pytest.raises(InputError, match="toy-subject or a BLIP-Diffusion folder"):
         FAST(object(), subject, PROMPT)  # type: ignore[arg-type]

@@ -32,12 +32,19 @@ class Method:
     """Class methods that return a ready-made configuration; the first one is the default."""
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The call's arguments as a run records them: a last look at them before a run folder is made.
+        """The call's arguments as a run records them, before the files among them are read.
 
         Raises:
             InputError: they can't be used.
         """
         return arguments
+
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """A last look at the call's arguments before a run folder is made and a model is loaded; files have been read.
+
+        Raises:
+            InputError: they can't be used, or don't fit together.
+        """
 
     def evaluations(self) -> Evaluations | None:
         """What one run on one input costs, for estimates; None where that can't be told."""

@@ -87,6 +87,7 @@ def run(
     media, plain = inputs.split(call_parameters(type(method)), method.prepare(arguments))
     heard = _Heard(events)
     values = {name: inputs.read(kind, value, name, heard) for name, (kind, value) in media.items()}
+    method.check({**_grouped(values), **plain})
     told = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}
     record = Record(
         method=method.slug,

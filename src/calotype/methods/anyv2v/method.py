@@ -335,8 +335,8 @@ class AnyV2V(Method):
             seed=seed,
         )
 
-    def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments as they are, after a look at the files.
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse an edit that is given twice or by half, and a frame that isn't of the clip's shape.
 
         Raises:
             InputError: the clip or the frame can't be used, or they don't fit together.
@@ -348,7 +348,6 @@ class AnyV2V(Method):
             clip = read_clip(arguments["video"], self.max_frames, SILENT)
             if arguments.get("edited_first_frame") is not None:
                 check_pair(clip, as_image(arguments["edited_first_frame"], name="edited_first_frame"))
-        return arguments
 
     def _start(self, trajectory: Trajectory, sigma: float, seed: int) -> Tensor:
         """The saved latents of the level that the way down begins at, with a share of fresh noise of the same variance."""

@@ -174,10 +174,9 @@ class HarmonizedCustomization(Method):
         """For toy-subject. The form of the swap was chosen on the tune split: without a mask it brings the auxiliary run's ground along."""
         return cls(num_inference_steps=12, guidance_scale=3.0, swap="concat", subject_mask="on")
 
-    def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Refuses an empty prompt before a run folder is made."""
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse an empty prompt."""
         _check_prompt(str(arguments.get("prompt", "")))
-        return arguments
 
     def evaluations(self) -> Evaluations:
         """The main run and, for the swap, the auxiliary one, each with guidance's branches."""

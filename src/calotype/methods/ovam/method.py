@@ -224,8 +224,8 @@ class OpenVocabularyAttentionMaps(Method):
                 known.save(save_token)
         return self.results(look, asked, events, token=known)
 
-    def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments as they are, if they can be used as far as that shows without the model.
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse what can't be used, as far as that shows without the model.
 
         Raises:
             InputError: nothing to look for or in, a token file or a mask that can't be used.
@@ -235,7 +235,6 @@ class OpenVocabularyAttentionMaps(Method):
         _refuse_nothing(image, arguments.get("prompt", ""))
         picture = None if image is None else as_image(image, name="image")
         self._check_fit(words, picture, None if mask is None else as_mask(mask), token, arguments.get("save_token", ""))
-        return arguments
 
     def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: str, save_token: str) -> None:
         if (token or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):

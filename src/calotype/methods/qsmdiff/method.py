@@ -169,18 +169,15 @@ class QSMDiff(Method):
             num_samples=2,
         )
 
-    def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Refuse volumes that don't fit each other, and a main field without a direction, before anything is loaded."""
-        field, mask, b0 = (arguments.get(name) for name in ("field", "mask", "b0"))
-        if b0 is not None:
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse volumes that don't fit each other, and a main field without a direction."""
+        measured = as_volume(arguments["field"], name="field")
+        b0 = arguments.get("b0")
+        if b0 is None:
+            b0_direction(measured.affine.numpy())
+        else:
             _check_direction(b0)
-        if field is not None:
-            measured = as_volume(field, name="field")
-            if b0 is None:
-                b0_direction(measured.affine.numpy())
-            if mask is not None:
-                _check_field(measured, volume_mask(mask, measured))
-        return arguments
+        _check_field(measured, volume_mask(arguments["mask"], measured))
 
     def __call__(
         self,
