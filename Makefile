@@ -6,13 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test setup bench docs lint clean
+.PHONY: demo test fuzz setup bench docs lint clean
 
 demo: $(VENV)/.runtime  ## the main job on the embedded model, on two example pictures
 	@$(BIN)/calotype demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(VENV)/.development  ## everything that is tested
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.development  ## 10,000 damaged files of every format; hours
+	CALOTYPE_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --timeout=36000
 
 setup: $(VENV)/.development  ## .venv with everything that tests, evaluations and the docs need
 
