@@ -33,10 +33,11 @@ def validate(folder: Path, *, seed: int, count: int, device: str = "auto", event
 
     Returns:
         `first_frame_psnr_db`: of the clip's first frame. `kept`: share of clips in whose last frame the recogniser finds the object with
-        its colour. `moves`: of the clips whose truth does so, the share in which the object's centre travels more than 2 px, or the object turns
-        (mean change inside it from first to last frame above 0.1); a turn by a few degrees is no motion by that measure. `flicker`: mean |change| of ground pixels minus that of the reconstructed true clip. `path_px`: mean
-        path. `motion_rank_correlation`: Spearman's, of the motion bucket with the path, mean over scenes. `nose_first`: share of directed
-        objects whose displacement points along the nose. `inversion_psnr_db`: of true clips inverted and sampled again without guidance.
+        its colour. `moves`: of the clips whose truth does so, the share in which the object's centre travels more than 2 px, or the object
+        turns (mean change inside it from first to last frame above 0.1); a turn by a few degrees is no motion by that measure. `flicker`:
+        mean |change| of ground pixels minus that of the reconstructed true clip. `path_px`: mean path. `motion_rank_correlation`:
+        Spearman's, of the motion bucket with the path, mean over scenes. `nose_first`: share of directed objects whose displacement points
+        along the nose. `inversion_psnr_db`: of true clips inverted and sampled again without guidance.
     """
     import calotype
 
