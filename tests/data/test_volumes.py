@@ -69,6 +69,7 @@ def write(path: Path, values: np.ndarray = VALUES, affine: Any = OBLIQUE, *, kin
 def test_every_order_of_axes_goes_round_exactly(tmp_path: Path, look: tuple[Any, Any], kind: Any) -> None:
     image = kind(VALUES, OBLIQUE).as_reoriented(np.array(list(zip(*look, strict=True)), dtype=float))
     image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
     image.to_filename(tmp_path / "in.nii.gz")
     volume, notes = read(tmp_path / "in.nii.gz")
     loaded = nibabel.load(tmp_path / "in.nii.gz")

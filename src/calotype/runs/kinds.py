@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -45,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
     "image": Kind(Image, "an image", read_image, ".png"),
     "mask": Kind(Mask, "a mask", as_mask, ".png"),
     "video": Kind(Video, "a video", read_video, ".mp4", "contact-sheet", contact_sheet),
-    "volume": Kind(Volume, "a volume", read_volume, ".nii.gz", "planes", planes),
+    "volume": Kind(Volume, "a volume", partial(read_volume, finite=False), ".nii.gz", "planes", planes),
 }
 
 
