@@ -26,6 +26,11 @@ _COMMENT = 6
 """The code of header extensions that hold a comment."""
 _MILLIMETRES = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
 """By the code of the unit of length: unknown (taken as mm), metre, millimetre, micrometre."""
+_UNITS = {
+    "ppm": "ppm", "ppb": "ppb", "hz": "hz", "hertz": "hz", "rad": "radians", "rads": "radians", "radian": "radians", "radians": "radians",
+    "tesla": "tesla",
+}  # fmt: skip
+"""Words of a description that name a unit."""
 MOST_EXTENSIONS = 1 << 24
 """Bytes between a header and its voxels that are read at the most."""
 SCANNER = 1
@@ -60,8 +65,8 @@ def is_nifti(path: str | os.PathLike[str]) -> bool:
 def header_affine(header: Any) -> tuple[Float64[np.ndarray, "4 4"], str]:
     """Where a header places the voxels, in mm.
 
-    A header may hold two placements, sform and qform, each with a code: 1 is the scanner's frame, in which the main field runs along z; 2 is
-    another scan's frame, 3 to 5 a template's. The scanner's counts if there is one, else the sform, else the qform, else the voxel sizes.
+    A header may hold two placements, sform and qform, each with a code: 1 is the scanner's frame, in which the main field runs along z; 2
+    is another scan's frame, 3 to 5 a template's. The scanner's counts if there is one, then the sform, the qform, the voxel sizes.
 
     Args:
         header: nibabel's `Nifti1Header` or `Nifti2Header`.
@@ -201,9 +206,21 @@ def _place(header: Any, affine: Float64[np.ndarray, "4 4"]) -> None:
 
 
 def header_unit(header: Any) -> str:
-    """The unit of the values that `save_volume` noted in the description; "" if there is none."""
-    found = re.fullmatch(r"unit: (.+)", bytes(header["descrip"].item()).rstrip(b"\0").decode("utf-8", "replace"))
-    return found[1] if found else ""
+    """The unit of the values by the description: what `save_volume` noted there, or the one unit that it names; "" if there is none.
+
+    Example:
+        >>> nibabel = medical("nibabel")
+        >>> header = nibabel.Nifti1Header()
+        >>> header["descrip"] = b"B0 field map [Hz]"
+        >>> header_unit(header)
+        'hz'
+    """
+    text = bytes(header["descrip"].item()).rstrip(b"\0").decode("utf-8", "replace")
+    noted = re.fullmatch(r"unit: (.+)", text)
+    if noted:
+        return noted[1]
+    named = {_UNITS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _UNITS}
+    return named.pop() if len(named) == 1 else ""
 
 
 @contextmanager
@@ -273,5 +290,3 @@ def read_comment(path: str | os.PathLike[str]) -> str:
                 return content.rstrip(b"\0").decode("utf-8", "replace")
             left -= size
     return ""
-
-

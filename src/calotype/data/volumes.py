@@ -1,7 +1,8 @@
 """Volumes of the user: NIfTI files, DICOM series and arrays become a `Volume` whose voxels lie where the file says.
 
 Refused with one line: not a regular file, empty, damaged or truncated, not three-dimensional, several volumes in one file, complex or
-colour values, NaN (unless the caller has a mask that leaves it out), a side below 2 voxels, more than 134 million voxels by the header, an affine that places no voxels.
+colour values, NaN (unless the caller has a mask that leaves it out), a side below 2 voxels, more than 134 million voxels by the header, an
+affine that places no voxels. Reading takes at most 12 bytes a voxel and 200 MB.
 """
 
 from __future__ import annotations
@@ -293,11 +294,10 @@ def _voxels(header: Any, file: BufferedIOBase) -> np.ndarray | None:
 
 def _no_volume(path: Path) -> str:
     what = seems_to_be(path)
-    if what is None or what == "a gzip file":
-        with path.open("rb") as file:
-            head = file.read(348)
-        if head[344:347] == b"ni1" or head[4:7] == b"ni2":
-            return "is a header of a pair of files (.hdr, .img); convert it to one NIfTI file, .nii.gz"
+    with unpacked(path) as file:
+        head = file.read(348)
+    if len(head) == 348 and {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")} & {348, 540}:
+        return "is a header of a pair of files (.hdr, .img); convert it to one NIfTI file, .nii.gz"
     told = f"is {what}, no volume that can be read" if what and what != "a gzip file" else "is no NIfTI file (damaged, or another format)"
     return f"{told}; give .nii.gz, .nii, .npy or a folder with a DICOM series"
 

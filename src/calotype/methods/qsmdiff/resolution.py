@@ -15,7 +15,8 @@ from calotype.core.errors import InputError
 class Resolution:
     """R: keep a fine volume's frequencies up to the coarse grid's highest and sample it in the middle of each block of `factor` voxels.
 
-    A coarse voxel is the block of fine ones that it is divided into, so both grids cover the same box. `refine` is the band-limited interpolation, R's right inverse: lower(refine(y)) = y. Both are real matrices, one per axis.
+    A coarse voxel is the block of fine ones that it is divided into, so both grids cover the same box. `refine` is the band-limited
+    interpolation, R's right inverse: lower(refine(y)) = y. Both are real matrices, one per axis.
 
     Args:
         coarse: sizes of the coarse volume.
