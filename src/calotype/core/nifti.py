@@ -93,8 +93,8 @@ def header_affine(header: Any) -> tuple[Float64[np.ndarray, "4 4"], str]:
 
 def header_placements(header: Any) -> dict[str, tuple[int, Float64[np.ndarray, "4 4"]]]:
     """The placements that a header has, sform first: their codes and affines in mm."""
-    forms = {"sform": lambda: np.array(header.get_sform(), dtype=np.float64), "qform": lambda: _qform(header)}
-    found = {form: (int(header[f"{form}_code"]), make()) for form, make in forms.items() if int(header[f"{form}_code"]) > 0}
+    forms = {"sform": np.array(header.get_sform(), dtype=np.float64), "qform": _qform(header)}
+    found = {form: (int(header[f"{form}_code"]), affine) for form, affine in forms.items() if int(header[f"{form}_code"]) > 0}
     if len(found) == 2 and not np.isfinite(found["qform"][1]).all():
         del found["qform"]
     for _, affine in found.values():
