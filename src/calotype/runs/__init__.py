@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calotype.runs.comparing import Comparison, compare
-    from calotype.runs.record import ModelRequest, Record, read_record
+    from calotype.runs.parsing import read_record
+    from calotype.runs.record import ModelRequest, Record
     from calotype.runs.running import Run, rerun, resume, run
     from calotype.runs.signature import Parameter, call_parameters, field_notes
 
@@ -24,7 +25,7 @@ _HOMES = {
     "call_parameters": "signature",
     "compare": "comparing",
     "field_notes": "signature",
-    "read_record": "record",
+    "read_record": "parsing",
     "rerun": "running",
     "resume": "running",
     "run": "running",

@@ -4,20 +4,57 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from calotype.core.errors import InputError
-from calotype.core.files import write_json
-from calotype.core.media import read_metadata
-from calotype.data.files import plain_file
+from calotype.core.errors import CalotypeError
+from calotype.core.files import atomic_path, disk_trouble, json_text, open_own, write_json
+from calotype.index import MODELS
 
 RECORD_NAME = "run.json"
 METADATA_KEY = "calotype"
 """The text entry of results that holds the record."""
 FORMAT = 1
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+class InputEntry(TypedDict):
+    """One input as the record keeps it."""
+
+    kind: str
+    """A row of `calotype.runs.kinds`."""
+    file: str
+    """In the run folder: `inputs/`, the argument's name and a suffix (none for a folder)."""
+    path: str
+    """Where the user has it; "" for an object that came from no file."""
+    name: str
+    """Its own file name."""
+    sha256: str
+
+
+class OutputEntry(TypedDict, total=False):
+    """One result as the record keeps it; `name` and `pixels_sha256` are always there."""
+
+    name: str
+    file: str
+    """In the run folder."""
+    sha256: str
+    """Of the file."""
+    pixels_sha256: str
+    """Of the values that it was made from."""
+    height: int
+    width: int
+    frames: int
+    fps: float
+    size: list[int]
+    """Of a volume, in voxels."""
+    spacing: list[float]
+    """Of a volume, in mm."""
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +70,18 @@ class ModelRequest:
     max_rows: int | None = None
     decode_chunk_size: int | None = None
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether loading it reads a folder that is neither part of this package nor of the hub's cache.
+
+        Example:
+            >>> [ModelRequest(name).is_folder for name in ("toy-t2i", "some/id", "~/models/mine")]
+            [False, False, True]
+        """
+        if not self.name or (self.name in MODELS and MODELS[self.name].folder is not None):
+            return False
+        return not _HUB_ID.fullmatch(self.name) or os.path.isdir(self.name)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -47,12 +96,12 @@ class Record:
     arguments: dict[str, Any]
     """The plain arguments of the call; files are in `inputs`."""
     seed: int
-    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    inputs: dict[str, InputEntry] = field(default_factory=dict)
     """By argument name (`name` or `name.3`): `file` in the run folder, `path` where the user has it, `sha256`."""
     environment: dict[str, Any] = field(default_factory=dict)
     checkpoint: dict[str, Any] = field(default_factory=dict)
     """What the checkpoint says of itself, and `sha256` over its files."""
-    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[str, OutputEntry] = field(default_factory=dict)
     """By name: `file` in the run folder, `sha256` of the file, `pixels_sha256` of what it was made from, size, frames."""
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -72,31 +121,26 @@ class Record:
         """Plain JSON, the format's number first."""
         return {"calotype_run": FORMAT, **asdict(self)}
 
-    @staticmethod
-    def from_json(values: Mapping[str, Any], source: str = "run.json") -> Record:
-        """The record that `to_json` wrote; entries that it doesn't know are left out.
-
-        Raises:
-            InputError: it is no record, or one of a later format.
-        """
-        if not isinstance(values, Mapping) or "calotype_run" not in values:
-            raise InputError(f"{source} holds no Calotype run; give a run folder, its run.json, or a file that a run made")
-        if values["calotype_run"] != FORMAT:
-            raise InputError(
-                f"{source} has run format {values['calotype_run']}, this version reads {FORMAT}; use the version that wrote it"
-            )
-        known = {item.name for item in fields(Record)}
-        chosen = {key: value for key, value in values.items() if key in known}
-        try:
-            chosen["model"] = ModelRequest(**chosen["model"])
-            chosen["command"], chosen["notes"] = tuple(chosen.get("command", ())), tuple(chosen.get("notes", ()))
-            return Record(**chosen)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{source} is not a complete run record ({error}); give another file of the same run") from None
-
     def write(self, folder: Path) -> None:
         """Write `run.json`, whole or not at all."""
         write_json(folder / RECORD_NAME, self.to_json())
+
+    @contextmanager
+    def written(self, folder: Path) -> Iterator[None]:
+        """`write`, the record already on the disk while the block runs, and in its place if that ends well."""
+        text = json_text(self.to_json())
+        with atomic_path(folder / RECORD_NAME, overwrite=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            yield
+
+    def settle(self, folder: Path) -> None:
+        """Write `run.json` at the end of a run that failed: where the disk takes no new file, only the status changes, in place."""
+        try:
+            self.write(folder)
+        except (OSError, CalotypeError) as error:
+            if not disk_trouble(error):
+                raise
+            _settle_in_place(folder / RECORD_NAME, self.status)
 
     def embedded(self, output: Mapping[str, Any]) -> dict[str, str]:
         """The entry that a result carries: no times and no folders, so that doing the run again gives the same file.
@@ -124,45 +168,32 @@ class Record:
         return replace(self, **values)
 
 
-def read_record(source: str | os.PathLike[str]) -> tuple[Record, Path | None]:
-    """The record of a run, from its folder, its `run.json` or one of its results.
-
-    Returns:
-        The record, and the run folder if `source` is one or lies in the one that made it.
-
-    Raises:
-        InputError: nothing there, or nothing that a run of ours made.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if not (path / RECORD_NAME).is_file():
-            raise InputError(f"{path} holds no {RECORD_NAME}, so it is no run folder (or was stopped before the run began)")
-        path = path / RECORD_NAME
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give a run folder, its run.json, or a file that a run made")
-    if path.suffix == ".json":
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not readable JSON ({error}); give another file of the same run") from None
-        return Record.from_json(values, str(path)), path.parent
+def _settle_in_place(path: Path, status: str) -> None:
+    """The record on disk with another status, in the bytes that it has: no block is asked for, so a full disk can't refuse."""
     try:
-        text = read_metadata(plain_file(path)).get(METADATA_KEY, "")
-    except InputError:
-        text = ""
+        file = open_own(path, os.O_RDWR)
+    except (OSError, CalotypeError):
+        return
     try:
-        values = json.loads(text) if text else {}
-    except ValueError:
-        values = {}
-    record = Record.from_json(values, str(path))
-    beside = path.parent / RECORD_NAME
-    return record, path.parent if beside.is_file() else None
+        before = os.read(file, os.fstat(file).st_size)
+        after = json.dumps({**json.loads(before), "status": status}, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(after) < len(before):
+            os.pwrite(file, after.ljust(len(before) - 1) + b"\n", 0)
+    except (OSError, ValueError, TypeError):
+        return
+    finally:
+        os.close(file)
 
 
 def shortened(path: Path) -> str:
     """An absolute path, with `~` for the home folder, so that results which are passed on don't tell whose it is."""
     absolute = Path(os.path.abspath(path))
     try:
-        return f"~/{absolute.relative_to(Path.home()).as_posix()}"
+        return recordable(f"~/{absolute.relative_to(Path.home()).as_posix()}")
     except (ValueError, RuntimeError):
-        return str(absolute)
+        return recordable(str(absolute))
+
+
+def recordable(name: str) -> str:
+    """The name of a file as JSON can hold it: bytes that are no UTF-8 are replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")
