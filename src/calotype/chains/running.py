@@ -14,12 +14,12 @@ from calotype.chains.record import RECORD, ChainRecord, read_chain_record
 from calotype.chains.sequence import Chain, Link, Reference
 from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import disk_trouble, temporary_beside
+from calotype.core.files import disk_trouble, take_lock, temporary_beside
 from calotype.core.method import Place
 from calotype.core.types import Image, Video
 from calotype.data import read_image, read_video, rows_sheet
 from calotype.runs import inputs
-from calotype.runs.folders import choose, clear, refuse_link, remove_listed, sweep, take_lock
+from calotype.runs.folders import choose, clear, refuse_link, remove_listed, sweep
 from calotype.runs.hashing import path_digest
 from calotype.runs.kinds import suited
 from calotype.runs.listener import PROGRESS_NAME
@@ -170,7 +170,7 @@ def resume_chain(
             refuse_link(link)
             if (link / RECORD_NAME).is_file():
                 named += recorded_places(read_record(link)[0], resolve_method)
-        allow(list(dict.fromkeys(named)), place, events, trust=trust, flag=False)
+        allow(list(dict.fromkeys(named)), place, events, trust=trust)
         return _follow(chain, place, _once(load_model), record, events, resolve_method=resolve_method, trust=trust)
 
 
@@ -205,7 +205,7 @@ def rerun_chain(
     place = chain_folder(source)
     record = read_chain_record(place)
     chain = Chain.of(record.to_links(), place, resolve_method, str(place / RECORD), own=record.own_files(place))
-    allow(_places(chain, record), place, events, trust=trust, flag=False)
+    allow(_places(chain, record), place, events, trust=trust)
     done = run_chain(
         chain, load_model=load_model, seed=record.seed, device=device or record.device, dtype=record.dtype, out=out,
         overwrite=overwrite, events=events,

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,6 +146,24 @@ def open_own(path: Path, flags: int) -> int:
         os.close(file)
         raise InputError(f"{path} is no regular file, or has a second name elsewhere; nothing is written through it: copy the folder first")
     return file
+
+
+def take_lock(file: int, refusal: str) -> None:
+    """Lock a descriptor for this process, where the system and the disk know such locks.
+
+    Raises:
+        InputError: another process has it; with the message `refusal`.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(refusal) from None
+    except OSError:
+        return
 
 
 def disk_trouble(error: BaseException) -> str:

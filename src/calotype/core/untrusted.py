@@ -88,7 +88,7 @@ def short(value: Any, most: int = 60) -> str:
         >>> short("a" * 100, 10), short({"a": 1})
         ('aaaaaaa...', "{'a': 1}")
     """
-    told = printable(value if isinstance(value, str) else repr(value)[: 4 * most])
+    told = printable(value if isinstance(value, str) else str(value) if isinstance(value, Exception) else repr(value)[: 4 * most])
     told = " ".join(told.split())
     return told if len(told) <= most else f"{told[: most - 3]}..."
 

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from calotype.core.errors import CalotypeError, InputError
-from calotype.core.files import disk_trouble, is_temporary, open_own, temporary_beside
+from calotype.core.files import disk_trouble, is_temporary, open_own, take_lock, temporary_beside
 from calotype.runs import inputs
 from calotype.runs.hashing import path_digest
 from calotype.runs.listener import PROGRESS_NAME
@@ -53,24 +52,6 @@ def locked(folder: Path) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
-
-
-def take_lock(file: int, refusal: str) -> None:
-    """Lock a descriptor for this process, where the system and the disk know such locks.
-
-    Raises:
-        InputError: another process has it; with the message `refusal`.
-    """
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(refusal) from None
-    except OSError:
-        return
 
 
 def refuse_link(place: Path) -> None:

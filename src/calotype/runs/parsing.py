@@ -32,7 +32,7 @@ _DIGEST = r"[0-9a-f]{64}"
 _SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _REVISION = r"[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*"
-_DEVICE = r"[a-z]{1,20}(:\d{1,3})?"
+_DEVICE = r"(?!meta)[a-z]{1,20}(:\d{1,3})?"
 _KINDS = tuple(name.lower() for name in MEDIA)
 _MANY = 1_000_000
 

@@ -69,13 +69,20 @@ def trusted_inputs(
         InputError: `trust` is false and something is touched, or an input is nowhere.
     """
     there, missing = missing_inputs(record, folder, extra)
-    allow([*named_places(method, plain, record.model), *missing], source, events, trust=trust, flag=flag)
+    allow([*named_places(method, plain, record.model), *missing], source, events, trust=trust, flag=flag and bool(missing))
     entries: dict[str, InputEntry] = record.inputs
     return {name: there[name] if name in there else find(name, entries[name], folder, extra, trust=True) for name in entries}
 
 
-def allow(places: Sequence[Place], source: object, events: Events, *, trust: bool, flag: bool = True) -> None:
+def allow(places: Sequence[Place], source: object, events: Events, *, trust: bool, flag: bool = False) -> None:
     """Go on if the user trusts a record, with a note of what it touches; else refuse, with the same list.
+
+    Args:
+        places: what it touches.
+        source: what messages call it.
+        events: hears the note.
+        trust: whether the user trusts it.
+        flag: whether `--inputs` helps, too.
 
     Raises:
         InputError: there are such places, and `trust` is false.
@@ -87,5 +94,5 @@ def allow(places: Sequence[Place], source: object, events: Events, *, trust: boo
     if trust:
         events.note(f"the record is trusted: it {told}")
         return
-    instead = ", or give the files with --inputs DIR" if flag and any(place.use == "reads" for place in places) else ""
+    instead = ", or give the files with --inputs DIR" if flag else ""
     raise InputError(f"{source}: the record names places outside of its folder: it {told}; pass --trust if that is all right{instead}")
