@@ -11,9 +11,9 @@ from calotype.core.errors import InputError
 from calotype.core.files import write_json
 from calotype.core.untrusted import choice, file_name, mapping, parse_json, short, text, whole
 from calotype.data.files import plain_file
+from calotype.runs.entries import Record
 from calotype.runs.hashing import path_digest
-from calotype.runs.parsing import INPUTS, MOST_SEED, own_copy, parse_model, parse_record
-from calotype.runs.record import Record
+from calotype.runs.record import INPUTS, MOST_SEED, own_copy, parse_model, parse_record
 
 RECORD = "chain.json"
 FORMAT = 1

@@ -14,18 +14,18 @@ from calotype.chains.record import RECORD, ChainRecord, read_chain_record
 from calotype.chains.sequence import Chain, Link, Reference
 from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import disk_trouble, take_lock, temporary_beside
+from calotype.core.files import disk_trouble, take_lock, temporary_beside, user_path
 from calotype.core.method import Place
 from calotype.core.types import Image, Video
 from calotype.data import read_image, read_video, rows_sheet
 from calotype.runs import inputs
+from calotype.runs.entries import RECORD_NAME, InputEntry, ModelRequest, recordable
 from calotype.runs.folders import choose, clear, refuse_link, remove_listed, sweep
 from calotype.runs.hashing import path_digest
 from calotype.runs.kinds import suited
 from calotype.runs.listener import PROGRESS_NAME
 from calotype.runs.outputs import Result
-from calotype.runs.parsing import INPUTS, own_file, read_record
-from calotype.runs.record import RECORD_NAME, InputEntry, ModelRequest, recordable
+from calotype.runs.record import INPUTS, own_file, read_record
 from calotype.runs.running import LoadModel, ResolveMethod, Run, recorded_places, resume, run
 from calotype.runs.trust import allow, named_places
 
@@ -219,7 +219,7 @@ def rerun_chain(
 
 def chain_folder(source: Path | str) -> Path:
     """The folder of a recorded chain, given as the folder or as the `chain.json` in it."""
-    place = Path(source).expanduser()
+    place = user_path(source)
     return place.parent if place.name == RECORD else place
 
 

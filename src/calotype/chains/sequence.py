@@ -24,12 +24,13 @@ from typing import Any
 
 from calotype.chains.record import LINK_NAME
 from calotype.core.errors import InputError
+from calotype.core.files import user_path
 from calotype.core.method import Method
 from calotype.core.untrusted import parse_json, short, text, whole
 from calotype.data.files import plain_file
 from calotype.registry import did_you_mean
-from calotype.runs.parsing import MOST_SEED, parse_model
 from calotype.runs.presets import default_model, default_preset, preset_instance
+from calotype.runs.record import MOST_SEED, parse_model
 from calotype.runs.running import ResolveMethod
 from calotype.runs.signature import Parameter, call_parameters, field_types
 from calotype.runs.values import decode, encode
@@ -51,8 +52,8 @@ class _Files:
             if value not in self.own:
                 raise InputError(f"{name}: the record names {short(value)}, which is none of the copies in its folder; it is not read")
             return self.own[value]
-        path = self.folder / os.path.expanduser(value)
-        return path if path.is_dir() and kind.removesuffix("s") in ("video", "volume") else plain_file(path, name)
+        path = self.folder / user_path(value)
+        return path if os.path.isdir(path) and kind.removesuffix("s") in ("video", "volume") else plain_file(path, name)
 
 
 @dataclass(frozen=True)

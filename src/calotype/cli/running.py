@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from calotype.core.method import Method
     from calotype.runs import ModelRequest, Parameter, Run
-    from calotype.runs.record import OutputEntry
+    from calotype.runs.entries import OutputEntry
 
 _EXAMPLES = {"image": ".png", "volume": ".nii.gz"}
 """Of what kinds the example on a method's help page shows files, and how they end."""
@@ -300,11 +300,12 @@ def look(request: ModelRequest) -> None:
 
 
 def _request(options: RunOptions, model: str) -> ModelRequest:
+    from calotype.core.files import user_path
     from calotype.runs import ModelRequest
-    from calotype.runs.record import shortened
+    from calotype.runs.entries import shortened
 
     return ModelRequest(
-        model if model in MODELS or not model or not Path(model).expanduser().is_dir() else shortened(Path(model).expanduser()),
+        model if model in MODELS or not model or not user_path(model).is_dir() else shortened(user_path(model)),
         device=options.device,
         dtype=options.dtype,
         variant=options.variant,

@@ -42,6 +42,16 @@ def file_suffix(path: str | os.PathLike[str]) -> str:
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as the user gave it, with `~` for the home folder; a name after `~` that nobody has stays as it is.
+
+    Example:
+        >>> str(user_path("~nobody-of-that-name/x"))
+        '~nobody-of-that-name/x'
+    """
+    return Path(os.path.expanduser(os.fspath(path)))
+
+
 def temporary_beside(target: Path) -> Path:
     """A new name beside `target`, hidden, with the same suffix; `is_temporary` knows it again."""
     # In bytes, since that is what file systems count; os.urandom and not `random`: library code leaves the global generators alone.

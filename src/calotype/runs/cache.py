@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from calotype.core.errors import InputError
-from calotype.core.files import atomic_path, disk_trouble
+from calotype.core.files import atomic_path, disk_trouble, user_path
 
 VARIABLE = "CALOTYPE_CACHE"
 """Environment variable that moves the cache."""
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
     """Where caches lie: `$CALOTYPE_CACHE`, else `calotype` in `$XDG_CACHE_HOME`, else `~/.cache/calotype`."""
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calotype"
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calotype.runs.entries import Record
 from calotype.runs.kinds import KINDS, contents, is_glance, kind_of_file
-from calotype.runs.parsing import own_file, read_record
-from calotype.runs.record import Record
+from calotype.runs.record import own_file, read_record
 
 
 @dataclass(frozen=True)

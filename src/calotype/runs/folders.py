@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from calotype.core.errors import CalotypeError, InputError
-from calotype.core.files import disk_trouble, is_temporary, open_own, take_lock, temporary_beside
+from calotype.core.files import disk_trouble, is_temporary, open_own, take_lock, temporary_beside, user_path
 from calotype.runs import inputs
+from calotype.runs.entries import RECORD_NAME, InputEntry, Record
 from calotype.runs.hashing import path_digest
 from calotype.runs.listener import PROGRESS_NAME
-from calotype.runs.parsing import INPUTS, own_copy, read_record
-from calotype.runs.record import RECORD_NAME, InputEntry, Record
+from calotype.runs.record import INPUTS, own_copy, read_record
 
 TRACEBACK_NAME = "traceback.log"
 OWN_FOLDERS: Mapping[str, re.Pattern[str]] = {
@@ -187,7 +187,7 @@ def choose(
     """
     if out is None:
         return _fresh_folder(slug), True
-    folder = Path(os.path.expanduser(out))
+    folder = user_path(out)
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"--out {folder} is a file; give the name of a folder")
     if folder.is_dir():

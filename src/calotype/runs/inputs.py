@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from calotype.core.errors import InputError
 from calotype.core.events import Events
-from calotype.core.files import atomic_path, file_suffix
+from calotype.core.files import atomic_path, file_suffix, user_path
 from calotype.core.nifti import medical
 from calotype.core.untrusted import printable
 from calotype.data.files import plain_file
+from calotype.runs.entries import InputEntry, recordable, shortened
 from calotype.runs.hashing import path_digest, regular_files
 from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors
-from calotype.runs.parsing import INPUTS, input_suffix, own_copy
-from calotype.runs.record import InputEntry, recordable, shortened
+from calotype.runs.record import INPUTS, input_suffix, own_copy
 from calotype.runs.signature import Parameter
 
 _EXACT = ".safetensors"
@@ -66,7 +65,7 @@ def read(kind: str, value: Any, name: str, events: Events) -> Media:
         medical("nibabel")
     if isinstance(value, Media):
         return value
-    path = Path(value).expanduser()
+    path = user_path(value)
     if path.suffix == _EXACT:
         return suited(kind, read_exact(path, name), f"{name}: {path} holds")
     found: Media = KINDS[kind].read(path, name=name, events=events)
@@ -103,7 +102,7 @@ def entry(kind: str, value: Any, name: str) -> InputEntry:
     """
     if isinstance(value, Media):
         return {"kind": kind, "file": f"{INPUTS}/{name}{_EXACT}", "path": "", "name": f"{name}{_EXACT}", "sha256": ""}
-    path = Path(value).expanduser()
+    path = user_path(value)
     target = f"{INPUTS}/{name}{'' if path.is_dir() else input_suffix(path)}"
     own_name = printable(recordable(path.name or path.absolute().name)) or "folder"
     return {"kind": kind, "file": target, "path": printable(shortened(path)), "name": own_name, "sha256": path_digest(path, name)}
@@ -119,7 +118,7 @@ def keep(place: Path, value: Any, told: InputEntry) -> InputEntry:
     if isinstance(value, Media):
         write_exact(value, target)
         return {**told, "sha256": path_digest(target)}
-    source = Path(value).expanduser()
+    source = user_path(value)
     for file in regular_files(source, told["name"]):
         with atomic_path(target / file.relative_to(source) if source.is_dir() else target, overwrite=True) as temporary:
             shutil.copyfile(file, temporary)
@@ -172,7 +171,7 @@ def _places(told: InputEntry, run_folder: Path | None, extra: Path | None, trust
     if own is not None:
         yield own
     if trust and told["path"]:
-        yield Path(os.path.expanduser(told["path"]))
+        yield user_path(told["path"])
     if extra is not None:
         yield extra / told["name"]
         yield extra / Path(told["file"]).name

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from calotype.core.errors import Cancelled, InputError
+from calotype.core.errors import InputError
 from calotype.core.events import Events
 from calotype.core.types import Image, Video
 from calotype.core.untrusted import number
@@ -29,7 +29,7 @@ class RunEvents(Events):
     Args:
         folder: the run folder.
         file: descriptor of `progress.jsonl` in it, for appending; whoever opened it closes it.
-        inner: another listener that hears everything too; it may raise `Cancelled` in `check`, and the state is then saved first.
+        inner: another listener that hears everything too; it may raise `Cancelled` in `check`.
         previews: write previews to `previews/`.
         elapsed: seconds that earlier sessions of this run took.
     """
@@ -60,7 +60,7 @@ class RunEvents(Events):
         self._steps = 0
         self.log("stage", name=name, total=total)
         self.inner.stage(name, total)
-        self._check()
+        self.check()
 
     def step(self, advance: int = 1) -> None:
         self._steps += advance
@@ -98,14 +98,7 @@ class RunEvents(Events):
         return self.store.load(key)
 
     def check(self) -> None:
-        self._check()
-
-    def _check(self) -> None:
-        try:
-            self.inner.check()
-        except Cancelled:
-            self.store.flush()
-            raise
+        self.inner.check()
 
 
 def last_second(file: int) -> float:

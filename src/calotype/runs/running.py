@@ -17,16 +17,16 @@ from safetensors import SafetensorError
 
 from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import atomic_path, disk_trouble
+from calotype.core.files import atomic_path, disk_trouble, user_path
 from calotype.core.method import Method, Place
 from calotype.core.untrusted import printable, whole
 from calotype.runs import inputs, outputs
+from calotype.runs.entries import InputEntry, ModelRequest, Record, shortened
 from calotype.runs.environment import differences, environment, peak_memory, repeatable
 from calotype.runs.folders import TRACEBACK_NAME, Taken, locked, sweep, taken
 from calotype.runs.listener import RunEvents, last_second
 from calotype.runs.outputs import Result, named_results
-from calotype.runs.parsing import MOST_SEED, read_record
-from calotype.runs.record import InputEntry, ModelRequest, Record, shortened
+from calotype.runs.record import MOST_SEED, read_record
 from calotype.runs.signature import call_parameters
 from calotype.runs.trust import named_places, trusted_inputs
 from calotype.runs.values import decode, decode_dataclass, encode
@@ -181,7 +181,7 @@ def rerun(
     old, old_folder = read_record(source)
     method = _method(old, resolve_method)
     plain = _plain_arguments(method, old)
-    extra = Path(input_folder).expanduser() if input_folder is not None else None
+    extra = user_path(input_folder) if input_folder is not None else None
     places = trusted_inputs(old, plain, method, source, old_folder, extra, events, trust=trust)
     values = {name: inputs.read(old.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
     model = old.model if device is None else ModelRequest(**{**asdict(old.model), "device": device})
@@ -195,7 +195,7 @@ def rerun(
         started=_now(),
         command=tuple(command),
         environment={"threads": old.environment.get("threads")},
-        rerun_of=shortened(Path(source).expanduser()),
+        rerun_of=shortened(user_path(source)),
     )
     sources = {name: (place, old.inputs[name]) for name, place in places.items()}
     with taken(out, old.method, overwrite) as held:
@@ -307,12 +307,13 @@ def _execute(
         raise CalotypeError(f"{line} (traceback: {folder / TRACEBACK_NAME})") from error
 
 
-def _flushed(listener: RunEvents) -> bool:
-    """Write the state that is in memory, as far as the disk takes it. Returns whether there is any on disk."""
+def _flushed(listener: RunEvents) -> str:
+    """Write the state that is in memory, as far as the disk takes it. Returns what is wrong with the disk, "" for nothing."""
     try:
-        return listener.store.flush()
-    except (OSError, SafetensorError, CalotypeError):
-        return listener.store.kept()
+        listener.store.flush()
+    except (OSError, SafetensorError, CalotypeError) as error:
+        return disk_trouble(error) or str(error)
+    return ""
 
 
 def _located(record: Record, model: Any, listener: RunEvents, resumed: bool) -> Record:

@@ -42,11 +42,10 @@ class StateStore:
         if time.monotonic() - self._written.get(key, self._began) >= self.interval:
             self._write(key)
 
-    def flush(self) -> bool:
-        """Write what was offered and not yet written. Returns whether there is any state on disk."""
+    def flush(self) -> None:
+        """Write what was offered and not yet written."""
         for key in list(self._pending):
             self._write(key)
-        return self.kept()
 
     def kept(self) -> bool:
         """Whether there is any state on disk."""

@@ -14,8 +14,8 @@ from calotype.core.errors import InputError
 from calotype.core.events import Events
 from calotype.core.method import Method, Place
 from calotype.core.untrusted import short
+from calotype.runs.entries import InputEntry, ModelRequest, Record
 from calotype.runs.inputs import find
-from calotype.runs.record import InputEntry, ModelRequest, Record
 
 _SHOWN = 8
 

@@ -257,7 +257,7 @@ def _list(value: Any, name: str) -> list[Any]:
 def _region(value: Any, name: str, folder: Path) -> str:
     text = _text(value, name)
     kind, rest = split_region(text)
-    if kind == "word" and ":" not in text and (folder / text).is_file():
+    if kind == "word" and ":" not in text and os.path.isfile(folder / text):
         kind, rest = "file", text
     return f"file:{folder / os.path.expanduser(rest)}" if kind == "file" else f"{kind}:{rest}"
 
