@@ -20,7 +20,7 @@ from calotype.core.types import Image, Video
 from calotype.data import read_image, read_video, rows_sheet
 from calotype.runs import inputs
 from calotype.runs.entries import RECORD_NAME, InputEntry, ModelRequest, recordable
-from calotype.runs.folders import choose, clear, refuse_link, remove_listed, sweep
+from calotype.runs.folders import choose, clear, foreign, refuse_link, remove_listed, sweep
 from calotype.runs.hashing import path_digest
 from calotype.runs.kinds import suited
 from calotype.runs.listener import PROGRESS_NAME
@@ -230,11 +230,16 @@ def is_chain(source: Path | str) -> bool:
 
 def _clear(folder: Path, record: ChainRecord) -> None:
     """Remove what an earlier chain left, and nothing else: as `calotype.runs.folders.clear` for each link."""
-    for name in record.link_folders():
-        place = folder / name
-        if place.is_symlink() or own_file(place, RECORD_NAME) is None:
-            continue
-        clear(place, read_record(place)[0])
+    places = [place for place in map(folder.joinpath, record.link_folders()) if not place.is_symlink() and own_file(place, RECORD_NAME)]
+    earlier = {place: read_record(place)[0] for place in places}
+    for place, told in earlier.items():
+        others = foreign(place, told)
+        if others:
+            raise InputError(
+                f"{others[0]} is in a folder that would be replaced and no part of that run; move it, or choose another folder"
+            )
+    for place, told in earlier.items():
+        clear(place, told)
         for own in (RECORD_NAME, PROGRESS_NAME):
             if own_file(place, own) is not None:
                 (place / own).unlink()

@@ -192,7 +192,8 @@ def disk_trouble(error: BaseException) -> str:
     while found is not None and id(found) not in seen:
         seen.add(id(found))
         if isinstance(found, OSError) and found.errno:
-            place = f": {os.fspath(found.filename)}" if isinstance(found.filename, str) and found.filename else ""
+            name = found.filename2 or found.filename  # A copy has two, and is refused by where it goes.
+            place = f": {name}" if isinstance(name, str | os.PathLike) and str(name) else ""
             told = f"({(found.strerror or errno.errorcode.get(found.errno, 'error')).lower()}{place})"
             if found.errno in _FULL:
                 return f"the disk is full {told}" if found.errno == errno.ENOSPC else f"your share of the disk is used up {told}"

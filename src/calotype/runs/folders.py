@@ -238,6 +238,20 @@ def clear(folder: Path, record: Record) -> None:
         (folder / TRACEBACK_NAME).unlink()
 
 
+def foreign(folder: Path, record: Record) -> list[Path]:
+    """What `clear` would leave in a run's folder, but for the record and the progress."""
+    own = {folder / name for name in (RECORD_NAME, PROGRESS_NAME, TRACEBACK_NAME)}
+    listed = [(told["file"], told["sha256"]) for told in record.inputs.values()]
+    listed += [(entry["file"], entry["sha256"]) for entry in record.outputs.values() if "file" in entry]
+    for file, digest in listed:
+        place = own_copy(folder, file)
+        if place is not None and _is(place, digest):
+            own |= {place, *place.rglob("*")} if place.is_dir() else {place}
+    for name, pattern in OWN_FOLDERS.items():
+        own |= {item for item in (folder / name).glob("*") if pattern.fullmatch(item.name) or is_temporary(item.name)}
+    return [item for item in sorted(folder.rglob("*")) if not item.is_dir() and item not in own and not is_temporary(item.name)]
+
+
 def remove_listed(folder: Path, file: str, digest: str) -> None:
     """Remove a file or a folder of files in a folder of ours, if it is as the record says."""
     place = own_copy(folder, file)
