@@ -269,7 +269,8 @@ def test_a_full_disk_names_the_chain_to_go_on_with(mine: Path, tmp_path: Path, m
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(CalotypeError, match=rf"disk is full .*calotype resume {tmp_path}/out$"):
+    with monkeypatch.context() as patch:
         patch.setattr(ToyFade, "__call__", full)
-        made(mine, tmp_path / "out")
+        with pytest.raises(CalotypeError, match=rf"disk is full .*calotype resume {tmp_path}/out$"):
+            made(mine, tmp_path / "out")
     assert go_on(tmp_path / "out").runs["back"].record.status == "finished"

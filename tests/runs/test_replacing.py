@@ -149,9 +149,12 @@ def test_a_folder_without_a_run_is_not_replaced(picture: Path, tmp_path: Path) -
 
 
 def test_what_did_not_begin_leaves_no_folder(picture: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError), taken(tmp_path / "new", "x", overwrite=False) as held:
-        held.stage({})
-        raise InputError("stopped before it began")
+    with taken(tmp_path / "new", "x", overwrite=False):
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
+    picture.write_bytes(b"no picture")
+    with pytest.raises(InputError):
+        fade(picture, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -203,7 +206,7 @@ def test_progress_is_not_written_through_what_is_no_file_of_ours(picture: Path, 
         os.mkfifo(progress)
     else:
         progress.mkdir()
-    with pytest.raises(InputError, match="progress.jsonl"):
+    with pytest.raises(InputError, match=r"progress\.jsonl"):
         go_on(folder)
     assert victim.exists() == (kind != "dangling")
     assert kind == "dangling" or victim.read_text() == "ok\n"

@@ -19,7 +19,7 @@ from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.files import atomic_path, disk_trouble, user_path
 from calotype.core.method import Method, Place
-from calotype.core.untrusted import printable, whole
+from calotype.core.untrusted import printable, short, whole
 from calotype.runs import inputs, outputs
 from calotype.runs.entries import InputEntry, ModelRequest, Record, shortened
 from calotype.runs.environment import differences, environment, peak_memory, repeatable
@@ -146,6 +146,7 @@ def resume(
         plain = _plain_arguments(method, record)
         places = trusted_inputs(record, plain, method, source, folder, None, events, trust=trust, flag=False)
         values = {name: inputs.read(record.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
+        method.check({**_grouped(values), **plain})
         record = record.changed(sessions=record.sessions + 1, error="")
         return _execute(method, record, folder, file, values, plain, load_model, events, previews=previews, resumed=True)
 
@@ -184,6 +185,7 @@ def rerun(
     extra = user_path(input_folder) if input_folder is not None else None
     places = trusted_inputs(old, plain, method, source, old_folder, extra, events, trust=trust)
     values = {name: inputs.read(old.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
+    method.check({**_grouped(values), **plain})
     model = old.model if device is None else ModelRequest(**{**asdict(old.model), "device": device})
     record = Record(
         method=old.method,
@@ -387,8 +389,26 @@ def _method(record: Record, resolve_method: ResolveMethod) -> Method:
 
 
 def _plain_arguments(method: Method, record: Record) -> dict[str, Any]:
+    """The plain arguments of a recorded run, and a look whether its inputs are those that the method takes.
+
+    Raises:
+        InputError: an argument that the method doesn't have or that doesn't fit, or one that it needs and that is missing.
+    """
     known = {parameter.name: parameter for parameter in call_parameters(type(method))}
-    return {name: decode(known[name].annotation, value, name) for name, value in record.arguments.items() if name in known}
+    counts: dict[str, int] = {}
+    for name, told in record.inputs.items():
+        head, _, index = name.partition(".")
+        kind = known[head].kind if head in known else ""
+        if kind != f"{told['kind']}{'s' if index else ''}" or (index and int(index) != counts.get(head, 0)):
+            raise InputError(f"{name}: {method.slug} takes no such {told['kind']} here; use the version that wrote the record")
+        counts[head] = counts.get(head, 0) + 1
+    for name in record.arguments:
+        if name not in known or known[name].kind != "value":
+            raise InputError(f"{short(name)}: {method.slug} has no such argument; use the version that wrote the record")
+    for name, parameter in known.items():
+        if parameter.required and name not in counts and name not in record.arguments:
+            raise InputError(f"{name}: the record lacks it and {method.slug} needs it; give another file of the same run")
+    return {name: decode(known[name].annotation, value, name) for name, value in record.arguments.items()}
 
 
 def _described(error: Exception) -> str:
