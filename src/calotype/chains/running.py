@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -132,6 +133,9 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep a chain's folder for this process; none of its places leads out of it."""
     refuse_link(folder / INPUTS)
     refuse_link(folder / HANDED_ON)
+    if sys.platform == "win32":
+        yield  # There a folder can't be opened; its links' own folders are locked.
+        return
     file = os.open(folder, os.O_RDONLY)
     try:
         take_lock(file, f"{folder} is still being worked on by another process; wait for it or stop it first")

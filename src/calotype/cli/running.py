@@ -426,14 +426,21 @@ def report_run(done: Run, options: Common) -> None:
         lines.append((name, str(done.folder / entry.get("file", "")), f"  {_shape(entry)}"))
     lines += [("record", str(done.folder / "run.json"), ""), ("cost", _cost(record), "")]
     for name, told, shape in lines:
-        row = Text.assemble("  ", (f"{printable(name):<14}", "bold"), " ", printable(told), (printable(shape), "dim"))
-        out.print(row, highlight=False, soft_wrap=True)
+        show_place(name, told, shape)
     if done.identical is True:
         out.print("  [green]bit for bit the same as the recorded run[/]", highlight=False)
     elif done.identical is False:
         out.print("  [yellow]not bit for bit the recorded run[/]; `calotype compare` shows how far apart they are", highlight=False)
     for line in done.differences:
         out.print(Text.assemble("  ", ("differs:", "yellow"), " ", printable(line)), highlight=False, soft_wrap=True)
+
+
+def show_place(name: str, place: str | Path, note: str = "") -> None:
+    """One line of a report: what something is called, and where it lies, as it is."""
+    from rich.text import Text
+
+    row = Text.assemble("  ", (f"{printable(name):<14}", "bold"), " ", printable(str(place)), (printable(note), "dim"))
+    console.results().print(row, highlight=False, soft_wrap=True)
 
 
 def _shape(entry: OutputEntry) -> str:

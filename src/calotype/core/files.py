@@ -146,7 +146,8 @@ def open_own(path: Path, flags: int) -> int:
         InputError: a link, a pipe, a device, or a file that has a second name elsewhere.
     """
     try:
-        file = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o644)
+        careful = [getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")]
+        file = os.open(path, flags | sum(careful), 0o644)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise

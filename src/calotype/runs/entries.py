@@ -178,7 +178,8 @@ def _settle_in_place(path: Path, status: str) -> None:
         before = os.read(file, os.fstat(file).st_size)
         after = json.dumps({**json.loads(before), "status": status}, ensure_ascii=False, separators=(",", ":")).encode()
         if len(after) < len(before):
-            os.pwrite(file, after.ljust(len(before) - 1) + b"\n", 0)
+            os.lseek(file, 0, os.SEEK_SET)
+            os.write(file, after.ljust(len(before) - 1) + b"\n")
     except (OSError, ValueError, TypeError):
         return
     finally:

@@ -103,9 +103,8 @@ class RunEvents(Events):
 
 def last_second(file: int) -> float:
     """The time of the last whole line in `progress.jsonl`, given as its descriptor; 0.0 if there is none."""
-    size = os.fstat(file).st_size
-    start = max(0, size - _TAIL)
-    for line in reversed(os.pread(file, size - start, start).decode("utf-8", "replace").splitlines()):
+    os.lseek(file, max(0, os.fstat(file).st_size - _TAIL), os.SEEK_SET)
+    for line in reversed(os.read(file, _TAIL).decode("utf-8", "replace").splitlines()):
         try:
             return number(json.loads(line)["seconds"], "seconds", 0, 1e9)
         except (ValueError, KeyError, TypeError, RecursionError, InputError):
