@@ -13,6 +13,7 @@ import torch
 
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
+from calotype.core.files import refuse_existing
 from calotype.core.method import Method, Place
 from calotype.core.noise import noise
 from calotype.core.types import Image, Video
@@ -51,6 +52,8 @@ class ToyFade(Method):
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 1 or more")
+        if not 1 <= self.num_frames <= 100 or not 0 <= self.delay <= 1:
+            raise InputError(f"num_frames is {self.num_frames} (1 to 100) and delay {self.delay} (0 to 1)")
 
     @classmethod
     def paper(cls) -> Self:
@@ -132,6 +135,7 @@ class ToyStamp(Method):
         """
         length = sum(len(path.read_bytes()) for path in (self.table, note) if path is not None)
         if report:
+            refuse_existing(report)
             Path(report).write_text(str(length))
         return Image((as_image(image, events=events).pixels + length / 1000).clamp(0, 1))
 

@@ -12,7 +12,7 @@ from calotype.core.files import write_json
 from calotype.core.untrusted import choice, file_name, mapping, parse_json, short, text, whole
 from calotype.data.files import plain_file
 from calotype.runs.entries import Record
-from calotype.runs.hashing import path_digest
+from calotype.runs.hashing import checked_digest
 from calotype.runs.record import INPUTS, MOST_SEED, own_copy, parse_model, parse_record
 
 RECORD = "chain.json"
@@ -59,7 +59,7 @@ class ChainRecord:
         found = {}
         for name, digest in self.files.items():
             place = own_copy(folder, name)
-            if place is None or path_digest(place, name) != digest:
+            if place is None or checked_digest(place, name) != digest:
                 raise InputError(f"{folder / name} is missing or has changed since the chain ran; copy it back")
             found[name] = place
         return found

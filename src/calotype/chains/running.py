@@ -105,7 +105,7 @@ def _staged(chain: Chain, folder: Path, staged: Path) -> tuple[dict[Path, Path],
         name = f"{len(places)}-{recordable(path.name)}"
         told: InputEntry = {"kind": "", "file": f"{INPUTS}/{name}", "path": "", "name": name, "sha256": ""}
         inputs.keep(staged, path, told)
-        places[path], files[told["file"]] = folder / told["file"], path_digest(staged / name, name)
+        places[path], files[told["file"]] = folder / told["file"], path_digest(staged / name)
     return places, files
 
 

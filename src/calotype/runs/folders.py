@@ -20,7 +20,7 @@ from calotype.core.errors import CalotypeError, InputError
 from calotype.core.files import disk_trouble, is_temporary, open_own, take_lock, temporary_beside, user_path
 from calotype.runs import inputs
 from calotype.runs.entries import RECORD_NAME, InputEntry, Record
-from calotype.runs.hashing import path_digest
+from calotype.runs.hashing import checked_digest
 from calotype.runs.listener import PROGRESS_NAME
 from calotype.runs.record import INPUTS, own_copy, read_record
 
@@ -268,6 +268,6 @@ def _is_file(place: Path) -> bool:
 
 def _is(place: Path, digest: str) -> bool:
     try:
-        return path_digest(place) == digest
+        return checked_digest(place) == digest
     except (InputError, OSError):
         return False

@@ -41,16 +41,22 @@ def regular_files(path: Path, name: str = "file") -> list[Path]:
     return sorted(found)
 
 
-def path_digest(path: Path, name: str = "file") -> str:
-    """sha256 of a file, or over the names and contents of all files of a folder.
+def path_digest(path: Path) -> str:
+    """sha256 of a file, or over the names and contents of all files of a folder."""
+    if not path.is_dir():
+        return file_digest(path)
+    total = hashlib.sha256()
+    for item in sorted(path.rglob("*")):
+        if item.is_file():
+            total.update(f"{item.relative_to(path).as_posix()}\0{file_digest(item)}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def checked_digest(path: Path, name: str = "file") -> str:
+    """The same of what holds regular files alone.
 
     Raises:
         InputError: what `regular_files` refuses.
     """
-    files = regular_files(path, name)
-    if not path.is_dir():
-        return file_digest(path)
-    total = hashlib.sha256()
-    for item in files:
-        total.update(f"{item.relative_to(path).as_posix()}\0{file_digest(item)}\n".encode("utf-8", "surrogateescape"))
-    return total.hexdigest()
+    regular_files(path, name)
+    return path_digest(path)

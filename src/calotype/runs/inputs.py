@@ -17,7 +17,7 @@ from calotype.core.nifti import medical
 from calotype.core.untrusted import printable
 from calotype.data.files import plain_file
 from calotype.runs.entries import InputEntry, recordable, shortened
-from calotype.runs.hashing import path_digest, regular_files
+from calotype.runs.hashing import checked_digest, path_digest, regular_files
 from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors
 from calotype.runs.record import INPUTS, input_suffix, own_copy
 from calotype.runs.signature import Parameter
@@ -105,7 +105,7 @@ def entry(kind: str, value: Any, name: str) -> InputEntry:
     path = user_path(value)
     target = f"{INPUTS}/{name}{'' if path.is_dir() else input_suffix(path)}"
     own_name = printable(recordable(path.name or path.absolute().name)) or "folder"
-    return {"kind": kind, "file": target, "path": printable(shortened(path)), "name": own_name, "sha256": path_digest(path, name)}
+    return {"kind": kind, "file": target, "path": printable(shortened(path)), "name": own_name, "sha256": checked_digest(path, name)}
 
 
 def keep(place: Path, value: Any, told: InputEntry) -> InputEntry:
@@ -161,7 +161,7 @@ def find(name: str, told: InputEntry, run_folder: Path | None, extra: Path | Non
 def _holds(place: Path, told: InputEntry) -> bool:
     """Whether a place has the recorded contents; what can't be read, or is no file and no folder of files, has not."""
     try:
-        return place.exists() and path_digest(place) == told["sha256"]
+        return place.exists() and checked_digest(place) == told["sha256"]
     except (InputError, OSError):
         return False
 
