@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calotype.core.errors import InputError
+from calotype.core.files import user_path
 from calotype.index import MODELS
 from calotype.registry import did_you_mean
 
@@ -59,7 +59,7 @@ def _card(model: str) -> dict[str, object]:
     from calotype.backbones.hub import CHECKPOINTS
 
     row = MODELS.get(model)
-    folder = CHECKPOINTS / row.folder if row is not None and row.folder is not None else Path(model).expanduser()
+    folder = CHECKPOINTS / row.folder if row is not None and row.folder is not None else user_path(model)
     try:
         card = json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

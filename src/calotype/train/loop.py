@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from calotype.train.draws import Draws, rows_of_step
 from calotype.train.ema import MovingAverage
 from calotype.train.muon import Muon
 from calotype.train.recipe import Recipe, Settings, Source
-from calotype.train.state import POINTER, load_tensors, locked, read_counters, save_state
+from calotype.train.state import POINTER, load_tensors, read_counters, save_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -119,14 +118,11 @@ class Loop:
     def fit(self) -> Fitted:
         """Train until the budget is used up.
 
+        The caller holds the folder's lock (`calotype.train.state.locked`).
+
         Raises:
-            InputError: another process trains in this folder.
             CalotypeError: the loss is no number any more.
         """
-        with locked(self.folder) if self.accelerator.is_main_process else nullcontext():
-            return self._fit()
-
-    def _fit(self) -> Fitted:
         counters = self._resume()
         if not counters.get("finished"):
             self._run()

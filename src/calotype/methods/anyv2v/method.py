@@ -35,7 +35,7 @@ from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
-from calotype.core.method import Evaluations, Method
+from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
@@ -334,6 +334,11 @@ class AnyV2V(Method):
             noise_aug_strength=self.noise_aug_strength,
             seed=seed,
         )
+
+    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
+        """The editor's checkpoint."""
+        editor = str(arguments.get("editor") or "")
+        return (*super().places(arguments), *((Place("editor", "loads", editor),) if editor else ()))
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse an edit that is given twice or by half, and a frame that isn't of the clip's shape.

@@ -158,7 +158,7 @@ def split_region(region: str | os.PathLike[str]) -> tuple[str, str]:
     kind, colon, rest = text.partition(":")
     if colon and kind in SHAPES:
         return kind, rest.strip()
-    if Path(text).suffix or "/" in text or Path(text).expanduser().exists():
+    if Path(text).suffix or "/" in text or os.path.exists(os.path.expanduser(text)):
         return "file", text
     return "word", text
 
