@@ -85,7 +85,8 @@ class KeyBias:
     """
 
     mask: Tensor
-    """1 (from 0.5 on) for the keys that get the bias: [height, width], [rows of a role, height, width], or [tokens]."""
+    """1 (from 0.5 on) for the keys that get the bias: [height, width], [rows of a role, height, width], or [tokens]; for words also
+    [rows of a role, 1, tokens]."""
     rows: Rows = None
     value: float | None = -inf
     """The bias; None takes log(1 - mask), which weighs keys by 1 - mask."""
