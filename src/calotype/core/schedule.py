@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from math import cos, exp, inf, log, log2, pi
+from math import cos, exp, inf, log, pi
 from typing import Any, Literal, get_args
 
 import torch
@@ -228,11 +228,11 @@ class VPSchedule:
         alphas = torch.cumprod(1 - betas, 0).double()
         if rescale_betas_zero_snr:
             # With linear betas some alphas before the last are smaller than the cap already: they fall towards it instead.
-            last = int((alphas > ZERO_SNR_ALPHA).sum()) - 1
-            if last < 0:
+            seen = int((alphas > ZERO_SNR_ALPHA).sum().item()) - 1
+            if seen < 0:
                 raise InputError("rescaled to zero terminal SNR these betas leave no signal at any timestep; they must begin near 0")
-            fall = torch.logspace(float(alphas[last].log2()), log2(ZERO_SNR_ALPHA), len(alphas) - last, 2.0, dtype=torch.float64)
-            alphas[last + 1 :] = fall[1:]
+            fall = torch.linspace(float(alphas[seen].log()), log(ZERO_SNR_ALPHA), len(alphas) - seen, dtype=torch.float64).exp()
+            alphas[seen + 1 :] = fall[1:]
             alphas[-1] = ZERO_SNR_ALPHA
         return VPSchedule(alphas, interpolation)
 
