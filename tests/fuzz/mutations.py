@@ -80,7 +80,8 @@ def tampered(draw: st.DrawFn, records: Sequence[Any]) -> Any:
         parent, key = draw(st.sampled_from(nodes))
         kind = draw(st.sampled_from(("change", "change", "change", "delete", "rename")))
         if kind == "change":
-            parent[key] = copy.deepcopy(draw(st.sampled_from(HOSTILE)))  # A later change may be inside of it.
+            # A copy: the next change may be inside of it.
+            parent[key] = copy.deepcopy(draw(st.sampled_from(HOSTILE)))
         elif kind == "delete":
             del parent[key]
         elif isinstance(parent, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -88,6 +88,21 @@ class Method:
         fits = isinstance(model, getattr(roles, cls.role)) and (cls.role != "TextToImage" or not isinstance(model, roles.ImageToVideo))
         if not fits or not all(hasattr(model, name) for name in attributes):
             raise InputError(f"{getattr(model, 'name', type(model).__name__)} can't be used: {cls.slug} needs {needs}")
+
+    @staticmethod
+    def refuse_missing_prompt(model: object, prompts: Sequence[str], *, says: str) -> None:
+        """Refuse empty prompts where the checkpoint is guided by its prompt and would wander without one.
+
+        Args:
+            model: what the method was given; those that need a prompt say so by `needs_prompt`.
+            prompts: of every picture or clip.
+            says: what the prompt is to say, for the message.
+
+        Raises:
+            InputError: one of them is empty, or there is none.
+        """
+        if getattr(model, "needs_prompt", False) and not (prompts and all(prompt.strip() for prompt in prompts)):
+            raise InputError(f"prompt is empty and {getattr(model, 'name', 'the model')} is guided by it; say {says}")
 
 
 def _paths(value: Any) -> Iterator[PurePath]:

@@ -216,8 +216,7 @@ class AnyV2V(Method):
         """
         self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
         check_choice(edited_first_frame is not None, instruction, editor is not None)
-        if getattr(model, "needs_prompt", False) and not prompt.strip():
-            raise InputError(f"prompt is empty and {model.name} is guided by it; say what the edited clip shows (not what to change)")
+        self.refuse_missing_prompt(model, [prompt], says="what the edited clip shows (not what to change)")
         check_rows(model, self.rows)
         size = (self.height or model.size[0], self.width or model.size[1])
         whole = read_clip(video, self.max_frames, events)
