@@ -278,11 +278,13 @@ def look(request: ModelRequest) -> None:
 
 
 def _request(options: RunOptions, model: str) -> ModelRequest:
+    from calotype.backbones.hub import local_folder
     from calotype.runs import ModelRequest
     from calotype.runs.record import shortened
 
+    folder = local_folder(model) if model and model not in MODELS else None
     return ModelRequest(
-        model if model in MODELS or not model or not Path(model).expanduser().is_dir() else shortened(Path(model).expanduser()),
+        model if folder is None else shortened(folder),
         device=options.device,
         dtype=options.dtype,
         variant=options.variant,

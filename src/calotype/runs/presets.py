@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calotype.core.errors import InputError
@@ -56,12 +54,14 @@ def preset_instance(method: type[Method], preset: str) -> Method:
 
 
 def _card(model: str) -> dict[str, object]:
-    from calotype.backbones.hub import CHECKPOINTS
+    from calotype.backbones.headers import read_json
+    from calotype.backbones.hub import CHECKPOINTS, local_folder
 
     row = MODELS.get(model)
-    folder = CHECKPOINTS / row.folder if row is not None and row.folder is not None else Path(model).expanduser()
-    try:
-        card = json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    folder = CHECKPOINTS / row.folder if row is not None and row.folder is not None else local_folder(model)
+    if folder is None or not (folder / CARD_NAME).is_file():
         return {}
-    return card if isinstance(card, dict) else {}
+    try:
+        return read_json(folder / CARD_NAME)
+    except InputError:
+        return {}
