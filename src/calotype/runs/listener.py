@@ -7,13 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from calotype.core.errors import Cancelled, InputError
-from calotype.core.events import Events
+from calotype.core.events import Events, warnings_noted
 from calotype.core.types import Image, Video
 from calotype.data import contact_sheet
 from calotype.runs.state import StateStore
@@ -45,6 +46,8 @@ class RunEvents(Events):
         # One write a line in append mode: a killed process leaves whole lines.
         self._file = os.open(folder / PROGRESS_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._lock()
+        self._noting = ExitStack()
+        self._noting.enter_context(warnings_noted(self))
 
     def _lock(self) -> None:
         """One process a run folder; the lock goes with the process, however it ends."""
@@ -70,6 +73,7 @@ class RunEvents(Events):
 
     def close(self) -> None:
         """Close `progress.jsonl`."""
+        self._noting.close()
         os.close(self._file)
 
     def stage(self, name: str, total: int | None = None) -> None:
