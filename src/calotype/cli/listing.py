@@ -102,7 +102,7 @@ def info(arguments: Sequence[str]) -> int:
     parameters = call_parameters(method)
     presets = {name: encode(getattr(method, name)()) for name in method.presets}
     row = METHODS.get(method.slug)
-    models = [name for name, model in MODELS.items() if model.role == method.role]
+    models = [name for name, model in MODELS.items() if model.role == method.role and not model.removed]
     if options.json:
         print_json(
             {
