@@ -121,7 +121,7 @@ class Plan:
                 raise InputError(f"plan: {path} is no text; a plan is a JSON file") from None
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{name} is no JSON ({error}); check commas, quotes and brackets") from None
         values = _fields(value, name, {"edits": False, **_EDIT}) if isinstance(value, dict) and "edits" not in value else value
         if isinstance(values, dict) and "edits" in values:

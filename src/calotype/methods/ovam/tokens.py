@@ -85,12 +85,13 @@ class Token:
             with safe_open(source, framework="pt") as file:
                 told = dict(file.metadata() or {})
                 embeddings = file.get_tensor("embeddings")
-            words = tuple(json.loads(told.pop("words")))
-        except (SafetensorError, KeyError, ValueError) as error:
+            words = json.loads(told.pop("words"))
+        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise InputError(f"token: {source.name} is no token file ({error}); give one that --save-token wrote") from None
-        if told.pop("format", "") != FORMAT or embeddings.ndim != 2 or embeddings.shape[0] != len(words) + 1:
+        named = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        if not named or told.pop("format", "") != FORMAT or embeddings.ndim != 2 or embeddings.shape[0] != len(words) + 1:
             raise InputError(f"token: {source.name} is no token file; give one that --save-token wrote")
-        return cls(words, embeddings.float(), told)
+        return cls(tuple(words), embeddings.float(), told)
 
 
 def check_token_path(path: str | os.PathLike[str]) -> None:
