@@ -129,7 +129,7 @@ def run(arguments: Sequence[str]) -> int:
     preset = _early(rest, "--preset") or default_preset(method, model)
     spec, parameters = _spec(method, preset_instance(method, preset), model, preset)
     page = _page(method, preset, parameters)
-    titles = {"inputs": "What you give", "method": f"Settings of the method (preset {preset})", "options": "The run"}
+    titles = {"inputs": "What you give", "method": f"Settings of the method{f' (preset {preset})' if preset else ''}", "options": "The run"}
     parsed: Any = parse(spec, rest, page, groups=titles)
     options: RunOptions = parsed.options
     given = {name: value for name, value in vars(parsed.inputs).items() if value is not None} if parsed.inputs is not None else {}
@@ -300,12 +300,13 @@ def look(request: ModelRequest) -> None:
 
 
 def _request(options: RunOptions, model: str) -> ModelRequest:
-    from calotype.core.files import user_path
+    from calotype.backbones.hub import local_folder
     from calotype.runs import ModelRequest
     from calotype.runs.entries import shortened
 
+    folder = local_folder(model) if model and model not in MODELS else None
     return ModelRequest(
-        model if model in MODELS or not model or not user_path(model).is_dir() else shortened(user_path(model)),
+        model if folder is None else shortened(folder),
         device=options.device,
         dtype=options.dtype,
         variant=options.variant,
@@ -396,8 +397,8 @@ def _page(method: type[Method], preset: str, parameters: Sequence[Parameter]) ->
         f"--{parameter.name.replace('_', '-')} {input_metavar(parameter.kind)}" for parameter in parameters if parameter.required
     )
     usage = f"calotype run {method.slug} {needed} [options]"
-    others = [name for name in method.presets if name != preset]
-    details = f"Presets: {preset} (these defaults){''.join(f', {name}' for name in others)}. Nothing is downloaded; nothing is overwritten."
+    others = "".join(f", {name}" for name in method.presets if name != preset)
+    details = f"{f'Presets: {preset} (these defaults){others}. ' if preset else ''}Nothing is downloaded; nothing is overwritten."
     example = f"calotype run {method.slug} " + " ".join(
         f"--{parameter.name.replace('_', '-')} {parameter.name}{_EXAMPLES[parameter.kind]}"
         for parameter in parameters

@@ -8,6 +8,9 @@ class CalotypeError(Exception):
 
     exit_status = 4
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
+
 
 class InputError(CalotypeError):
     """A file, value or argument from the user can't be used."""
@@ -27,3 +30,22 @@ class MissingError(CalotypeError):
 
 class Cancelled(CalotypeError):  # noqa: N818
     """The user stopped the run; its state was saved and `calotype resume` continues it."""
+
+
+def printable(text: str, most: int = 1200) -> str:
+    """A text as one line that any terminal shows: line ends as blanks, control characters and half characters as escapes, its middle left
+    out where it is longer than `most` characters.
+
+    Messages quote names and values that others wrote, which may hold anything.
+
+    Example:
+        >>> printable("a\\tb\\n\\x1b[2J\\udcff"), printable("abcdefghijkl", 9)
+        ('a b \\\\x1b[2J\\\\udcff', 'abc...jkl')
+    """
+    line = " ".join(text.split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(line) <= most:
+        return line
+    half = (most - 3) // 2
+    return f"{line[:half]}...{line[-half:]}"

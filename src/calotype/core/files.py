@@ -8,7 +8,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 def temporary_beside(target: Path) -> Path:
     """A new name beside `target`, hidden, with the same suffix; `is_temporary` knows it again."""
     # In bytes, since that is what file systems count; os.urandom and not `random`: library code leaves the global generators alone.
-    stem = target.stem.encode("utf-8", "surrogateescape")[:100].decode("utf-8", "ignore")
-    return target.with_name(f".{stem}.{os.getpid()}.{os.urandom(4).hex()}.tmp{target.suffix}")
+    return target.with_name(f".{cut_bytes(target.stem, 100)}.{os.getpid()}.{os.urandom(4).hex()}.tmp{target.suffix}")
 
 
 def is_temporary(name: str) -> bool:
@@ -67,6 +67,57 @@ def is_temporary(name: str) -> bool:
         (True, False)
     """
     return _TEMPORARY.fullmatch(name) is not None
+
+
+MOST_STEM_BYTES = 120
+"""Longest stem made from a word. File systems take names of 255 bytes, of which suffixes and temporary names need their part."""
+_RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))})
+
+
+def file_stems(labels: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """A file name without suffix for each label, readable, and different from the others on every file system.
+
+    Letters, digits, `_` and `-` stay, everything else becomes `-`. Names that differ only by case, or by how an accent is written, are one
+    name on some file systems: all but one of them get a number. A label that is its own stem keeps it, whatever comes before.
+
+    Args:
+        labels: words or phrases of a user; the same labels in the same order always have the same stems.
+        taken: stems that something else has.
+
+    Example:
+        >>> file_stems(["red ball", "red-ball", "Red Ball", "con", "?"])
+        ['red-ball-2', 'red-ball', 'Red-Ball-3', 'con-2', 'word']
+    """
+    plain = [_stem(label) for label in labels]
+    used = {*map(_folded, taken), *_RESERVED}
+    made = dict.fromkeys(range(len(labels)), "")
+    for place in sorted(made, key=lambda place: plain[place] != labels[place]):
+        stem, number = plain[place], 1
+        while _folded(stem) in used:
+            number += 1
+            stem = f"{plain[place]}-{number}"
+        used.add(_folded(stem))
+        made[place] = stem
+    return list(made.values())
+
+
+def _stem(label: str) -> str:
+    stem = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", label)).strip("-")
+    return cut_bytes(stem, MOST_STEM_BYTES).strip("-") or "word"
+
+
+def _folded(stem: str) -> str:
+    return unicodedata.normalize("NFKC", stem).casefold()
+
+
+def cut_bytes(text: str, most: int) -> str:
+    """The beginning of a text that has at most that many bytes in UTF-8; no character is cut in two.
+
+    Example:
+        >>> cut_bytes("ééé", 5)
+        'éé'
+    """
+    return text.encode(errors="surrogateescape")[:most].decode(errors="ignore")
 
 
 @contextmanager

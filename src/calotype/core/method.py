@@ -39,8 +39,8 @@ class Method:
     """Kebab-case name, as in the index."""
     role: ClassVar[str]
     """Name of the protocol in `calotype.core.roles` that the model must satisfy."""
-    presets: ClassVar[tuple[str, ...]] = ("paper",)
-    """Class methods that return a ready-made configuration; the first one is the default."""
+    presets: ClassVar[tuple[str, ...]] = ()
+    """Class methods that return a ready-made configuration; the first one is the default. Without any, the fields' defaults are."""
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The call's arguments as a run records them, before the files among them are read.

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from calotype.core.errors import CalotypeError, Cancelled, InputError
-from calotype.core.events import SILENT, Events
+from calotype.core.events import SILENT, Events, warnings_noted
 from calotype.core.files import atomic_path, disk_trouble, user_path
 from calotype.core.method import Method, Place
 from calotype.core.untrusted import printable, short, whole
@@ -267,19 +267,20 @@ def _execute(
             listener.log("resumed", session=record.sessions)
         record = record.changed(status="running")
         record.write(folder)
-        if loaded is None:
-            if record.model.name:
-                listener.stage(f"load {record.model.name}")
-            loaded = _loaded(record.model, load_model)
-        model, seconds["load"] = loaded
-        threads = _threads(record)
-        record = _located(record, model, listener, resumed)
-        record.write(folder)
-        with repeatable(record.environment["device"], threads):
-            record.environment["threads"] = torch.get_num_threads()
-            began = time.monotonic()
-            returned = method(model, **_grouped(values), **plain, seed=record.seed, events=listener)  # type: ignore[operator]
-            seconds["method"] = round(time.monotonic() - began, 3)
+        with warnings_noted(listener):
+            if loaded is None:
+                if record.model.name:
+                    listener.stage(f"load {record.model.name}")
+                loaded = _loaded(record.model, load_model)
+            model, seconds["load"] = loaded
+            threads = _threads(record)
+            record = _located(record, model, listener, resumed)
+            record.write(folder)
+            with repeatable(record.environment["device"], threads):
+                record.environment["threads"] = torch.get_num_threads()
+                began = time.monotonic()
+                returned = method(model, **_grouped(values), **plain, seed=record.seed, events=listener)  # type: ignore[operator]
+                seconds["method"] = round(time.monotonic() - began, 3)
         listener.stage("save")
         results = named_results(returned)
         saved = outputs.save(folder, results, record)

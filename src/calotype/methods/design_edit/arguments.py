@@ -16,7 +16,7 @@ from calotype.data import as_image, as_mask
 from calotype.data.images import ImageLike
 from calotype.index import SOURCES
 from calotype.methods.design_edit.plan import PICTURES, Edit, Layer, Plan, is_json, single_edits
-from calotype.methods.design_edit.regions import RegionLike, Regions, WordMask, split_region
+from calotype.methods.design_edit.regions import RegionLike, Regions, WordMask, mask_file, split_region
 from calotype.methods.design_edit.tasks import make_task
 
 _SINGLE = ("remove", "refine", "move", "dx", "dy", "scale", "flip", "swap", "pan", "zoom_out")
@@ -49,7 +49,9 @@ def recorded(arguments: Mapping[str, Any]) -> dict[str, Any]:
     masks, pictures = list(given.pop("masks", ()) or ()), list(given.pop("pictures", ()) or ())
     whole = whole.map_files(lambda path: _named("masks", path, masks), lambda path: _named("pictures", path, pictures))
     if "image" in given:
-        read = [as_mask(each, name=f"masks {Path(each).name}" if isinstance(each, str | Path) else "masks") for each in masks]
+        read = [
+            mask_file(each, f"masks {Path(each).name}") if isinstance(each, str | Path) else as_mask(each, name="masks") for each in masks
+        ]
         shown = [as_image(each, name="pictures") for each in pictures]
         check(with_pictures(whole.edits, shown, SILENT), Regions(as_image(given["image"], name="image"), read))
     return {**given, "plan": whole.to_json(), **({"masks": masks} if masks else {}), **({"pictures": pictures} if pictures else {})}

@@ -129,13 +129,13 @@ class Plan:
         return cls(edits=(_edit(values, name, folder),))
 
     def map_files(self, of_mask: Callable[[Path], str], of_picture: Callable[[Path], str]) -> Plan:
-        """The plan with every file replaced by what stands for it."""
+        """The plan with every file replaced by what stands for it, and every other region with its kind before it."""
 
         def region(value: RegionLike) -> RegionLike:
             if not isinstance(value, str | Path):
                 return value
             kind, rest = split_region(value)
-            return of_mask(Path(rest)) if kind == "file" else value
+            return of_mask(Path(rest)) if kind == "file" else f"{kind}:{rest}"
 
         def layer(value: Layer) -> Layer:
             image = value.image
@@ -256,10 +256,8 @@ def _list(value: Any, name: str) -> list[Any]:
 
 def _region(value: Any, name: str, folder: Path) -> str:
     text = _text(value, name)
-    kind, rest = split_region(text)
-    if kind == "word" and ":" not in text and os.path.isfile(folder / text):
-        kind, rest = "file", text
-    return f"file:{folder / os.path.expanduser(rest)}" if kind == "file" else f"{kind}:{rest}"
+    kind, rest = split_region(text, folder)
+    return f"file:{folder / user_path(rest)}" if kind == "file" else f"{kind}:{rest}"
 
 
 def _text(value: Any, name: str) -> str:

@@ -10,7 +10,6 @@ vector, so a token can be fitted to one annotated picture (`calotype.methods.ova
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -24,7 +23,7 @@ from calotype.backbones.suiting import note_unfamiliar, working_size
 from calotype.core.denoiser import Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events, Stateless
-from calotype.core.files import refuse_existing
+from calotype.core.files import file_stems, refuse_existing
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
@@ -189,7 +188,8 @@ class OpenVocabularyAttentionMaps(Method):
             events: hears steps and notes, and the metrics `model_calls` and, per word, its largest share.
 
         Returns:
-            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size.
+            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; the
+            names are those of `calotype.core.files.file_stems`.
 
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
@@ -447,8 +447,7 @@ class OpenVocabularyAttentionMaps(Method):
         masks = self.masks(look, maps)
         picture = look.pictures[0].float()
         found: dict[str, Image | Mask] = {"picture": Image(picture)}
-        for word, one, mask in zip(words, maps[0], masks[0], strict=True):
-            name = re.sub(r"[^\w-]+", "-", word).strip("-") or "word"
+        for name, word, one, mask in zip(file_stems(words), words, maps[0], masks[0], strict=True):
             peak = float(one.max())
             events.metric(f"peak_share {word}", peak)
             if not bool(mask.any()):
