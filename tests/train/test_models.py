@@ -81,11 +81,12 @@ def test_more_levels_keep_the_outer_ones() -> None:
     )
 
 
-def test_orthogonalising_keeps_the_singular_vectors_and_levels_the_values() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_orthogonalising_keeps_the_singular_vectors_and_levels_the_values(dtype: torch.dtype) -> None:
     left, _ = torch.linalg.qr(torch.randn(96, 24, generator=torch.Generator().manual_seed(0)))
     right, _ = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(1)))
     for matrix in (left * torch.logspace(0, -2, 24) @ right.T, (left * torch.logspace(2, 0, 24) @ right.T).T):
-        made = orthogonalise(matrix).double()
+        made = orthogonalise(matrix, dtype=dtype).double()
         turned = (left.T.double() @ made @ right.double()) if made.shape[0] == 96 else (right.T.double() @ made @ left.double()).T
         values = turned.diagonal()
         assert float(values.min()) > 0.6
