@@ -16,6 +16,7 @@ from calotype.attention.sites import Site
 from calotype.attention.states import QKVB, attend
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.stepping import StepContext
+from tests import tolerance
 from tests.attention.networks import call, network, untouched
 
 SITE = Site("up_blocks.1.attentions.0.transformer_blocks.0.attn1", "self", "up", 1, 0, 0, 2, 16, 16, 1, grid=(2, 4))
@@ -36,8 +37,12 @@ MASK = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0.25, 1.0]])
 KEPT = [1, 2, 3, 4, 5, 6]
 
 
+DEPTH = 32
+"""Heads of 8 numbers, up to 16 keys, and a softmax."""
+
+
 def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+    tolerance.close(found, expected, depth=DEPTH)
 
 
 def test_key_scale_multiplies_the_keys_of_its_role_only() -> None:
@@ -77,10 +82,10 @@ def test_inject_copies_the_source() -> None:
 def test_swap_attends_to_the_source_alone_or_as_well() -> None:
     plain = states()
     alone = attend(Swap(src="a", dst="c")(SITE, plain, CONTEXT))
-    assert torch.equal(alone[:4], attend(plain)[:4])
+    close(alone[:4], attend(plain)[:4])
     close(alone[4:], by_hand(plain.q[4:], plain.k[:2], plain.v[:2]))
     both = attend(Swap(src="a", dst="c", mode="concat", src_mask=1 - MASK)(SITE, plain, CONTEXT))
-    assert torch.equal(both[:4], attend(plain)[:4])
+    close(both[:4], attend(plain)[:4])
     k, v = (torch.cat([part[4:], part[:2][:, :, KEPT]], dim=2) for part in (plain.k, plain.v))
     close(both[4:], by_hand(plain.q[4:], k, v))
     nothing = attend(Swap(src="a", dst="c", mode="concat", src_mask=torch.zeros(2, 4))(SITE, plain, CONTEXT))
@@ -124,8 +129,10 @@ def test_out_blend_takes_the_rules_inside_of_its_mask() -> None:
             return call("sd", model, 2)
 
     ruled, native = run(scale), run()
-    close(run(scale, OutBlend(mask=torch.ones(8, 8), rows="b", select=where)), ruled)
-    close(run(scale, OutBlend(mask=torch.zeros(8, 8), rows="b", select=where)), native)
+    for blend, expected, other in ((torch.ones(8, 8), ruled, native), (torch.zeros(8, 8), native, ruled)):
+        found = run(scale, OutBlend(mask=blend, rows="b", select=where))
+        tolerance.close(found, expected, depth=tolerance.layers(model))
+        assert float((found - other).abs().max()) > 4 * tolerance.tolerance(expected, depth=tolerance.layers(model))
 
 
 def test_rules_keep_gradients() -> None:
@@ -162,9 +169,11 @@ def test_key_masking_acts_in_the_branch_and_the_steps_that_it_is_asked_for() -> 
         for index, masked_row_differs in ((4, True), (5, False)):
             control.begin_step(index, 10)
             output = model(same["sample"], 1, text, return_dict=False)[0]
-            difference = output[2:] - output[:2]
-            assert float(difference[0].abs().max()) < 1e-6
-            assert (float(difference[1].abs().max()) > 1e-4) is masked_row_differs
+            rounding = tolerance.tolerance(output, depth=tolerance.layers(model))
+            difference = (output[2:] - output[:2]).flatten(1).abs().amax(1)
+            assert float(difference[0]) <= rounding
+            assert (float(difference[1]) > 2 * rounding) is masked_row_differs
+            assert masked_row_differs or float(difference[1]) <= rounding
     assert torch.equal(call("sd", model, 2), batch)
 
 

@@ -30,6 +30,7 @@ from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, 
 from calotype.methods.anyv2v.inversion import Windows, nested_tables
 from calotype.runs.cache import TensorCache
 from tests import tiny
+from tests.tolerance import ENDS, close, in_float64, tolerance
 
 VIDEO = ("svd", "toy-i2v", "i2vgen")
 QUICK = AnyV2V(num_inversion_steps=2, num_inference_steps=2, guidance_scale=2.0, rebuild=False, cache_megabytes=0, negative_prompt="")
@@ -149,9 +150,12 @@ def one_step(model: Any, kind: str, injection: Injection, *, equal: bool = False
 
 @pytest.mark.parametrize("kind", VIDEO)
 def test_injection_between_equal_branches_changes_nothing(kind: str) -> None:
-    model = load(tiny.cached(kind))
+    model = in_float64(load(tiny.cached(kind)))
     plain, injected = (one_step(model, kind, injection, equal=True)[0] for injection in (OFF, EVERYWHERE))
-    assert (plain - injected).abs().max() <= 1e-5
+    close(injected, plain, depth=ENDS, scale=3)  # guidance of scale 2
+    # The same injection between different branches is far above what rounding may do.
+    plain, injected = (one_step(model, kind, injection)[0] for injection in (OFF, EVERYWHERE))
+    assert float((plain - injected).abs().max()) > 10 * tolerance(plain, depth=ENDS, scale=3)
 
 
 @pytest.mark.parametrize("kind", VIDEO)
@@ -195,7 +199,7 @@ def test_the_source_rows_are_the_saved_latents_of_each_level() -> None:
     path = inversion.trajectory
     for sigma, rows in zip(path.sigmas, seen, strict=True):
         if SMALL.injection.active(float(sigma)):
-            assert torch.allclose(rows[0, :, :4], path.at(float(sigma))[0] / (float(sigma) ** 2 + 1) ** 0.5, atol=1e-6)
+            close(rows[0, :, :4], path.at(float(sigma))[0] / (float(sigma) ** 2 + 1) ** 0.5, depth=ENDS)
         assert len(rows) == 2 + SMALL.injection.active(float(sigma))
     assert {len(rows) for rows in seen} == {2, 3}
 
@@ -225,14 +229,11 @@ def test_fresh_noise_keeps_the_variance() -> None:
 
 
 def test_clips_together_come_out_as_alone() -> None:
-    model = load(tiny.cached("toy-i2v"))
-    # In float32 kernels add up in an order that depends on the batch, which an inversion blows up.
-    for network in model.networks.values():
-        network.double()
+    model = in_float64(load(tiny.cached("toy-i2v")))  # an inversion blows rounding up
     clips, frames = [clip(seed=0), clip(seed=3)], [frame(0), frame(3)]
     together = SMALL.edit(model, clips, frames, SMALL.invert(model, clips))
     alone = SMALL.edit(model, clips[1:], frames[1:], SMALL.invert(model, clips[1:], seed=1), seed=1)
-    assert torch.allclose(together[1].frames, alone[0].frames, atol=1e-6)
+    close(together[1].frames, alone[0].frames, depth=4 * ENDS)
     assert (together[0].frames - alone[0].frames).abs().max() > 0.05
 
 

@@ -28,6 +28,7 @@ from calotype.evaluation.time_reversal_fusion import exact_model
 from calotype.methods.time_reversal_fusion import SequentialStep, TimeReversalFusion
 from calotype.metrics import psnr
 from tests import tiny
+from tests.tolerance import ENDS, close, in_float64
 
 OFF = Reinject(repeats=0)
 QUICK = TimeReversalFusion(num_inference_steps=4, reinject=OFF, max_guidance_scale=1.0)
@@ -212,7 +213,7 @@ def test_a_sequential_step_is_two_euler_steps_with_noise_between() -> None:
     found = SequentialStep(backward=backward, renoise=lambda position: fresh)(forward, x, 5.0, 2.0, {}, 7)
     once = move_to(x, forward(x, 5.0), 5.0, 2.0) + (25 - 4) ** 0.5 * fresh
     turned = once.flip(1)
-    assert torch.allclose(found.x, move_to(turned, backward(turned, 5.0), 5.0, 2.0).flip(1), atol=1e-5)
+    close(found.x, move_to(turned, backward(turned, 5.0), 5.0, 2.0).flip(1), depth=8)
 
 
 @pytest.mark.parametrize("fusion", ["parallel", "sequential"])
@@ -229,8 +230,9 @@ def test_a_pair_is_the_same_alone_and_in_a_batch(fusion: str) -> None:
 def test_branches_one_by_one_give_the_same_clip(svd: StableVideoDiffusion) -> None:
     method = TimeReversalFusion(num_inference_steps=2, reinject=OFF)
     start, end = photograph(0, 64), photograph(1, 64)
-    together, single = method(svd, start, end), method(svd.with_max_rows(1), start, end)
-    assert torch.allclose(together.frames, single.frames, atol=1e-3)
+    exact = in_float64(load(tiny.cached("svd"), device="cpu"))
+    together, single = method(exact, start, end), method(exact.with_max_rows(1), start, end)
+    close(together.frames, single.frames, depth=2 * ENDS, scale=5)  # guidance of scale 3
     assert together.frames.shape == (svd.num_frames, 3, 64, 64)
     assert bool(torch.isfinite(together.frames).all())
 

@@ -161,6 +161,7 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
         "steps": f"{facts['steps']:,} of {facts['batch_size']} samples ({facts['steps'] * facts['batch_size']:,} samples)",
         "time": f"{facts['seconds'] / 60:.1f} minutes of training",
         "device": facts["device"],
+        "precision": f"{facts.get('precision', 'bfloat16')}; weights and optimiser in float32",
         "weights": f"{'8-bit' if any(folder.rglob('*.int8.safetensors')) else 'float16'} safetensors, {megabytes:.1f} MB, moving average",
         "held-out loss": f"{facts['held_out']:.5f} ({facts['held_out_count']:,} fixed samples of the split `tune`)",
         "licence": "Apache-2.0; trained from nothing on " + _MADE_FROM.get(name, "pictures that the toy world paints")
