@@ -171,7 +171,8 @@ def write_json(path: str | os.PathLike[str], obj: Any, *, overwrite: bool = True
     """
     text = json_text(obj)
     with atomic_path(path, overwrite) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def json_text(obj: Any) -> str:

@@ -54,7 +54,7 @@ class RunEvents(Events):
     def log(self, event: str, **values: Any) -> None:
         """Append one line to `progress.jsonl`."""
         line = json.dumps({"seconds": round(self.elapsed, 3), "event": event, **values}, ensure_ascii=False)
-        os.write(self._file, f"{line}\n".encode())
+        os.write(self._file, f"{line}\n".encode("utf-8", "replace"))
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._steps = 0
