@@ -129,3 +129,9 @@ def test_messages_are_one_line_that_can_be_printed(text: str) -> None:
         assert str(error).isprintable()
         assert len(str(error).encode()) <= 1300
     assert printable("3 × 4 °C, “é” 漢字") == "3 × 4 °C, “é” 漢字"
+
+
+def test_names_that_are_no_text_come_back_from_json(tmp_path: Path) -> None:
+    for name in ("\udcff.png", "é\udcfe", "plain é"):
+        write_json(tmp_path / "a.json", {"path": name})
+        assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"path": name}

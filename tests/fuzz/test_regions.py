@@ -60,7 +60,9 @@ def test_damaged_plans_are_read_or_refused(folder: Path, data: bytes) -> None:
 
 
 @fuzzed
-@given(region=st.text(max_size=60) | st.sampled_from(["box:", "polygon:1,1", "masks:-1", "word:", "file:", "~nobody/x", "a" * 5000, "\udcff"]))
+@given(
+    region=st.text(max_size=60) | st.sampled_from(["box:", "polygon:1,1", "masks:-1", "word:", "file:", "~nobody/x", "a" * 5000, "\udcff"])
+)
 def test_any_region_is_read_or_refused(folder: Path, region: str) -> None:
     reads_or_refuses(lambda: recorded({"image": folder / "two.png", "remove": (region,)}))
 

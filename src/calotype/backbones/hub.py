@@ -61,7 +61,7 @@ def locate(name: str | Path, *, variant: str | None = None, revision: str | None
         calotype.core.errors.InputError: no model 'toy-vea'; did you mean toy-vae, toy-i2v? `calotype models` lists all; ...
     """
     text = str(name)
-    with refusing(f"the name {printable(text, 120)!r}", "`calotype models` lists the models; folders and hub ids (OWNER/NAME) work too"):
+    with refusing(f"the name {_short(text)}", "`calotype models` lists the models; folders and hub ids (OWNER/NAME) work too"):
         return _locate(text, variant=variant, revision=revision, half=half)
 
 
@@ -125,7 +125,7 @@ def _check_revision(revision: str | None) -> None:
 
 
 def _short(text: str) -> str:
-    return repr(printable(text, 120))
+    return f"'{printable(text, 120)}'"
 
 
 def _near_misses(text: str) -> str:

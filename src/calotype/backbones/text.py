@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calotype.core.errors import printable
+from calotype.core.errors import printable, refuse_half_characters
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,12 @@ def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
 
     Returns:
         int64 on the CPU.
+
+    Raises:
+        InputError: a prompt is no text.
     """
+    for prompt in prompts:
+        refuse_half_characters(prompt, "prompt")
     length = tokenizer.model_max_length
     ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
     for prompt, full in zip(prompts, tokenizer(list(prompts), verbose=False).input_ids, strict=True):

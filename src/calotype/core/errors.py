@@ -32,6 +32,18 @@ class Cancelled(CalotypeError):  # noqa: N818
     """The user stopped the run; its state was saved and `calotype resume` continues it."""
 
 
+def refuse_half_characters(text: str, name: str) -> None:
+    """What a terminal hands on of bytes that are no UTF-8 is text that no tokenizer takes.
+
+    Raises:
+        InputError: the text holds some.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name}: {text[:60]!r} holds bytes that are no UTF-8; write it anew, or set the terminal to UTF-8") from None
+
+
 def printable(text: str, most: int = 1200) -> str:
     """A text as one line that any terminal shows: line ends as blanks, control characters and half characters as escapes, its middle left
     out where it is longer than `most` characters.

@@ -125,6 +125,24 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
         temporary.unlink(missing_ok=True)
 
 
+def json_text(obj: Any, indent: int | None = None) -> str:
+    """JSON that can be written as UTF-8. A file name that is none (a name is bytes, and may be any) is escaped, and read back as it was.
+
+    Raises:
+        ValueError: `obj` holds not-a-number, infinity, or a value that JSON doesn't know.
+
+    Example:
+        >>> json_text({"name": "é"}), json_text({"name": "\\udcff"})
+        ('{"name": "é"}', '{"name": "\\\\udcff"}')
+    """
+    text = json.dumps(obj, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(obj, indent=indent, ensure_ascii=True, allow_nan=False)
+    return text
+
+
 def write_json(path: str | os.PathLike[str], obj: Any, *, overwrite: bool = True) -> None:
     """Write `obj` as indented UTF-8 JSON, whole or not at all. Not-a-number and infinity are refused: they are no JSON.
 
@@ -132,6 +150,6 @@ def write_json(path: str | os.PathLike[str], obj: Any, *, overwrite: bool = True
         InputError: `path` exists and `overwrite` is false.
         ValueError: `obj` holds a value that JSON doesn't know.
     """
-    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json_text(obj, indent=2) + "\n"
     with atomic_path(path, overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events, warnings_noted
+from calotype.core.files import json_text
 from calotype.core.types import Image, Video
 from calotype.data import contact_sheet
 from calotype.runs.state import StateStore
@@ -68,7 +69,7 @@ class RunEvents(Events):
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to `progress.jsonl`."""
-        line = json.dumps({"seconds": round(self.elapsed, 3), "event": event, **values}, ensure_ascii=False)
+        line = json_text({"seconds": round(self.elapsed, 3), "event": event, **values})
         os.write(self._file, f"{line}\n".encode())
 
     def close(self) -> None:
