@@ -125,6 +125,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
         'did you mean eval? '
     """
     names = list(known)
+    given = given[:80]
     near = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.6) or [
         name for name in names if len(given) > 2 and given.lower() in name
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from math import inf
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from calotype.attention import AttentionControl, Capture, Inject, KeyBias, KeyScale, KeySums, OutBlend, Swap, TokenMaps, sites, when
+from calotype.attention.rules import Order
 from calotype.attention.sites import Site
 from calotype.attention.states import QKVB, attend
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.stepping import StepContext
+from tests import tolerance
 from tests.attention.networks import call, network, untouched
 
 SITE = Site("up_blocks.1.attentions.0.transformer_blocks.0.attn1", "self", "up", 1, 0, 0, 2, 16, 16, 1, grid=(2, 4))
@@ -34,8 +37,12 @@ MASK = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0.25, 1.0]])
 KEPT = [1, 2, 3, 4, 5, 6]
 
 
+DEPTH = 32
+"""Heads of 8 numbers, up to 16 keys, and a softmax."""
+
+
 def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+    tolerance.close(found, expected, depth=DEPTH)
 
 
 def test_key_scale_multiplies_the_keys_of_its_role_only() -> None:
@@ -75,10 +82,10 @@ def test_inject_copies_the_source() -> None:
 def test_swap_attends_to_the_source_alone_or_as_well() -> None:
     plain = states()
     alone = attend(Swap(src="a", dst="c")(SITE, plain, CONTEXT))
-    assert torch.equal(alone[:4], attend(plain)[:4])
+    close(alone[:4], attend(plain)[:4])
     close(alone[4:], by_hand(plain.q[4:], plain.k[:2], plain.v[:2]))
     both = attend(Swap(src="a", dst="c", mode="concat", src_mask=1 - MASK)(SITE, plain, CONTEXT))
-    assert torch.equal(both[:4], attend(plain)[:4])
+    close(both[:4], attend(plain)[:4])
     k, v = (torch.cat([part[4:], part[:2][:, :, KEPT]], dim=2) for part in (plain.k, plain.v))
     close(both[4:], by_hand(plain.q[4:], k, v))
     nothing = attend(Swap(src="a", dst="c", mode="concat", src_mask=torch.zeros(2, 4))(SITE, plain, CONTEXT))
@@ -122,8 +129,10 @@ def test_out_blend_takes_the_rules_inside_of_its_mask() -> None:
             return call("sd", model, 2)
 
     ruled, native = run(scale), run()
-    close(run(scale, OutBlend(mask=torch.ones(8, 8), rows="b", select=where)), ruled)
-    close(run(scale, OutBlend(mask=torch.zeros(8, 8), rows="b", select=where)), native)
+    for blend, expected, other in ((torch.ones(8, 8), ruled, native), (torch.zeros(8, 8), native, ruled)):
+        found = run(scale, OutBlend(mask=blend, rows="b", select=where))
+        tolerance.close(found, expected, depth=tolerance.layers(model))
+        assert float((found - other).abs().max()) > 4 * tolerance.tolerance(expected, depth=tolerance.layers(model))
 
 
 def test_rules_keep_gradients() -> None:
@@ -160,9 +169,11 @@ def test_key_masking_acts_in_the_branch_and_the_steps_that_it_is_asked_for() -> 
         for index, masked_row_differs in ((4, True), (5, False)):
             control.begin_step(index, 10)
             output = model(same["sample"], 1, text, return_dict=False)[0]
-            difference = output[2:] - output[:2]
-            assert float(difference[0].abs().max()) < 1e-6
-            assert (float(difference[1].abs().max()) > 1e-4) is masked_row_differs
+            rounding = tolerance.tolerance(output, depth=tolerance.layers(model))
+            difference = (output[2:] - output[:2]).flatten(1).abs().amax(1)
+            assert float(difference[0]) <= rounding
+            assert (float(difference[1]) > 2 * rounding) is masked_row_differs
+            assert masked_row_differs or float(difference[1]) <= rounding
     assert torch.equal(call("sd", model, 2), batch)
 
 
@@ -301,3 +312,72 @@ def test_bad_requests_are_refused() -> None:
             call("sd", model, 2)
     with pytest.raises(ShapeError, match="leaves no key"):
         KeyBias(mask=torch.ones(8, 8), value=-inf)(SITE, states(), CONTEXT)
+
+
+@pytest.mark.parametrize("base", [Inject, Swap, KeyScale, KeyBias, OutBlend, Capture], ids=lambda base: base.__name__)
+def test_a_subclass_acts_where_its_class_does(base: Any) -> None:
+    """A note in the call is enough to make a subclass: the result must stay that of the class, whichever was added first."""
+    noted: list[str] = []
+
+    def noting(rule: Any) -> Any:
+        class Noting(type(rule)):  # type: ignore[misc]
+            def __call__(self, site: Site, given: QKVB, context: StepContext) -> QKVB:
+                noted.append(site.name)
+                return super().__call__(site, given, context)  # type: ignore[no-any-return]
+
+        return Noting(**{field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.init})
+
+    def rules() -> list[Any]:
+        select = sites(kind="self")
+        mask = torch.zeros(8, 8)
+        mask[2:5, 3:] = 1
+        return [
+            Inject(src="a", dst="c", select=select),
+            Swap(src="a", dst="b", mode="concat", select=select),
+            KeyScale(mask=mask, select=select),
+            KeyBias(mask=mask.roll(2, 0), value=-1.0, select=select),
+            OutBlend(mask=mask.roll(3, 1), select=select),
+            Capture(what="k", select=select, dtype=None),
+        ]
+
+    def outcome(chosen: list[Any]) -> tuple[Tensor, list[Tensor]]:
+        capture = next(rule for rule in chosen if isinstance(rule, Capture))
+        with AttentionControl(network("sd"), roles=("a", "b", "c")) as control:
+            for rule in chosen:
+                control.add(rule)
+            control.begin_step(0, 1)
+            return call("sd", network("sd"), 3), list(capture.tensors.values())
+
+    expected, kept = outcome(rules())
+    swapped = [noting(rule) if type(rule) is base else rule for rule in rules()]
+    for order in (swapped, swapped[::-1]):
+        for rule in order:
+            if isinstance(rule, Capture):
+                rule.tensors.clear()
+        output, found = outcome(order)
+        assert torch.equal(output, expected)
+        assert all(torch.equal(one, other) for one, other in zip(found, kept, strict=True))
+    assert noted
+
+
+def test_a_rule_of_ones_own_may_say_its_place_and_may_blend() -> None:
+    class Halved:
+        """No class of ours: half of what the rules made, half of the network's own."""
+
+        select, steps, order = sites(kind="self"), when(), Order.OUT_BLEND
+
+        def __call__(self, site: Site, given: QKVB, context: StepContext) -> QKVB:
+            return given
+
+        def blend(self, site: Site, ruled: Tensor, native: Tensor, context: StepContext) -> Tensor:
+            return (ruled + native) / 2
+
+    scale, everything = KeyScale(mask=torch.ones(8, 8), select=sites(kind="self")), torch.full((8, 8), 0.5)
+    outputs = []
+    for blend in (Halved(), OutBlend(mask=everything, select=sites(kind="self"))):
+        with AttentionControl(network("sd")) as control:
+            control.add(blend)
+            control.add(scale)
+            control.begin_step(0, 1)
+            outputs.append(call("sd", network("sd"), 1))
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-4)

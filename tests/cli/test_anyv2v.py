@@ -51,7 +51,7 @@ def test_any_clip_is_edited_and_edited_again(folder: Path, capsys: pytest.Captur
     assert any("in 3 windows of 6" in note for note in record["notes"])
     assert run(*given, "--tau-conv", "0", "--out", "two") == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["inversion_calls"] == 0
-    assert app.run(["rerun", "one", "--out", "three"]) == 0
+    assert app.run(["rerun", "one", "--trust", "--out", "three"]) == 0
     assert "bit for bit the same" in capsys.readouterr().out
 
 

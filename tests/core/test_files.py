@@ -131,7 +131,7 @@ def test_messages_are_one_line_that_can_be_printed(text: str) -> None:
     assert printable("3 × 4 °C, “é” 漢字") == "3 × 4 °C, “é” 漢字"
 
 
-def test_names_that_are_no_text_come_back_from_json(tmp_path: Path) -> None:
-    for name in ("\udcff.png", "é\udcfe", "plain é"):
+def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
+    for name, told in [("\udcff.png", r"\udcff.png"), ("é\udcfe", r"é\udcfe"), ("plain é", "plain é"), ("\U0001f600", "\U0001f600")]:
         write_json(tmp_path / "a.json", {"path": name})
-        assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"path": name}
+        assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"path": told}

@@ -5,6 +5,7 @@ from calotype.attention import AttentionControl, when
 from calotype.core.errors import InputError
 from calotype.features import FeatureInject, FeatureTap
 from tests.attention.networks import FRAMES, call, network
+from tests.tolerance import close
 
 CONV = {
     "sd": "up_blocks.1.resnets.1.conv2",
@@ -38,7 +39,7 @@ def test_networks_without_attention_have_features_too() -> None:
     plain = model(picture)
     with AttentionControl(model, roles=("a", "b")) as control:
         inject = control.add(FeatureInject(module="0", src="a", dst="b"))
-        assert torch.equal(model(picture)[1], plain[0])
+        close(model(picture)[1], plain[0], depth=2)
         control.remove(inject)
         assert torch.equal(model(picture), plain)
 

@@ -80,6 +80,7 @@ def tampered(draw: st.DrawFn, records: Sequence[Any]) -> Any:
         parent, key = draw(st.sampled_from(nodes))
         kind = draw(st.sampled_from(("change", "change", "change", "delete", "rename")))
         if kind == "change":
+            # A copy: the next change may be inside of it.
             parent[key] = copy.deepcopy(draw(st.sampled_from(HOSTILE)))
         elif kind == "delete":
             del parent[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from calotype.core.samplers import sample
 from calotype.core.schedule import karras_sigmas
 from calotype.core.types import Image, Video
 from calotype.methods.anyv2v import AnyV2V
-from calotype.methods.anyv2v.editor import edit_first_frame, edit_picture
+from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, DecoderAttention, Injection, convolution, sigma_of_tau
 from calotype.methods.anyv2v.inversion import Windows, nested_tables
 from calotype.runs.cache import TensorCache
 from tests import tiny
+from tests.tolerance import ENDS, close, in_float64, tolerance
 
 VIDEO = ("svd", "toy-i2v", "i2vgen")
 QUICK = AnyV2V(num_inversion_steps=2, num_inference_steps=2, guidance_scale=2.0, rebuild=False, cache_megabytes=0, negative_prompt="")
@@ -148,9 +150,12 @@ def one_step(model: Any, kind: str, injection: Injection, *, equal: bool = False
 
 @pytest.mark.parametrize("kind", VIDEO)
 def test_injection_between_equal_branches_changes_nothing(kind: str) -> None:
-    model = load(tiny.cached(kind))
+    model = in_float64(load(tiny.cached(kind)))
     plain, injected = (one_step(model, kind, injection, equal=True)[0] for injection in (OFF, EVERYWHERE))
-    assert (plain - injected).abs().max() <= 1e-5
+    close(injected, plain, depth=ENDS, scale=3)  # guidance of scale 2
+    # The same injection between different branches is far above what rounding may do.
+    plain, injected = (one_step(model, kind, injection)[0] for injection in (OFF, EVERYWHERE))
+    assert float((plain - injected).abs().max()) > 10 * tolerance(plain, depth=ENDS, scale=3)
 
 
 @pytest.mark.parametrize("kind", VIDEO)
@@ -194,7 +199,7 @@ def test_the_source_rows_are_the_saved_latents_of_each_level() -> None:
     path = inversion.trajectory
     for sigma, rows in zip(path.sigmas, seen, strict=True):
         if SMALL.injection.active(float(sigma)):
-            assert torch.allclose(rows[0, :, :4], path.at(float(sigma))[0] / (float(sigma) ** 2 + 1) ** 0.5, atol=1e-6)
+            close(rows[0, :, :4], path.at(float(sigma))[0] / (float(sigma) ** 2 + 1) ** 0.5, depth=ENDS)
         assert len(rows) == 2 + SMALL.injection.active(float(sigma))
     assert {len(rows) for rows in seen} == {2, 3}
 
@@ -224,14 +229,11 @@ def test_fresh_noise_keeps_the_variance() -> None:
 
 
 def test_clips_together_come_out_as_alone() -> None:
-    model = load(tiny.cached("toy-i2v"))
-    # In float32 kernels add up in an order that depends on the batch, which an inversion blows up.
-    for network in model.networks.values():
-        network.double()
+    model = in_float64(load(tiny.cached("toy-i2v")))  # an inversion blows rounding up
     clips, frames = [clip(seed=0), clip(seed=3)], [frame(0), frame(3)]
     together = SMALL.edit(model, clips, frames, SMALL.invert(model, clips))
     alone = SMALL.edit(model, clips[1:], frames[1:], SMALL.invert(model, clips[1:], seed=1), seed=1)
-    assert torch.allclose(together[1].frames, alone[0].frames, atol=1e-6)
+    close(together[1].frames, alone[0].frames, depth=4 * ENDS)
     assert (together[0].frames - alone[0].frames).abs().max() > 0.05
 
 
@@ -374,8 +376,9 @@ def test_inputs_are_checked_before_anything_is_computed() -> None:
         (clip(), tall, {}, "32x48 px and the clip 32x32, another shape"),
         (clip(), None, {}, "edited_first_frame is missing"),
         (clip(), None, {"instruction": "make it red"}, "editor is missing"),
-        (clip(), None, {"editor": "folder"}, "instruction is empty"),
-        (clip(), frame(), {"instruction": "red", "editor": "folder"}, "the one or the other"),
+        (clip(), None, {"editor": model}, "instruction is empty"),
+        (clip(), frame(), {"instruction": "red", "editor": model}, "the one or the other"),
+        (clip(), None, {"instruction": "red", "editor": model}, "give a loaded InstructPix2Pix checkpoint"),
         (torch.zeros(4, 2, 64, 64), frame(), {}, "a clip is"),
     ):
         with pytest.raises(InputError, match=said):
@@ -407,11 +410,11 @@ def test_instructions_are_followed_by_two_guidances() -> None:
     assert torch.equal(made.pixels, edit_picture(editor, picture, "red ball", num_inference_steps=2).pixels)
     assert not torch.equal(made.pixels, edit_picture(editor, picture, "blue house", num_inference_steps=2).pixels)
     assert not torch.equal(made.pixels, edit_picture(editor, picture, "red ball", num_inference_steps=2, image_guidance_scale=3.0).pixels)
-    with pytest.raises(InputError, match="give an InstructPix2Pix checkpoint"):
-        edit_first_frame(str(tiny.cached("sd")), picture, "red ball")
+    with pytest.raises(InputError, match="give a loaded InstructPix2Pix checkpoint"):
+        edit_picture(load(tiny.cached("sd")), picture, "red ball")  # type: ignore[arg-type]
 
 
 def test_an_instruction_makes_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calotype.methods.anyv2v.editor.STEPS", 1)
-    made = SMALL(load(tiny.cached("toy-i2v")), clip(), instruction="red ball", editor=str(tiny.cached("pix2pix")))
+    monkeypatch.setattr("calotype.methods.anyv2v.method.edit_picture", partial(edit_picture, num_inference_steps=1))
+    made = SMALL(load(tiny.cached("toy-i2v")), clip(), instruction="red ball", editor=load(tiny.cached("pix2pix")))
     assert made.frames.shape == (3, 3, 32, 32)

@@ -168,6 +168,7 @@ def test_late_words_need_no_call_of_the_network(sd: Any, small_look: Look) -> No
 
 def test_a_picture_is_seen_alike_alone_and_in_a_batch(sd: Any, small_look: Look) -> None:
     alone = PLAIN.look(sd, [noisy_picture(1)], prompts=["a blue house"], seed=4)
+    # Queries are kept in half precision, and a last digit of float32 may decide how one is rounded.
     assert torch.allclose(alone.maps(["ball"])[0], small_look.maps(["ball"])[1], atol=1e-3)
 
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +17,31 @@ from safetensors.torch import load_file
 
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
+from calotype.train import train
 from calotype.train.draws import Draws, rows_of_step
+from calotype.train.precision import Precision, PrecisionName, precision_for
+from calotype.train.shipping import read_gates
 from calotype.train.state import locked, read_counters
+from tests.train import narrow
 from tests.train.narrow import run
+
+
+class Heard(Events):
+    """Keeps the notes, and of each stage its name, its number of steps and how many were done."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int | None, int]] = []
+        self.notes: list[str] = []
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.stages.append((name, total, 0))
+
+    def step(self, advance: int = 1) -> None:
+        name, total, done = self.stages[-1]
+        self.stages[-1] = (name, total, done + advance)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -101,17 +125,109 @@ def test_two_trainings_never_share_a_folder(straight: Path, tmp_path: Path) -> N
 
 def test_the_training_learns_and_leaves_a_log_a_plot_and_a_sheet(straight: Path) -> None:
     lines = [json.loads(line) for line in (straight / "progress.jsonl").read_text().splitlines()]
-    assert lines[0]["step"] == 1
+    assert (lines[0]["step"], lines[0]["precision"]) == (0, precision_for("cpu").name)
+    assert lines[1]["step"] == 1
     assert lines[-1]["final"]
-    assert lines[-1]["held_out"] < lines[0]["loss"]
+    assert lines[-1]["held_out"] < lines[1]["loss"]
     assert (straight / "loss.png").is_file()
     assert (straight / "sheets" / "0000012.png").is_file()
 
 
-def test_a_budget_of_time_ends_on_time(tmp_path: Path) -> None:
+class Clock:
+    """A clock that training steps and held-out batches move, so that no test waits for a real one."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Timed(narrow.NarrowVAE):
+    """A training step takes a second, a held-out batch of 4 takes `batch` seconds; 8 held-out samples are 2 batches."""
+
+    settings = replace(narrow.NarrowVAE.settings, sheet_batches=3, export_batches=3)
+
+    def __init__(self, clock: Clock, batch: float) -> None:
+        self.clock, self.batch = clock, batch
+
+    def build(self, **keywords: Any) -> Any:
+        trainee, clock, batch = super().build(**keywords), self.clock, self.batch
+        trainee.register_forward_hook(lambda module, *_: setattr(clock, "now", clock.now + (1.0 if module.training else batch)))
+        return trainee
+
+
+@pytest.mark.parametrize(
+    ("budget", "batch", "steps", "draws", "short"),
+    [
+        # Off 60 s: 2 timed batches, 2 for the held-out loss, 3 for the export, 3 for the sheet.
+        ("60s", 1.0, 50, True, False),
+        ("100s", 0.5, 95, True, False),
+        # A sheet is over its share of the budget: 7 batches are left.
+        ("60s", 4.1, 32, False, False),
+        # Half of it at least is training.
+        ("20s", 9.0, 10, False, True),
+        ("1s", 30.0, 1, False, True),
+    ],
+)
+def test_a_budget_of_time_pays_for_measuring_and_export_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, batch: float, steps: int, draws: bool, short: bool
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("calotype.train.loop.time", clock)
+    heard = Heard()
+    result = train(
+        "toy-vae", budget=budget, out=tmp_path / "run", checkpoints=tmp_path / "checkpoints", recipe=Timed(clock, batch), device="cpu",
+        events=heard, save_every=1e9, report_every=1e9,
+    )  # fmt: skip
+    assert result.steps == steps
+    assert [name for name, _, _ in heard.stages] == [
+        "prepare toy-vae", "train toy-vae", "measure toy-vae", *["draw samples of toy-vae"] * draws, "export toy-vae",
+    ]  # fmt: skip
+    assert all(total is None or total == done for _, total, done in heard.stages), "every bar runs full"
+    assert bool(list((tmp_path / "run").glob("sheets/*"))) is draws
+    told = [note for note in heard.notes if "short for toy-vae" in note]
+    assert len(told) == short
+    # Whatever it costs, what decides about shipping is the loss on all the fixed samples.
+    assert read_gates(tmp_path / "checkpoints")["toy-vae"]["held_out_count"] == 8
+
+
+def test_a_budget_of_time_ends_by_the_real_clock_too(tmp_path: Path) -> None:
     result = run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "1s", ship=False)
-    assert 1.0 <= result.seconds < 10.0
+    assert result.seconds >= 0.5
     assert result.steps >= 1
+
+
+@pytest.mark.parametrize(("first", "second"), [("bfloat16", "float32"), ("float32", "bfloat16"), (None, "float32")])
+def test_a_resumed_training_says_that_its_precision_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: PrecisionName | None, second: PrecisionName
+) -> None:
+    before, after = first or "bfloat16", second
+    out, home = tmp_path / "run", tmp_path / "checkpoints"
+
+    class Stop(Heard):
+        left = 3
+
+        def check(self) -> None:
+            if self.stages[-1][0].startswith("train"):
+                self.left -= 1
+                if not self.left:
+                    raise Cancelled("stopped by the test")
+
+    monkeypatch.setattr("calotype.train.loop.precision_for", lambda device: Precision(before, "the test says so"))
+    with pytest.raises(Cancelled):
+        run("toy-vae", out, home, "6steps", events=Stop())
+    if first is None:  # a state of before there was a choice
+        counters = json.loads((out / "state.json").read_text())
+        del counters["precisions"]
+        (out / "state.json").write_text(json.dumps(counters))
+    monkeypatch.setattr("calotype.train.loop.precision_for", lambda device: Precision(after, "the test says so"))
+    heard = Heard()
+    run("toy-vae", out, home, "6steps", events=heard)
+    assert f"toy-vae is trained in {after} from step 3 on, {before} before: the test says so" in heard.notes
+    told = [(line["step"], line["precision"]) for line in map(json.loads, (out / "progress.jsonl").open()) if "precision" in line]
+    assert told == [(0, before), (3, after)]
+    assert f"| precision | {before}, from step 3 on {after}; weights and optimiser in float32 |" in (home / "toy-vae/README.md").read_text()
+    assert read_gates(home)["toy-vae"]["held_out_precision"] == after
 
 
 def test_each_pass_sees_every_sample_once_in_another_order() -> None:

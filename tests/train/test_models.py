@@ -19,6 +19,7 @@ from calotype.train.t2i import alphas_cumprod
 from calotype.train.tokenizer import build_tokenizer, world_words
 from calotype.train.vae import Pictures, covariance, whiten
 from calotype.world import sample_scene
+from tests.tolerance import close, layers
 from tests.train import narrow
 
 THREE_LEVELS = {
@@ -81,11 +82,12 @@ def test_more_levels_keep_the_outer_ones() -> None:
     )
 
 
-def test_orthogonalising_keeps_the_singular_vectors_and_levels_the_values() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_orthogonalising_keeps_the_singular_vectors_and_levels_the_values(dtype: torch.dtype) -> None:
     left, _ = torch.linalg.qr(torch.randn(96, 24, generator=torch.Generator().manual_seed(0)))
     right, _ = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(1)))
     for matrix in (left * torch.logspace(0, -2, 24) @ right.T, (left * torch.logspace(2, 0, 24) @ right.T).T):
-        made = orthogonalise(matrix).double()
+        made = orthogonalise(matrix, dtype=dtype).double()
         turned = (left.T.double() @ made @ right.double()) if made.shape[0] == 96 else (right.T.double() @ made @ left.double()).T
         values = turned.diagonal()
         assert float(values.min()) > 0.6
@@ -173,12 +175,16 @@ def test_our_loader_reads_the_exported_folder(name: str, family: Path) -> None:
 def test_fast_attention_is_the_stock_attention() -> None:
     shape = {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1, "num_attention_heads": (1, 2, 2, 2)}
     unet = seeded(0, lambda: video_unet(**shape)).eval()
-    inputs = torch.randn(2, 8, 8, 16, 16), torch.tensor([0.1, -0.4]), torch.randn(2, 5, 128), torch.rand(2, 3)
+    draw = torch.Generator().manual_seed(0)
+    inputs = (
+        torch.randn(2, 8, 8, 16, 16, generator=draw), torch.tensor([0.1, -0.4]), torch.randn(2, 5, 128, generator=draw),
+        torch.rand(2, 3, generator=draw),
+    )  # fmt: skip
     with torch.no_grad():
         stock = unet(*inputs, return_dict=False)[0]
         use_fast_attention(unet)[0] = 2
         fast = unet(*inputs, return_dict=False)[0]
-    assert torch.allclose(fast, stock, atol=1e-4)
+    close(fast, stock, depth=layers(unet))
 
 
 def test_a_worse_model_is_never_shipped(family: Path, tmp_path: Path) -> None:

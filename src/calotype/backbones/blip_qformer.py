@@ -32,7 +32,7 @@ class _TextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, ids: Tensor, queries: Tensor) -> Tensor:
-        words = self.word_embeddings(ids) + self.position_embeddings.weight[: ids.shape[1]]
+        words = self.word_embeddings(ids) + self.position_embeddings(torch.arange(ids.shape[1], device=ids.device))
         made: Tensor = self.LayerNorm(torch.cat([queries.expand(len(ids), -1, -1), words], dim=1))
         return made
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from calotype.core.errors import Cancelled
 from calotype.core.events import Events
+from calotype.core.untrusted import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -122,11 +123,11 @@ class ConsoleEvents(Events):
             self._task = None
 
     def _line(self, text: str) -> None:
-        errors().print(text, markup=False, highlight=False, soft_wrap=True)
+        errors().print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _say(self, label: str, text: str) -> None:
         console = self._progress.console if self._progress is not None else errors()
-        console.print(f"{label}{text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{label}{printable(text)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> ConsoleEvents:
         return self

@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 
 from calotype.core.errors import InputError
-from calotype.core.files import json_text
+from calotype.core.files import json_line
 from calotype.registry import did_you_mean
 
 T = TypeVar("T")
@@ -285,5 +285,5 @@ def _default_text(flag: Flag) -> str:
 
 def print_json(value: Any) -> None:
     """The one object of `--json`."""
-    sys.stdout.write(json_text(value) + "\n")
+    sys.stdout.write(json_line(value) + "\n")
     sys.stdout.flush()

@@ -51,7 +51,7 @@ class TrainOptions(Common):
     pending: bool = False
     """All models that are below their gates, most needed first, each for an equal share of the budget."""
     budget: str = "20m"
-    """Time (90s, 20m, 1.5h) or steps (500steps)."""
+    """Time for training, measuring and export (90s, 20m, 1.5h), of which training gets at least half; or steps (500steps)."""
     seed: int = 0
     """Of weights, data order and noise."""
     out: Path | None = None

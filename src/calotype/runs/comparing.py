@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calotype.runs.entries import Record
 from calotype.runs.kinds import KINDS, contents, is_glance, kind_of_file
-from calotype.runs.record import Record, read_record
+from calotype.runs.record import own_file, read_record
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,15 @@ def _merge(left: dict[tuple[str, str], Any], right: dict[tuple[str, str], Any]) 
 
 def _distance(first: Record, first_folder: Path | None, second: Record, second_folder: Path | None, name: str) -> str:
     """PSNR between two results of one shape, of volumes the RMSE in their own unit, as far as the files are there."""
-    if first_folder is None or second_folder is None or not first.outputs[name].get("file"):
+    files = first.outputs[name].get("file", ""), second.outputs[name].get("file", "")
+    if first_folder is None or second_folder is None or not all(files):
         return "different values"
-    places = first_folder / first.outputs[name]["file"], second_folder / second.outputs[name]["file"]
-    if not all(place.is_file() for place in places):
+    places = [own_file(first_folder, files[0]), own_file(second_folder, files[1])]
+    if places[0] is None or places[1] is None:
         return "different values (a file is gone)"
     kind = kind_of_file(places[0])
+    if kind is None or kind != kind_of_file(places[1]):
+        return "different kinds of files"
     values = [contents(KINDS[kind].read(place))[0] for place in places]
     if values[0].shape != values[1].shape:
         return "different size or length"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calotype.core.errors import InputError, MissingError
 from calotype.core.events import SILENT, Events
 from calotype.train.budget import Budget
-from calotype.train.loop import Fitted, Loop, accelerator_for, held_out_loss
+from calotype.train.loop import Fitted, Loop, accelerator_for
 from calotype.train.recipe import Recipe
 from calotype.train.recipes import RECIPES, find
 from calotype.train.shipping import GATES, device_words, export, missing_gates, read_gates, weights_mark, write_card, write_gates
-from calotype.train.state import POINTER, read_counters
+from calotype.train.state import POINTER, locked, read_counters
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 """Where the package keeps its embedded models."""
@@ -60,7 +63,8 @@ def train(
 
     Args:
         name: `toy-vae`, `toy-t2i`, `toy-i2v`, ... (`RECIPES`).
-        budget: `30m` (schedule by the clock; measuring and exporting come on top) or `500steps` (repeatable bit for bit on one machine).
+        budget: `30m` for training, measuring and export together (the schedule follows the clock; training gets at least half, so that a
+            budget too short for measuring is overrun, with a note) or `500steps` (repeatable bit for bit on one machine).
         seed: of weights, data order and noise; the training scenes are always the same.
         out: training folder; default `./training/<name>`. An interrupted run there goes on, a finished one is followed by a new one.
         device: `auto`, `cpu` or `cuda`; several processes under `accelerate launch`.
@@ -68,7 +72,8 @@ def train(
         ship: replace the shipped weights if the held-out loss is lower; false only trains.
         checkpoints: folder of the embedded models; default: the package's own.
         recipe: for a recipe of your own.
-        events: hears the stage, its steps (seconds of the budget, or steps) and the metric `loss`; `events.check` may cancel.
+        events: hears the stages (`prepare`, `train`, `measure`, `draw samples`, `export`), their steps (of `train`: seconds, or steps), the
+            metric `loss`, and a note on the precision; `events.check` may cancel.
         save_every: seconds between states on disk.
         report_every: seconds between sample sheets with a held-out loss on part of the samples.
 
@@ -80,9 +85,35 @@ def train(
     recipe = recipe or find(name)
     home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
     run = Path(out) if out is not None else Path("training") / name
-    shipped = home / name
     asked = Budget.parse(budget)
-    with accelerator_for(device).main_process_first():
+    accelerator = accelerator_for(device)
+    # Everything in the folder is read and written under the lock: two trainings that start in a new one must not both make it.
+    with locked(run) if accelerator.is_main_process else nullcontext():
+        return _train(
+            name, recipe, run, home, asked, seed=seed, device=device, warm_start=warm_start, ship=ship, events=events,
+            save_every=save_every, report_every=report_every, accelerator=accelerator,
+        )  # fmt: skip
+
+
+def _train(
+    name: str,
+    recipe: Recipe,
+    run: Path,
+    home: Path,
+    asked: Budget,
+    *,
+    seed: int,
+    device: str,
+    warm_start: bool,
+    ship: bool,
+    events: Events,
+    save_every: float,
+    report_every: float,
+    accelerator: Accelerator,
+) -> TrainResult:
+    """`train`, in a folder that this process has locked."""
+    shipped = home / name
+    with accelerator.main_process_first():
         counters = read_counters(run)
         if counters is not None and counters.get("closed"):
             _clear(run)
@@ -103,9 +134,11 @@ def train(
         report_every=report_every,
         marks={"warm_start": warm_start},
     )
+    if weights_mark(shipped) and _known_loss(shipped, read_gates(home).get(name) or {}, loop) is None:
+        loop.measures = 2  # the shipped weights' loss too
     fitted = loop.fit()
     facts = read_gates(home).get(name) or {}
-    before = _shipped_loss(recipe, shipped, run, facts, loop, events) if weights_mark(shipped) else None
+    before = _shipped_loss(recipe, shipped, run, facts, loop) if weights_mark(shipped) else None
     better = before is None or fitted.held_out < before
     loop.accelerator.wait_for_everyone()
     if ship and better and loop.accelerator.is_main_process:
@@ -223,7 +256,7 @@ def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earl
         "weights": weights_mark(home / name), "held_out": fitted.held_out,
         "held_out_seed": fitted.settings.held_out_seed, "held_out_count": fitted.held_out_count, "preset": "small",
         "steps": fitted.steps, "batch_size": fitted.settings.batch_size, "seconds": round(fitted.seconds, 1), "seed": seed,
-        "device": device_words(fitted.device),
+        "device": device_words(fitted.device), "precision": fitted.precision, "held_out_precision": fitted.held_out_precision,
     }  # fmt: skip
     if earlier:
         facts["earlier"] = {"steps": earlier["steps"] + earlier.get("earlier", {}).get("steps", 0)}
@@ -231,23 +264,32 @@ def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earl
     write_card(home / name, name, facts)
 
 
-def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any], loop: Loop, events: Events) -> float:
-    settings = loop.settings
-    expected = {"weights": weights_mark(shipped), "held_out_seed": settings.held_out_seed, "held_out_count": settings.held_out}
-    if all(facts.get(key) == value for key, value in expected.items()):
-        return float(facts["held_out"])
-    events.stage(f"measure the shipped {recipe.name}")
+def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any], loop: Loop) -> float:
+    known = _known_loss(shipped, facts, loop)
+    if known is not None:
+        return known
     model = recipe.build(seed=0, start=shipped, checkpoints=shipped.parent)
     source = recipe.source(
         model,
         split="tune",
-        seed=settings.held_out_seed,
+        seed=loop.settings.held_out_seed,
         folder=run / "data-shipped",
         checkpoints=shipped.parent,
         start=shipped,
         device=loop.device,
     )
-    return held_out_loss(model, source, settings, settings.held_out, accelerator_for(loop.device.split(":")[0]))
+    return loop.measure_all(model, source, f"measure the shipped {recipe.name}")
+
+
+def _known_loss(shipped: Path, facts: dict[str, Any], loop: Loop) -> float | None:
+    """The shipped weights' loss, if it was measured on the same samples with the same noise in the same precision as the new one's."""
+    settings = loop.settings
+    expected = {
+        "weights": weights_mark(shipped), "held_out_seed": settings.held_out_seed, "held_out_count": settings.held_out,
+        "batch_size": settings.batch_size, "held_out_precision": loop.precision.name,
+    }  # fmt: skip
+    found = {"held_out_precision": "bfloat16", **facts}
+    return float(found["held_out"]) if all(found.get(key) == value for key, value in expected.items()) else None
 
 
 def _pinned_start(shipped: Path, run: Path) -> Path | None:
@@ -269,7 +311,7 @@ def _clear(run: Path) -> None:
     import shutil
 
     number = 1 + len(list(run.glob("progress-*.jsonl")))
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         (run / "progress.jsonl").rename(run / f"progress-{number}.jsonl")
     for path in _state_files(run):
         path.unlink(missing_ok=True)

@@ -36,6 +36,12 @@ class Chunks:
         picked = [self._chunk(number // self.chunk, number % self.chunk) for number in numbers]
         return {name: torch.stack([row[name] for row in picked]) for name in picked[0]}
 
+    def make_all(self, done: Callable[[], None]) -> None:
+        """Make every chunk that isn't there yet; `done` is called after each."""
+        for number in range(self.count // self.chunk):
+            self._chunk(number, 0)
+            done()
+
     def _chunk(self, number: int, row: int) -> dict[str, Tensor]:
         if number not in self._kept:
             self._kept[number] = self._read(number)

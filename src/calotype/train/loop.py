@@ -1,13 +1,12 @@
-"""The one training loop: accelerate, AdamW or Muon, moving average, bf16, and a state on disk that a kill at any moment leaves whole."""
+"""The one training loop: accelerate, AdamW or Muon, moving average, the faster precision, and a state on disk that a kill leaves whole."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +20,18 @@ from calotype.core.files import write_json
 from calotype.train.budget import Budget, learning_rate_share
 from calotype.train.draws import Draws, rows_of_step
 from calotype.train.ema import MovingAverage
+from calotype.train.latents import Chunks
 from calotype.train.muon import Muon
+from calotype.train.precision import precision_for, precision_words
 from calotype.train.recipe import Recipe, Settings, Source
-from calotype.train.state import POINTER, load_tensors, locked, read_counters, save_state
+from calotype.train.state import POINTER, load_tensors, read_counters, save_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOG = "progress.jsonl"
+SHEET_SHARE = 0.2
+"""A sheet of samples at the end may take this share of a budget of time; in shorter ones it is left out."""
 TRAIN_SEED = 0
 """Of the training scenes, which are the same in every run, so that latents kept on disk serve the next one too."""
 
@@ -48,6 +51,10 @@ class Fitted:
     """On how many samples `held_out` was measured."""
     device: str
     settings: Settings
+    precision: str
+    """What was trained in, in words."""
+    held_out_precision: str
+    """What `held_out` was measured in."""
 
 
 def accelerator_for(device: str) -> Accelerator:
@@ -61,7 +68,8 @@ def accelerator_for(device: str) -> Accelerator:
         raise InputError("device cuda was asked for, but this machine has no CUDA device; choose cpu")
     if PartialState._shared_state and PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision="bf16", cpu=device == "cpu" or not torch.cuda.is_available())
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    return Accelerator(mixed_precision=precision_for("cpu" if on_cpu else "cuda").accelerate, cpu=on_cpu)
 
 
 class Loop:
@@ -86,8 +94,15 @@ class Loop:
     ) -> None:
         self.marks = dict(marks or {})
         self.recipe, self.folder, self.budget, self.seed = recipe, folder, budget, seed
+        self.training = budget
+        """What of the budget is left for training itself."""
         self.accelerator = accelerator_for(device)
+        self.precision = precision_for(self.accelerator.device)
+        self.precisions: list[tuple[int, str]] = [(0, self.precision.name)]
+        """`(first step, name)` of each stretch of the run."""
         self.read_only = read_only
+        self.measures = 1
+        """How many models are measured on the held-out samples after the training."""
         events = events if self.accelerator.is_main_process else SILENT
         self.events, self.save_every, self.report_every = events, save_every, report_every
         self.device = str(self.accelerator.device)
@@ -113,30 +128,81 @@ class Loop:
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         numbers: dict[str, Any] = {"lr": self.peak, "betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
         if self.settings.optimizer == "muon":
-            return Muon(model, **numbers)
+            return Muon(model, dtype=self.precision.dtype, **numbers)
         return torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], fused=True, **numbers)
 
     def fit(self) -> Fitted:
-        """Train until the budget is used up.
+        """Prepare the held-out samples, train until the budget is used up, measure the moving average, and draw a sheet of samples.
+
+        A budget of time holds for all that and for the export, as far as it can: training itself gets at least half.
+
+        The caller holds the folder's lock (`calotype.train.state.locked`).
 
         Raises:
-            InputError: another process trains in this folder.
             CalotypeError: the loss is no number any more.
         """
-        with locked(self.folder) if self.accelerator.is_main_process else nullcontext():
-            return self._fit()
-
-    def _fit(self) -> Fitted:
         counters = self._resume()
+        draw = True
         if not counters.get("finished"):
+            self._tell_precision(fresh=not counters)
+            draw = self._reserve()
             self._run()
         held_out = counters.get("held_out")
         if held_out is None:
-            held_out = self.measure(self.settings.held_out)
+            held_out = self.measure_all(self.average.module, self.held_out, f"measure {self.recipe.name}")
             self._log({"held_out": held_out, "final": True})
-            self._save(finished=True, held_out=held_out)
-        self._draw()
-        return self._fitted(held_out, self.settings.held_out)
+            self._save(finished=True, held_out=held_out, held_out_precision=self.precision.name)
+        if draw:
+            self.events.stage(f"draw samples of {self.recipe.name}")
+            self._draw()
+        return self._fitted(held_out, self.settings.held_out, counters.get("held_out_precision"))
+
+    def _tell_precision(self, *, fresh: bool) -> None:
+        """Say in the log and to the listener what is computed in, at the start and when a resumed run finds another processor."""
+        now, before = self.precision, self.precisions[-1][1]
+        if not fresh and now.name == before:
+            return
+        if not fresh:
+            self.precisions.append((self.step, now.name))
+        self._log({"precision": now.name, "device": self.device, "budget": str(self.budget)})
+        change = "" if fresh else f" from step {self.step} on, {before} before"
+        self.events.note(f"{self.recipe.name} is trained in {now.name}{change}: {now.reason}")
+
+    def _reserve(self) -> bool:
+        """Make the held-out samples, and take what else than training a budget of time must pay for off it; whether a sheet fits in."""
+        settings, name = self.settings, self.recipe.name
+        begun = time.monotonic()
+        chunks = getattr(self.held_out, "chunks", None)
+        made = chunks.count // chunks.chunk if isinstance(chunks, Chunks) else 0
+        self.events.stage(f"prepare {name}", made + 2)
+        if isinstance(chunks, Chunks):
+            with self.accelerator.main_process_first():
+                chunks.make_all(self._stepped)
+        if self.budget.seconds is None:
+            return True
+        first = min(settings.batch_size, settings.held_out)
+        self.measure(first)  # kernels are chosen in the first call
+        self._stepped()
+        before = time.monotonic()
+        self.measure(first)
+        batch = time.monotonic() - before
+        self._stepped()
+        measuring = self.measures * batch * math.ceil(settings.held_out / settings.batch_size)
+        sheet = batch * settings.sheet_batches
+        draw = sheet <= SHEET_SHARE * self.budget.seconds
+        needed = time.monotonic() - begun + measuring + batch * settings.export_batches + draw * sheet
+        needed, draw = self._agreed(needed), bool(self._agreed(draw))
+        self.training = self.budget.less(needed)
+        if needed > self.budget.seconds / 2:
+            self.events.note(
+                f"{self.budget} are short for {name}: measuring it on {settings.held_out:,} fixed samples and exporting it take about "
+                f"{max(1, round(needed))} s, training {self.training}"
+            )
+        return draw
+
+    def _stepped(self) -> None:
+        self.events.step()
+        self.events.check()
 
     def close(self) -> None:
         """Note in the state that the run's model was shipped or turned down, so that the next training in this folder is a new one."""
@@ -146,27 +212,29 @@ class Loop:
 
     def average_now(self) -> Fitted:
         """The moving average of the state on disk, without training; its loss is measured on part of the held-out samples."""
-        held_out = self._resume().get("held_out")
+        counters = self._resume()
+        held_out = counters.get("held_out")
         if held_out is not None:
-            return self._fitted(held_out, self.settings.held_out)
+            return self._fitted(held_out, self.settings.held_out, counters.get("held_out_precision"))
         return self._fitted(self.measure(self.settings.held_out_often), self.settings.held_out_often)
 
-    def _fitted(self, held_out: float, count: int) -> Fitted:
+    def _fitted(self, held_out: float, count: int, measured_in: str | None = None) -> Fitted:
         samples = self.step * self.settings.batch_size
         trainee = self.average.module.float().cpu()
         return Fitted(
             trainee=trainee, source=self.held_out, steps=self.step, samples=samples, seconds=self.seconds, held_out=held_out,
             held_out_count=count, device=self.device, settings=self.settings,
+            precision=precision_words(self.precisions), held_out_precision=measured_in or self.precision.name,
         )  # fmt: skip
 
     def _run(self) -> None:
-        total = self.budget.steps or round(self.budget.seconds or 0.0)
+        total = self.training.steps or max(1, round(self.training.seconds or 0.0))
         self.events.stage(f"train {self.recipe.name}", total)
         shown = 0
         before = time.monotonic()
         saved = reported = before
         while True:
-            progress = self._agreed(self.budget.progress(seconds=self.seconds, steps=self.step))
+            progress = self._agreed(self.training.progress(seconds=self.seconds, steps=self.step))
             done = int(progress * total)
             if done > shown:
                 self.events.step(done - shown)
@@ -239,6 +307,12 @@ class Loop:
         """The moving average's loss on the first `count` held-out samples, which are the same in every run of the recipe."""
         return held_out_loss(self.average.module, self.held_out, self.settings, count, self.accelerator)
 
+    def measure_all(self, trainee: nn.Module, source: Source, title: str) -> float:
+        """A module's loss on all the held-out samples that decide about shipping, with a bar of its own."""
+        settings = self.settings
+        self.events.stage(title, math.ceil(settings.held_out / settings.batch_size))
+        return held_out_loss(trainee, source, settings, settings.held_out, self.accelerator, self._stepped)
+
     def _report(self, progress: float) -> None:
         rate = self.optimizer.param_groups[0]["lr"]
         loss = sum(self.losses) / len(self.losses)
@@ -269,7 +343,7 @@ class Loop:
             counters = {
                 "name": self.recipe.name, "seed": self.seed, "budget": str(self.budget), "step": self.step, "seconds": self.seconds,
                 "ema_updates": self.average.updates, "peak_learning_rate": self.peak, "batch_size": self.settings.batch_size,
-                **self.marks, **extra,
+                "precisions": self.precisions, **self.marks, **extra,
             }  # fmt: skip
             save_state(self.folder, counters, self.accelerator.unwrap_model(self.model), self.average.module, self.optimizer)
         self.accelerator.wait_for_everyone()
@@ -290,13 +364,17 @@ class Loop:
         )
         self.step, self.seconds, self.average.updates = counters["step"], counters["seconds"], counters["ema_updates"]
         self.peak = counters["peak_learning_rate"]
+        # Runs of before the precision was chosen were all trained in bfloat16.
+        self.precisions = [(int(step), str(name)) for step, name in counters.get("precisions", [(0, "bfloat16")])]
         if not self.read_only:
             _cut_log(self.folder / LOG, self.step)
         return counters
 
 
-def held_out_loss(trainee: nn.Module, source: Source, settings: Settings, count: int, accelerator: Accelerator) -> float:
-    """Mean loss over fixed held-out samples with fixed noise."""
+def held_out_loss(
+    trainee: nn.Module, source: Source, settings: Settings, count: int, accelerator: Accelerator, done: Callable[[], None] = lambda: None
+) -> float:
+    """Mean loss over fixed held-out samples with fixed noise; `done` is called after each batch."""
     trainee.eval()
     total, size = 0.0, settings.batch_size
     device = accelerator.device
@@ -308,6 +386,7 @@ def held_out_loss(trainee: nn.Module, source: Source, settings: Settings, count:
             batch = source.batch([start + place for place in places], draws, augment=False)
             with accelerator.autocast():
                 total += float(trainee(batch).float().sum())
+            done()
     return total / count
 
 

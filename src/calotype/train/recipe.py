@@ -38,6 +38,10 @@ class Settings:
     held_out_often: int = 128
     """How many of them the measurements on the way use."""
     held_out_seed: int = 7001
+    sheet_batches: int = 25
+    """What a sheet of samples costs, in held-out batches, roughly: a budget of time reserves it."""
+    export_batches: int = 1
+    """What the export costs, in held-out batches, roughly; more where it computes something."""
 
 
 class Source(Protocol):

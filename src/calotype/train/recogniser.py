@@ -180,7 +180,10 @@ class RecogniserRecipe:
     """64 px pictures of the world's `small` preset, whole and spoilt."""
 
     name = "recogniser"
-    settings = Settings(batch_size=32, learning_rate=2e-3, warm_learning_rate=5e-4, decay_share=0.5, ema_decay=0.995, max_grad_norm=5.0)
+    settings = Settings(
+        batch_size=32, learning_rate=2e-3, warm_learning_rate=5e-4, decay_share=0.5, ema_decay=0.995, max_grad_norm=5.0,
+        sheet_batches=1, export_batches=90,
+    )  # fmt: skip
     preset = "small"
     width = 16
     tune_count = 1024

@@ -161,6 +161,7 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
         "steps": f"{facts['steps']:,} of {facts['batch_size']} samples ({facts['steps'] * facts['batch_size']:,} samples)",
         "time": f"{facts['seconds'] / 60:.1f} minutes of training",
         "device": facts["device"],
+        "precision": f"{facts.get('precision', 'bfloat16')}; weights and optimiser in float32",
         "weights": f"{'8-bit' if any(folder.rglob('*.int8.safetensors')) else 'float16'} safetensors, {megabytes:.1f} MB, moving average",
         "held-out loss": f"{facts['held_out']:.5f} ({facts['held_out_count']:,} fixed samples of the split `tune`)",
         "licence": "Apache-2.0; trained from nothing on " + _MADE_FROM.get(name, "pictures that the toy world paints")
@@ -230,6 +231,7 @@ _ABOUT = {
     "toy-i2v": (
         "First frame and caption to 8 frames: a `StableVideoDiffusionPipeline` folder of SVD's topology with `text_encoder` and "
         "`tokenizer` beside, EDM v-prediction, sigma up to 80. The picture token is followed by the caption's tokens in cross-attention's "
-        "context; its picture encoder was trained with the UNet."
+        "context; its picture encoder was trained with the UNet. The loss gives a latent of the "
+        "ground the weight 1, one that shows an object 4, and adds 2 within one latent of a border, all known from the world's masks."
     ),
 }

@@ -114,7 +114,7 @@ class SubjectRecipe:
     """64 px pictures of creatures, their captions and subject pictures."""
 
     name = "toy-subject"
-    settings = Settings(batch_size=32, optimizer="muon", learning_rate=6e-4, warm_learning_rate=6e-4, ema_decay=0.998)
+    settings = Settings(batch_size=32, optimizer="muon", learning_rate=6e-4, warm_learning_rate=6e-4, ema_decay=0.998, sheet_batches=45)
     train_count = 61_440
     tune_count = 1024
     sheet_count = 24

@@ -96,7 +96,9 @@ class T2IRecipe:
     """64 px pictures of the world's `small` preset and their captions."""
 
     name = "toy-t2i"
-    settings = Settings(batch_size=32, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998, held_out_seed=7002)
+    settings = Settings(
+        batch_size=32, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998, held_out_seed=7002, sheet_batches=45
+    )  # fmt: skip
     train_count = 204_800
     tune_count = 1024
     sheet_count = 24

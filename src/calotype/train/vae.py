@@ -78,8 +78,9 @@ class VAERecipe:
 
     name = "toy-vae"
     settings = Settings(
-        batch_size=16, cuda_batch_size=64, learning_rate=2e-3, warm_learning_rate=3e-4, decay_share=0.4, ema_decay=0.995, weight_decay=0.0
-    )
+        batch_size=16, cuda_batch_size=64, learning_rate=2e-3, warm_learning_rate=3e-4, decay_share=0.4, ema_decay=0.995, weight_decay=0.0,
+        sheet_batches=1, export_batches=60,
+    )  # fmt: skip
     config: Mapping[str, Any] = {}
     """Changes to the network's config (tests make it narrower)."""
 

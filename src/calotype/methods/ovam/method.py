@@ -26,7 +26,7 @@ from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.files import file_stems, refuse_existing
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
-from calotype.core.method import Evaluations, Method
+from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
@@ -235,6 +235,12 @@ class OpenVocabularyAttentionMaps(Method):
         _refuse_nothing(image, arguments.get("prompt", ""))
         picture = None if image is None else as_image(image, name="image")
         self._check_fit(words, picture, None if mask is None else as_mask(mask), token, arguments.get("save_token", ""))
+
+    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
+        """The files of tokens."""
+        uses: tuple[tuple[str, Literal["reads", "writes"]], ...] = (("token", "reads"), ("save_token", "writes"))
+        named = tuple(Place(name, use, str(arguments[name])) for name, use in uses if arguments.get(name))
+        return (*super().places(arguments), *named)
 
     def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: str, save_token: str) -> None:
         if (token or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
