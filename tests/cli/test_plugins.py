@@ -121,4 +121,4 @@ def test_files_whose_names_are_no_text_are_taken(here: Path, capsys: pytest.Capt
         told = json.loads(said(capsys, "rerun", source, "--out", "again", "--overwrite", "--json")[0])
         assert told["identical"] is True
     _, err = said(capsys, "run", "toy-negative", "--image", "\udcfe.png", status=2)
-    assert r"\udcfe.png does not exist" in err
+    assert "\N{REPLACEMENT CHARACTER}.png does not exist" in err

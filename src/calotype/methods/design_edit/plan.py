@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from calotype.core.errors import InputError
+from calotype.core.files import user_path
 from calotype.core.untrusted import parse_json, short
 from calotype.data.files import plain_file
 from calotype.data.images import ImageLike
