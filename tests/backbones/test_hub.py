@@ -64,7 +64,7 @@ def test_a_removed_checkpoint_is_not_looked_for_twice(name: str, monkeypatch: py
         (LocalEntryNotFoundError("not here"), MissingError, "could not be fetched"),
         (TimeoutError("slow"), MissingError, r"could not be fetched \(TimeoutError\)"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), MissingError, r"can't be written to .*no space left on device.*HF_HOME"),
-        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), MissingError, r"can't be written to .*quota exceeded"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), MissingError, r"can't be written to .*(quota exceeded|used up)"),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), MissingError, r"can't be written to .*permission denied"),
         (Cancelled("stopped"), Cancelled, "^stopped$"),
         (KeyError("siblings"), InputError, r"what the hub answered can't be read \(KeyError"),

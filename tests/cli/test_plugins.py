@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,16 @@ def test_what_calls_take_can_be_imported_from_the_package() -> None:
         assert name in calotype.__all__
         kind = name.removesuffix("Like")
         assert getattr(calotype, kind) in getattr(calotype, name).__args__
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are bytes on Linux alone")
+def test_files_whose_names_are_no_text_are_taken(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "first.png").rename(here / "\udcff.png")
+    said(capsys, "run", "toy-negative", "--image", "\udcff.png", "--out", "made")
+    record = json.loads((here / "made" / "run.json").read_text(encoding="utf-8"))
+    assert record["inputs"]["image"]["name"].encode().endswith(b".png")
+    for source in ("made", "made/result.png"):
+        told = json.loads(said(capsys, "rerun", source, "--out", "again", "--overwrite", "--json")[0])
+        assert told["identical"] is True
+    _, err = said(capsys, "run", "toy-negative", "--image", "\udcfe.png", status=2)
+    assert "\N{REPLACEMENT CHARACTER}.png does not exist" in err

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import CalotypeError, InputError, MissingError, printable
+from calotype.core.errors import CalotypeError, InputError, MissingError, one_line
 from calotype.core.files import atomic_path, file_stems, write_json
 
 
@@ -128,4 +128,10 @@ def test_messages_are_one_line_that_can_be_printed(text: str) -> None:
     for error in (CalotypeError(text), InputError(text), MissingError(text)):
         assert str(error).isprintable()
         assert len(str(error).encode()) <= 1300
-    assert printable("3 × 4 °C, “é” 漢字") == "3 × 4 °C, “é” 漢字"
+    assert one_line("3 × 4 °C, “é” 漢字") == "3 × 4 °C, “é” 漢字"
+
+
+def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
+    for name, told in [("\udcff.png", r"\udcff.png"), ("é\udcfe", r"é\udcfe"), ("plain é", "plain é"), ("\U0001f600", "\U0001f600")]:
+        write_json(tmp_path / "a.json", {"path": name})
+        assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"path": told}

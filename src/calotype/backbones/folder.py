@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calotype.backbones.headers import damage, excess, read_json, tensor_count
+from calotype.backbones.headers import MOST_VOCABULARY_BYTES, damage, excess, read_json, tensor_count
 from calotype.core.boundary import refusing
 from calotype.core.errors import InputError, MissingError
 
@@ -183,6 +183,10 @@ def _check_configs(checkpoint: Checkpoint, index: Mapping[str, Any], remedy: str
     for file, problem in wanted.items():
         if problem:
             raise InputError(f"{checkpoint.folder}: {file} can't be right: {problem}; {remedy}")
+    for tokenizer in (part for part in checkpoint.parts.values() if part.name.startswith("tokenizer")):
+        for path in sorted(tokenizer.folder.glob("*.*")):
+            if path.suffix in (".json", ".txt") and path.is_file() and path.stat().st_size > MOST_VOCABULARY_BYTES:
+                raise InputError(f"{path} has {path.stat().st_size / 1e6:.0f} MB; a vocabulary has a few: {remedy}")
     if checkpoint.role == "TextToImage":
         taken, latent = configs["unet"].get("in_channels", 4), configs["vae"].get("latent_channels", 4)
         if taken != latent:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from calotype.core.errors import InputError
+from calotype.core.untrusted import MOST_BYTES, parse_json
 
-MOST_JSON_BYTES = 64 * 2**20
-"""Largest JSON file that is read; vocabularies are the largest ones, at a few megabytes."""
+MOST_VOCABULARY_BYTES = 64 * 2**20
+"""Largest file of a tokenizer; the public ones have a few megabytes."""
 MOST_HEADER_BYTES = 32 * 2**20
 """Longest header of a safetensors file that is read; 2,000 tensors have some 200 kB."""
+_REMEDY = "fetch the checkpoint again"
 MOST_WIDTH = 2**20
 """Largest whole number that a network's or a scheduler's config may hold."""
 MOST_CELLS = 4096
@@ -23,16 +25,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        InputError: the file isn't a JSON object, is nested too deeply, or has more than 64 MB.
+        InputError: the file isn't a JSON object, or one beyond the bounds of `calotype.core.untrusted`.
     """
-    try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size / 1e6:.0f} MB; a JSON file has at most 67: fetch the checkpoint again")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} can't be read as JSON ({error}); fetch the checkpoint again") from None
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file; {_REMEDY}")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size / 1e6:.0f} MB, at most {MOST_BYTES // 1_000_000} are read; {_REMEDY}")
+    content = parse_json(path.read_bytes(), str(path), _REMEDY)
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__} where a JSON object is expected; fetch the checkpoint again")
+        raise InputError(f"{path} holds a {type(content).__name__} where a JSON object is expected; {_REMEDY}")
     return content
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from calotype.backbones.folder import NEEDED, OPTIONAL, SAME_PARTS, Checkpoint, base_pipeline, open_checkpoint, refuse_refiner
 from calotype.backbones.headers import read_json
 from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, MissingError, printable
+from calotype.core.errors import InputError, MissingError, one_line
 from calotype.core.events import SILENT, Events
+from calotype.core.files import disk_trouble, user_path
 from calotype.index import MODELS
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -61,7 +62,7 @@ def locate(name: str | Path, *, variant: str | None = None, revision: str | None
         calotype.core.errors.InputError: no model 'toy-vea'; did you mean toy-vae, toy-i2v? `calotype models` lists all; ...
     """
     text = str(name)
-    with refusing(f"the name {printable(text, 120)!r}", "`calotype models` lists the models; folders and hub ids (OWNER/NAME) work too"):
+    with refusing(f"the name {_short(text)}", "`calotype models` lists the models; folders and hub ids (OWNER/NAME) work too"):
         return _locate(text, variant=variant, revision=revision, half=half)
 
 
@@ -92,7 +93,7 @@ def _locate(text: str, *, variant: str | None, revision: str | None, half: bool)
 def local_folder(name: str | Path) -> Path | None:
     """The folder of that name, with `~` for the home folder; None if there is none, or no folder can have such a name."""
     try:
-        folder = Path(os.path.expanduser(name))
+        folder = user_path(name)
         return folder if folder.is_dir() else None
     except (OSError, ValueError):
         return None
@@ -125,7 +126,7 @@ def _check_revision(revision: str | None) -> None:
 
 
 def _short(text: str) -> str:
-    return repr(printable(text, 120))
+    return f"'{one_line(text, 120)}'"
 
 
 def _near_misses(text: str) -> str:
@@ -315,7 +316,7 @@ def _unfetched(name: str, error: Exception) -> str:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if isinstance(error, OSError) and error.errno in _STORAGE:
-        return f"{name} can't be written to {_cache_home(name)} ({(error.strerror or '').lower()}); set HF_HOME to a folder with room"
+        return f"{name} can't be written to {_cache_home(name)}: {disk_trouble(error)}; set HF_HOME to a folder with room"
     network = type(error).__module__.startswith(("httpx", "httpcore", "requests"))
     if not network and not isinstance(error, OfflineModeIsEnabled | HfHubHTTPError | OSError):
         raise error

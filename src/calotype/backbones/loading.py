@@ -30,7 +30,7 @@ from calotype.backbones.volume_network import CLASS as VOLUME_NETWORK
 from calotype.backbones.volume_network import load_part
 from calotype.backbones.volume_prior import MonaiVolumePrior, read_facts
 from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, printable
+from calotype.core.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def load(
     check_torchvision()
     if located.note:
         logger.warning("%s", located.note)
-    with refusing(f"the checkpoint {printable(str(name), 200)}", REMEDY):
+    with refusing(f"the checkpoint {one_line(str(name), 200)}", REMEDY):
         return _load_located(located, placement, options)
 
 

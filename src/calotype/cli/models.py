@@ -10,7 +10,7 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.core.errors import CalotypeError, InputError, printable
+from calotype.core.errors import CalotypeError, InputError, one_line
 from calotype.index import CHECKED, MODELS, ModelRow
 from calotype.registry import did_you_mean
 
@@ -140,7 +140,7 @@ def _get(arguments: Sequence[str]) -> int:
 
     if options.name not in MODELS and not is_hub_id(options.name):
         near = did_you_mean(options.name, MODELS)
-        raise InputError(f"no model {printable(options.name, 120)!r}; {near}`calotype models` lists them; a hub id is OWNER/NAME")
+        raise InputError(f"no model '{one_line(options.name, 120)}'; {near}`calotype models` lists them; a hub id is OWNER/NAME")
     with console.listening(quiet=options.quiet) as events:
         folder = download(options.name, variant=options.variant, revision=options.revision, events=events)
     if options.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from calotype.core.errors import CalotypeError, InputError, printable
+from calotype.core.errors import CalotypeError, InputError, one_line
 
 _MEMORY = ("MemoryError", "OutOfMemoryError")
 
@@ -36,5 +36,5 @@ def refusing(subject: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ in _MEMORY:
             raise
-        reason = printable(str(error), 300)
+        reason = one_line(str(error), 300)
         raise InputError(f"{subject} can't be read ({type(error).__name__}{f': {reason}' if reason else ''}); {remedy}") from error

@@ -69,6 +69,7 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
+_HALVES = re.compile("[\ud800-\udfff]")
 MOST_STEM_BYTES = 120
 """Longest stem made from a word. File systems take names of 255 bytes, of which suffixes and temporary names need their part."""
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))})
@@ -162,6 +163,22 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
         temporary.unlink(missing_ok=True)
 
 
+def json_line(obj: Any, indent: int | None = None) -> str:
+    """JSON that can be written as UTF-8, on one line unless `indent` is given.
+
+    A file name is bytes, and may be no text: its odd bytes are written as the text `\\udcff` and the like.
+
+    Raises:
+        ValueError: `obj` holds not-a-number, infinity, or a value that JSON doesn't know.
+
+    Example:
+        >>> json_line({"name": "é"}), json.loads(json_line({"name": os.fsdecode(b"a-byte-\\xff")}))
+        ('{"name": "é"}', {'name': 'a-byte-\\\\udcff'})
+    """
+    text = json.dumps(obj, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _HALVES.sub(lambda half: f"\\\\u{ord(half[0]):x}", text)
+
+
 def write_json(path: str | os.PathLike[str], obj: Any, *, overwrite: bool = True) -> None:
     """Write `obj` as indented UTF-8 JSON, whole or not at all. Not-a-number and infinity are refused: they are no JSON.
 
@@ -171,17 +188,12 @@ def write_json(path: str | os.PathLike[str], obj: Any, *, overwrite: bool = True
     """
     text = json_text(obj)
     with atomic_path(path, overwrite) as temporary:
-        # Names of files may hold bytes that are no text.
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def json_text(obj: Any) -> str:
-    """Indented JSON.
-
-    Raises:
-        ValueError: `obj` holds a value that JSON doesn't know, not-a-number and infinity among them.
-    """
-    return json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Indented JSON; as `json_line` in everything else."""
+    return json_line(obj, indent=2) + "\n"
 
 
 def open_own(path: Path, flags: int) -> int:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from calotype.core.errors import InputError
+from calotype.core.errors import InputError, printable
 
 MOST_BYTES = 16_000_000
 """Largest JSON text that is read."""
@@ -19,7 +19,6 @@ MOST_DEPTH = 32
 """Deepest nesting of lists and objects."""
 MOST_WHOLE = (1 << 63) - 1
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def parse_json(content: str | bytes, name: str, remedy: str = "check commas, quotes and brackets") -> Any:
@@ -91,16 +90,6 @@ def short(value: Any, most: int = 60) -> str:
     told = printable(value if isinstance(value, str) else str(value) if isinstance(value, Exception) else repr(value)[: 4 * most])
     told = " ".join(told.split())
     return told if len(told) <= most else f"{told[: most - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Text without what steers a terminal or what no encoding takes.
-
-    Example:
-        >>> printable("a" + chr(27) + "[31m")
-        'a\N{REPLACEMENT CHARACTER}[31m'
-    """
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def mapping(value: Any, name: str, *, most: int = 10_000) -> dict[str, Any]:

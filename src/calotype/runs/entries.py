@@ -132,7 +132,7 @@ class Record:
         """`write`, the record already on the disk while the block runs, and in its place if that ends well."""
         text = json_text(self.to_json())
         with atomic_path(folder / RECORD_NAME, overwrite=True) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="replace")
+            temporary.write_text(text, encoding="utf-8")
             yield
 
     def settle(self, folder: Path) -> None:

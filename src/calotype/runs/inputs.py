@@ -10,11 +10,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from calotype.core.errors import InputError
+from calotype.core.errors import InputError, printable
 from calotype.core.events import Events
 from calotype.core.files import atomic_path, file_suffix, user_path
 from calotype.core.nifti import medical
-from calotype.core.untrusted import printable
 from calotype.data.files import plain_file
 from calotype.runs.entries import InputEntry, plain_name, shortened
 from calotype.runs.hashing import checked_digest, path_digest, regular_files

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calotype.core.errors import InputError
 from calotype.core.events import Events
+from calotype.core.files import json_line
 from calotype.core.types import Image, Video
 from calotype.core.untrusted import number
 from calotype.data import contact_sheet
@@ -53,8 +54,8 @@ class RunEvents(Events):
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to `progress.jsonl`."""
-        line = json.dumps({"seconds": round(self.elapsed, 3), "event": event, **values}, ensure_ascii=False)
-        os.write(self._file, f"{line}\n".encode("utf-8", "replace"))
+        line = json_line({"seconds": round(self.elapsed, 3), "event": event, **values})
+        os.write(self._file, f"{line}\n".encode())
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._steps = 0

@@ -21,6 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from calotype.core.errors import InputError
+from calotype.core.files import user_path
 from calotype.core.types import Image, Mask
 from calotype.data import as_mask, check_image
 
@@ -197,7 +198,7 @@ def mask_file(path: str | os.PathLike[str], name: str) -> Mask:
     Raises:
         InputError: no such file, or one that is no mask.
     """
-    place = Path(os.path.expanduser(path))
+    place = user_path(path)
     if not os.path.lexists(place):
         raise InputError(f"{name}: {os.fspath(path)} does not exist; check the path, or write word:{place.name} if it is a word")
     return as_mask(place, name=name)
