@@ -81,9 +81,9 @@ def run_chain(
             own = Chain(tuple(link.with_files(places) for link in chain.links))
             record = ChainRecord(own.to_json()["links"], seed, device, dtype, files)
             if replaced is not None:
-                for link in own.links:
-                    if link.model:
-                        load(_request(link, record))
+                for request in (each for link in own.links for each in _requests(link, record).values()):
+                    if request.name:
+                        load(request)
                 _clear(folder, replaced)
             target = folder / INPUTS
             target.mkdir(exist_ok=True)
@@ -144,8 +144,8 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _request(link: Link, record: ChainRecord) -> ModelRequest:
-    return ModelRequest(link.model, device=record.device, dtype=record.dtype)
+def _requests(link: Link, record: ChainRecord) -> dict[str, ModelRequest]:
+    return {name: ModelRequest(model, device=record.device, dtype=record.dtype) for name, model in link.models.items()}
 
 
 def resume_chain(
@@ -180,7 +180,7 @@ def resume_chain(
 
 def _places(chain: Chain, record: ChainRecord) -> list[Place]:
     """What the links touch outside of the chain's folder."""
-    return [place for link in chain.links for place in named_places(link.method, link.plain, _request(link, record))]
+    return [place for link in chain.links for place in named_places(link.method, link.plain, _requests(link, record))]
 
 
 def rerun_chain(
@@ -325,7 +325,7 @@ def _one(
         link.method,
         {name: _resolved(value, link.parameters[name].kind, folder) for name, value in link.give.items()},
         load,
-        model=_request(link, record),
+        model=_requests(link, record)["model"],
         preset=link.preset,
         seed=record.seed if link.seed is None else link.seed,
         out=place,

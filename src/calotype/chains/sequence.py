@@ -115,6 +115,12 @@ class Link:
         return {name: value for name, value in self.give.items() if parameters[name].kind == "value"}
 
     @property
+    def models(self) -> dict[str, str]:
+        """The names of the checkpoints that it loads: `model`, and those that arguments name."""
+        parameters = self.parameters
+        return {"model": self.model, **{name: value for name, value in self.give.items() if parameters[name].kind == "model"}}
+
+    @property
     def references(self) -> tuple[Reference, ...]:
         """What it is given of earlier links."""
         return tuple(value for values in map(_listed, self.give.values()) for value in values if isinstance(value, Reference))
@@ -250,6 +256,8 @@ def _given(known: Mapping[str, Parameter], argument: str, value: Any, files: _Fi
     parameter = known[argument]
     if parameter.kind == "value":
         return decode(parameter.annotation, value, name)
+    if parameter.kind == "model":
+        return parse_model({"name": value}, name).name
     if parameter.kind.endswith("s") != isinstance(value, list):
         raise InputError(f"{name} is {short(value)}; {'a list' if parameter.kind.endswith('s') else 'one file or reference'} is expected")
     found = [_file_or_reference(item, files, name, earlier, parameter.kind) for item in _listed(value)]

@@ -48,8 +48,8 @@ def run_chain(file: str, arguments: Sequence[str]) -> int:
     with output(options) as events:
         from calotype.runs import ModelRequest
 
-        for link in chain.links:
-            look(ModelRequest(link.model))
+        for name in (name for link in chain.links for name in link.models.values()):
+            look(ModelRequest(name))
         done = chains.run_chain(
             chain,
             load_model=load_model,

@@ -66,7 +66,7 @@ class Help:
 
 def input_metavar(kind: str) -> str:
     """What stands for an argument of this kind (see `calotype.runs.Parameter`) on help pages."""
-    return "VALUE" if kind == "value" else "FILE..." if kind.endswith("s") else "FILE"
+    return {"value": "VALUE", "model": "NAME"}.get(kind, "FILE..." if kind.endswith("s") else "FILE")
 
 
 def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[str, str] | None = None) -> T:

@@ -141,6 +141,10 @@ def run(arguments: Sequence[str]) -> int:
             known = "synthetic brains" if method.role == "VolumePrior" else "the toy world"
             events.note(f"no --model was given, so this runs on {model}, which knows {known} only; `calotype models` lists others")
         look(request)
+        for parameter in parameters:
+            if parameter.kind == "model" and parameter.name in given:
+                given[parameter.name] = dataclasses.replace(_request(options, given[parameter.name]), variant=None, revision=None)
+                look(given[parameter.name])
         if options.save_attention and not model:
             raise InputError(f"--save-attention watches a network, and {method.slug} runs without one; leave it out")
         watcher = Watcher(options.save_attention) if options.save_attention else None
@@ -148,7 +152,9 @@ def run(arguments: Sequence[str]) -> int:
             done = runs.run(
                 parsed.method,
                 given,
-                load_model if watcher is None else lambda wanted: watcher.attach(load_model(wanted)),
+                load_model
+                if watcher is None
+                else lambda wanted: watcher.attach(load_model(wanted)) if wanted is request else load_model(wanted),
                 model=request,
                 preset=preset,
                 seed=options.seed,
@@ -185,8 +191,9 @@ def resume(arguments: Sequence[str]) -> int:
             )
             return report_chain(linked, options)
         record, _ = runs.read_record(options.run)
-        if record.status != "finished" and (options.trust or not record.model.is_folder):
-            look(record.model)
+        for request in record.requests.values():
+            if record.status != "finished" and (options.trust or not request.is_folder):
+                look(request)
         done = runs.resume(
             options.run,
             resolve_method=resolve_method,
@@ -227,8 +234,9 @@ def rerun(arguments: Sequence[str]) -> int:
             )
             return report_chain(linked, options)
         record, _ = runs.read_record(options.file)
-        if options.trust or not record.model.is_folder:
-            look(record.model)
+        for request in record.requests.values():
+            if options.trust or not request.is_folder:
+                look(request)
         done = runs.rerun(
             options.file,
             resolve_method=resolve_method,
@@ -374,7 +382,8 @@ def _spec(method: type[Method], default: Method, model: str, preset: str) -> tup
     fields: list[Any] = []
     for parameter in parameters:
         several = parameter.kind.endswith("s")
-        kind: Any = parameter.annotation if parameter.kind == "value" else tuple[Path, ...] if several else Path
+        kind: Any = str if parameter.kind == "model" else tuple[Path, ...] if several else Path
+        kind = parameter.annotation if parameter.kind == "value" else kind
         note = tyro.conf.arg(help=parameter.help, metavar=input_metavar(parameter.kind) if parameter.kind != "value" else None)
         if parameter.required:
             fields.append((parameter.name, Annotated[kind, note]))

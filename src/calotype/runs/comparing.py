@@ -88,8 +88,10 @@ def _values(record: Record) -> dict[tuple[str, str], Any]:
         ("run", "seed"): record.seed,
         ("run", "status"): record.status,
     }
-    if record.checkpoint.get("sha256"):
-        values["run", "checkpoint"] = record.checkpoint["sha256"][:12]
+    values.update({("run", name): request.name for name, request in record.models.items()})
+    for label, found in {"": record.checkpoint, **{f"{name} ": found for name, found in record.checkpoints.items()}}.items():
+        if found.get("sha256"):
+            values["run", f"{label}checkpoint"] = found["sha256"][:12]
     for name, told in record.inputs.items():
         values["inputs", name] = f"{told['name']} ({told['sha256'][:8]})"
     for section, source in (("parameters", record.parameters), ("arguments", record.arguments), ("metrics", record.metrics)):

@@ -91,6 +91,7 @@ class Record:
     method: str
     """Slug."""
     model: ModelRequest
+    """The main one, which the method gets first."""
     preset: str
     parameters: dict[str, Any]
     """Every field of the method, resolved."""
@@ -102,6 +103,10 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     checkpoint: dict[str, Any] = field(default_factory=dict)
     """What the checkpoint says of itself, and `sha256` over its files."""
+    models: dict[str, ModelRequest] = field(default_factory=dict)
+    """By argument name: the checkpoints that arguments of the call name, such as an editor."""
+    checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The same of these as `checkpoint`."""
     outputs: dict[str, OutputEntry] = field(default_factory=dict)
     """By name: `file` in the run folder, `sha256` of the file, `pixels_sha256` of what it was made from, size, frames."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -117,6 +122,11 @@ class Record:
     notes: tuple[str, ...] = ()
     error: str = ""
     rerun_of: str = ""
+
+    @property
+    def requests(self) -> dict[str, ModelRequest]:
+        """All that is loaded: `model`, and every checkpoint that an argument names."""
+        return {"model": self.model, **self.models}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, the format's number first."""
@@ -162,6 +172,9 @@ class Record:
             "outputs": {str(output.get("name", "result")): dict(output)},
             "status": "finished",
         }
+        if self.models:
+            whole["models"] = {name: asdict(request) for name, request in self.models.items()}
+            whole["checkpoints"] = self.checkpoints
         return {METADATA_KEY: json.dumps(whole, ensure_ascii=True, separators=(",", ":"), allow_nan=False)}
 
     def changed(self, **values: Any) -> Record:

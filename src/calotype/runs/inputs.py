@@ -24,11 +24,13 @@ from calotype.runs.signature import Parameter
 _EXACT = ".safetensors"
 
 
-def split(parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
-    """The given arguments, split into files and plain values.
+def split(
+    parameters: Sequence[Parameter], arguments: Mapping[str, Any]
+) -> tuple[dict[str, tuple[str, Any]], dict[str, Any], dict[str, Any]]:
+    """The given arguments, split into files, checkpoints and plain values.
 
     Returns:
-        {name or name.index: (kind, path or object)} and {name: value}.
+        {name or name.index: (kind, path or object)}, {name: name of a checkpoint} and {name: value}.
 
     Raises:
         InputError: an argument that the method doesn't have, or a required one that is missing.
@@ -38,6 +40,7 @@ def split(parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> tupl
         if name not in known:
             raise InputError(f"{name}: the method has no such argument; it takes {', '.join(sorted(known))}")
     media: dict[str, tuple[str, Any]] = {}
+    models: dict[str, Any] = {}
     plain: dict[str, Any] = {}
     for parameter in parameters:
         value = arguments.get(parameter.name, parameter.default)
@@ -45,11 +48,13 @@ def split(parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> tupl
             raise InputError(f"{parameter.name}: nothing was given and the method needs it; pass {parameter.name}")
         if parameter.kind == "value":
             plain[parameter.name] = value
+        elif parameter.kind == "model":
+            models.update({parameter.name: value} if value is not None else {})
         elif parameter.kind.endswith("s") and value is not None:
             media.update({f"{parameter.name}.{index}": (parameter.kind[:-1], item) for index, item in enumerate(value)})
         elif value is not None:
             media[parameter.name] = (parameter.kind, value)
-    return media, plain
+    return media, models, plain
 
 
 def read(kind: str, value: Any, name: str, events: Events) -> Media:

@@ -107,6 +107,11 @@ def parse_record(values: Any, source: str = RECORD_NAME) -> Record:
         inputs={name: _input(name, told, of(f"inputs: {short(name)}")) for name, told in entries("inputs").items()},
         environment=_environment(values.get("environment", {}), of("environment")),
         checkpoint=_checkpoint(values.get("checkpoint", {}), of("checkpoint")),
+        models={_argument(name, of("models")): parse_model(told, of(f"models: {short(name)}")) for name, told in entries("models").items()},
+        checkpoints={
+            _argument(name, of("checkpoints")): _checkpoint(told, of(f"checkpoints: {short(name)}"))
+            for name, told in entries("checkpoints").items()
+        },
         outputs={name: _output(name, told, of(f"outputs: {short(name)}")) for name, told in entries("outputs").items()},
         metrics={name: number(value, of(f"metrics: {short(name)}")) for name, value in entries("metrics").items()},
         seconds={name: number(value, of(f"seconds: {short(name)}"), 0, 1e12) for name, value in entries("seconds").items()},
@@ -151,9 +156,13 @@ def parse_model(value: Any, name: str) -> ModelRequest:
     )
 
 
+def _argument(name: str, subject: str) -> str:
+    return text(name, subject, pattern=_ARGUMENT, expected="the name of an argument")
+
+
 def _input(key: str, value: Any, name: str) -> InputEntry:
     """The file's place is made from the argument's name and a suffix, whatever the record says."""
-    text(key, name, pattern=_ARGUMENT, expected="the name of an argument")
+    _argument(key, name)
     told = mapping(value, name)
     file = text(told.get("file"), f"{name}: file", expected="a file in inputs/")
     suffix = file.removeprefix(f"{INPUTS}/{key}")

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def run(
 
     Args:
         method: the configured method.
-        arguments: its call's arguments by name: paths (or `Image`, `Mask`, `Video`, `Volume`) for files, plain values for the rest.
+        arguments: its call's arguments by name: paths (or `Image`, `Mask`, `Video`, `Volume`) for files, names (or a `ModelRequest`) for
+            further checkpoints, which are loaded as `model` is, plain values for the rest.
         load_model: loads the checkpoint.
         model: what to load; with an empty name nothing is loaded and the method gets None.
         preset: the name of the preset that the configuration began as, for the record.
@@ -89,14 +90,16 @@ def run(
         CalotypeError: the method failed; unexpected errors leave `traceback.log` in the folder.
     """
     whole(seed, "seed", 0, MOST_SEED)
-    media, plain = inputs.split(call_parameters(type(method)), method.prepare(arguments))
+    media, named, plain = inputs.split(call_parameters(type(method)), method.prepare(arguments))
+    models = {name: value if isinstance(value, ModelRequest) else _like(model, value) for name, value in named.items()}
     heard = _Heard(events)
     values = {name: inputs.read(kind, value, name, heard) for name, (kind, value) in media.items()}
-    method.check({**_grouped(values), **plain})
+    method.check({**_grouped(values), **models, **plain})
     told = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}
     record = Record(
         method=method.slug,
         model=model,
+        models=models,
         preset=preset,
         parameters=encode(method, "parameters"),
         arguments={name: encode(value, name) for name, value in plain.items()},
@@ -146,7 +149,7 @@ def resume(
         plain = _plain_arguments(method, record)
         places = trusted_inputs(record, plain, method, source, folder, None, events, trust=trust, flag=False)
         values = {name: inputs.read(record.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
-        method.check({**_grouped(values), **plain})
+        method.check({**_grouped(values), **record.models, **plain})
         record = record.changed(sessions=record.sessions + 1, error="")
         return _execute(method, record, folder, file, values, plain, load_model, events, previews=previews, resumed=True)
 
@@ -185,11 +188,12 @@ def rerun(
     extra = user_path(input_folder) if input_folder is not None else None
     places = trusted_inputs(old, plain, method, source, old_folder, extra, events, trust=trust)
     values = {name: inputs.read(old.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
-    method.check({**_grouped(values), **plain})
-    model = old.model if device is None else ModelRequest(**{**asdict(old.model), "device": device})
+    method.check({**_grouped(values), **old.models, **plain})
+    requests = {name: request if device is None else replace(request, device=device) for name, request in old.requests.items()}
     record = Record(
         method=old.method,
-        model=model,
+        model=requests.pop("model"),
+        models=requests,
         preset=old.preset,
         parameters=encode(method, "parameters"),
         arguments=old.arguments,
@@ -203,9 +207,8 @@ def rerun(
     with taken(out, old.method, overwrite) as held:
         done = _begin(method, record, held, sources, values, plain, load_model, events, previews=previews)
     told = differences(old.environment, done.record.environment)
-    then, now = old.checkpoint.get("sha256"), done.record.checkpoint.get("sha256")
-    if then and now and then != now:
-        told.append(f"checkpoint {old.model.name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
+    for name, (then, now) in _other_weights(old, done.record).items():
+        told.append(f"checkpoint {name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
     if encode(method, "parameters") != old.parameters:
         told.append("parameters that the record lacks took this version's defaults")
     pairs = [(entry, done.record.outputs[name]) for name, entry in old.outputs.items() if name in done.record.outputs]
@@ -229,18 +232,33 @@ def _begin(
     record = record.changed(inputs=held.stage(sources))
     loaded = None
     if held.replaced is not None:
-        if record.model.name:
-            events.stage(f"load {record.model.name}")
-        loaded = _loaded(record.model, load_model)
+        loaded = _loaded(record, load_model, events)
     held.begin(record)
     return _execute(method, record, held.folder, held.file, values, plain, load_model, events, previews=previews, loaded=loaded)
 
 
-def _loaded(request: ModelRequest, load_model: LoadModel) -> tuple[Any, float]:
-    """The checkpoint, None where none is named, and the seconds that it took."""
+def _like(model: ModelRequest, name: str) -> ModelRequest:
+    """Another checkpoint, loaded as the main one is."""
+    return ModelRequest(name, device=model.device, dtype=model.dtype, offload=model.offload)
+
+
+def _loaded(record: Record, load_model: LoadModel, events: Events) -> tuple[dict[str, Any], float]:
+    """The checkpoints of a run by what they are called, `model` None where none is named, and the seconds that they took."""
     began = time.monotonic()
-    model = load_model(request) if request.name else None
-    return model, round(time.monotonic() - began, 3)
+    loaded: dict[str, Any] = {"model": None}
+    for name, request in record.requests.items():
+        if request.name:
+            events.stage(f"load {request.name}")
+            loaded[name] = load_model(request)
+    return loaded, round(time.monotonic() - began, 3)
+
+
+def _other_weights(before: Record, after: Record) -> dict[str, tuple[str, str]]:
+    """The names of a run's checkpoints whose weights changed, and both hashes."""
+    pairs = {before.model.name: (before.checkpoint, after.checkpoint)}
+    pairs |= {request.name: (before.checkpoints.get(name, {}), after.checkpoints.get(name, {})) for name, request in before.models.items()}
+    hashes = {name: (then.get("sha256"), now.get("sha256")) for name, (then, now) in pairs.items()}
+    return {name: (then, now) for name, (then, now) in hashes.items() if then and now and then != now}
 
 
 def _execute(
@@ -255,12 +273,12 @@ def _execute(
     *,
     previews: bool,
     resumed: bool = False,
-    loaded: tuple[Any, float] | None = None,
+    loaded: tuple[dict[str, Any], float] | None = None,
 ) -> Run:
     before = last_second(file) if resumed else 0.0
     listener = RunEvents(folder, file, events, previews=previews, elapsed=before)
     seconds = {"total": 0.0}
-    places = named_places(method, plain, record.model)
+    places = named_places(method, plain, record.requests)
     again = f"calotype resume {folder}{' --trust' if places else ''}"
     try:
         if resumed:
@@ -269,17 +287,17 @@ def _execute(
         record.write(folder)
         with warnings_noted(listener):
             if loaded is None:
-                if record.model.name:
-                    listener.stage(f"load {record.model.name}")
-                loaded = _loaded(record.model, load_model)
-            model, seconds["load"] = loaded
+                loaded = _loaded(record, load_model, listener)
+            models, seconds["load"] = loaded
             threads = _threads(record)
-            record = _located(record, model, listener, resumed)
+            record = _located(record, models, listener, resumed)
+            model = models.pop("model")
             record.write(folder)
             with repeatable(record.environment["device"], threads):
                 record.environment["threads"] = torch.get_num_threads()
                 began = time.monotonic()
-                returned = method(model, **_grouped(values), **plain, seed=record.seed, events=listener)  # type: ignore[operator]
+                given = {**_grouped(values), **models, **plain}
+                returned = method(model, **given, seed=record.seed, events=listener)  # type: ignore[operator]
                 seconds["method"] = round(time.monotonic() - began, 3)
         listener.stage("save")
         results = named_results(returned)
@@ -319,17 +337,17 @@ def _flushed(listener: RunEvents) -> str:
     return ""
 
 
-def _located(record: Record, model: Any, listener: RunEvents, resumed: bool) -> Record:
-    """The record with the device and the checkpoint that were found; a resumed run needs the ones that it began with."""
-    device = str(getattr(model, "device", "cpu"))
-    found, checkpoint = environment(device), checkpoint_description(model)
+def _located(record: Record, models: Mapping[str, Any], listener: RunEvents, resumed: bool) -> Record:
+    """The record with the device and the checkpoints that were found; a resumed run needs the ones that it began with."""
+    found = environment(str(getattr(models["model"], "device", "cpu")))
+    checkpoints = {name: checkpoint_description(model) for name, model in models.items()}
+    located = record.changed(environment=found, checkpoint=checkpoints.pop("model"), checkpoints=checkpoints)
     if resumed:
         for line in differences({**record.environment, "threads": found["threads"]}, found):
             listener.note(f"this run began elsewhere: {line}")
-        then, now = record.checkpoint.get("sha256"), checkpoint.get("sha256")
-        if then and now and then != now:
-            raise InputError(f"the checkpoint {record.model.name} has changed since this run began; start it anew with: calotype rerun")
-    return record.changed(environment=found, checkpoint=checkpoint)
+        for name in _other_weights(record, located):
+            raise InputError(f"the checkpoint {name} has changed since this run began; start it anew with: calotype rerun")
+    return located
 
 
 def checkpoint_description(model: Any) -> dict[str, Any]:
@@ -363,7 +381,7 @@ def recorded_places(record: Record, resolve_method: ResolveMethod) -> list[Place
     if record.status == "finished":
         return []
     method = _method(record, resolve_method)
-    return named_places(method, _plain_arguments(method, record), record.model)
+    return named_places(method, _plain_arguments(method, record), record.requests)
 
 
 def _threads(record: Record) -> int | None:
@@ -406,8 +424,11 @@ def _plain_arguments(method: Method, record: Record) -> dict[str, Any]:
     for name in record.arguments:
         if name not in known or known[name].kind != "value":
             raise InputError(f"{short(name)}: {method.slug} has no such argument; use the version that wrote the record")
+    for name in record.models:
+        if name not in known or known[name].kind != "model":
+            raise InputError(f"{short(name)}: {method.slug} takes no such checkpoint; use the version that wrote the record")
     for name, parameter in known.items():
-        if parameter.required and name not in counts and name not in record.arguments:
+        if parameter.required and name not in (*counts, *record.arguments, *record.models):
             raise InputError(f"{name}: the record lacks it and {method.slug} needs it; give another file of the same run")
     return {name: decode(known[name].annotation, value, name) for name, value in record.arguments.items()}
 

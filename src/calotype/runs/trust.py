@@ -20,15 +20,15 @@ from calotype.runs.inputs import find
 _SHOWN = 8
 
 
-def named_places(method: Method, plain: Mapping[str, Any], *models: ModelRequest) -> list[Place]:
+def named_places(method: Method, plain: Mapping[str, Any], models: Mapping[str, ModelRequest]) -> list[Place]:
     """The places that a run's arguments, settings and models name, but its inputs.
 
     Args:
         method: configured.
         plain: its plain arguments, decoded.
-        models: what is loaded for the run.
+        models: what is loaded for the run, by what it is called.
     """
-    found = [*method.places(plain), *(Place("model", "loads", model.name) for model in models)]
+    found = [*method.places(plain), *(Place(name, "loads", model.name) for name, model in models.items())]
     return [place for place in found if place.use != "loads" or ModelRequest(place.path).is_folder]
 
 
@@ -69,7 +69,7 @@ def trusted_inputs(
         InputError: `trust` is false and something is touched, or an input is nowhere.
     """
     there, missing = missing_inputs(record, folder, extra)
-    allow([*named_places(method, plain, record.model), *missing], source, events, trust=trust, flag=flag and bool(missing))
+    allow([*named_places(method, plain, record.requests), *missing], source, events, trust=trust, flag=flag and bool(missing))
     entries: dict[str, InputEntry] = record.inputs
     return {name: there[name] if name in there else find(name, entries[name], folder, extra, trust=True) for name in entries}
 
