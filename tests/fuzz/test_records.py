@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
 
 from calotype.chains import Chain, rerun_chain, resume_chain, run_chain
 from calotype.core.errors import MissingError
@@ -257,6 +259,31 @@ def test_any_damage_of_a_file_of_tensors(tensors: dict[str, list[bytes]], sandbo
     path = sandbox.fresh() / "received.safetensors"
     path.write_bytes(data.draw(damaged(tensors[kind])))
     reads_or_refuses(lambda: READERS[kind](path))
+
+
+NO_KIND: dict[str, dict[str, torch.Tensor]] = {
+    "empty": {"pixels": torch.zeros(3, 0, 5)},
+    "not a number": {"pixels": torch.full((3, 20, 20), float("nan"))},
+    "whole numbers": {"pixels": torch.ones(3, 20, 20, dtype=torch.int64)},
+    "complex": {"pixels": torch.ones(3, 20, 20, dtype=torch.complex64)},
+    "8 bits": {"pixels": torch.ones(3, 20, 20).to(torch.float8_e4m3fn)},
+    "flat": {"pixels": torch.ones(20, 20)},
+    "two rates": {"frames": torch.ones(2, 3, 20, 20), "fps": torch.tensor([1.0, 2.0], dtype=torch.float64)},
+    "rate of another type": {"frames": torch.ones(2, 3, 20, 20), "fps": torch.tensor(1.0)},
+    "no rate": {"frames": torch.ones(2, 3, 20, 20), "fps": torch.tensor(float("nan"), dtype=torch.float64)},
+}
+
+
+@pytest.mark.parametrize("case", NO_KIND)
+def test_tensors_that_are_no_picture_and_no_clip_are_refused(case: str, tmp_path: Path) -> None:
+    save_file(NO_KIND[case], tmp_path / "x.safetensors")
+    assert reads_or_refuses(lambda: read_exact(tmp_path / "x.safetensors")) is None
+
+
+def test_a_header_that_promises_more_than_the_file_has_is_refused(tmp_path: Path) -> None:
+    header = b'{"pixels":{"dtype":"F32","shape":[3,4294967296,4294967296],"data_offsets":[0,0]}}'
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    assert reads_or_refuses(lambda: read_exact(tmp_path / "x.safetensors")) is None
 
 
 @given(tampered([{"step": 3, "seed": 0, "batch_size": 2, "ema_updates": 3, "tensors": "state-3.safetensors"}]).map(as_bytes))
