@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,30 @@ def test_attention_is_saved_with_weights_that_wait(name: str, hang: Callable[[An
     finally:
         watcher.detach()
     assert len(watcher.write(tmp_path)) > 1
+
+
+def test_a_borrowed_pipeline_may_run_in_another_thread() -> None:
+    """The method steers the pipeline's own networks; the pipeline's pictures stay what they are alone."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(cached("toy-t2i"))
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    model = calotype.load(pipeline)
+    latents = torch.randn(1, *model.latent_shape((64, 64)), generator=torch.Generator().manual_seed(0))
+
+    def plain() -> Tensor:
+        settings = {"height": 64, "width": 64, "num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "pt"}
+        found: Tensor = pipeline("a red ball", latents=latents.clone(), **settings).images
+        return found
+
+    (edited,), pictured = edit(model), plain()
+    with ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(lambda: [plain() for _ in range(3)])
+        again = [edit(model)[0] for _ in range(2)]
+        pictures = beside.result(timeout=300)
+    assert all(torch.allclose(found, edited, atol=1e-4) for found in again)
+    assert all(torch.allclose(found, pictured, atol=1e-4) for found in pictures)
 
 
 SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
