@@ -231,7 +231,10 @@ def _begin(
     if held.replaced is not None:
         if record.model.name:
             events.stage(f"load {record.model.name}")
-        loaded = _loaded(record.model, load_model)
+        heard = _Heard(events)
+        with warnings_noted(heard):
+            loaded = _loaded(record.model, load_model)
+        record = record.changed(notes=(*record.notes, *heard.notes))
     held.begin(record)
     return _execute(method, record, held.folder, held.file, values, plain, load_model, events, previews=previews, loaded=loaded)
 
