@@ -2,6 +2,7 @@
 PYTHON ?= python3
 # Waiting threads sleep: beside any other work, spinning ones stall each other.
 export OMP_WAIT_POLICY ?= PASSIVE
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -11,8 +12,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.runtime  ## the main job on the embedded model, on two example pictures
 	@$(BIN)/calotype demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
-test: $(VENV)/.development  ## everything that is tested
-	$(BIN)/python -m pytest
+# Small networks gain nothing from a second thread: two workers of one thread each do twice as much.
+test: export OMP_NUM_THREADS ?= 1
+test: $(VENV)/.development  ## everything that is tested; with WORKERS=0 in one process, with TESTS="-m unit" a part of it
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 fuzz: $(VENV)/.development  ## 10,000 damaged files of every format; hours
 	CALOTYPE_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --timeout=36000

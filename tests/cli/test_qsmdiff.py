@@ -78,7 +78,7 @@ def test_a_map_lies_over_its_field_and_is_made_again(scans: Path, capsys: pytest
     assert abs(chi[~outside].mean()) < 1e-6
     for name in ("f", "m"):
         (scans / f"{name}.nii.gz").unlink()
-    out, _ = said(capsys, "rerun", "d/chi.nii.gz", "--out", "again", "--json")
+    out, _ = said(capsys, "rerun", "d/chi.nii.gz", "--trust", "--out", "again", "--json")
     assert json.loads(out)["identical"] is True
 
 

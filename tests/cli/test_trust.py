@@ -10,7 +10,7 @@ import pytest
 
 from calotype.cli import app
 from calotype.core.errors import Cancelled
-from calotype.runs import ModelRequest, run
+from calotype.runs import ModelRequest, read_record, run
 from tests.runs.test_running import StopsAt
 from tests.runs.toy_method import ToyFade
 from tests.tiny import cached
@@ -75,6 +75,7 @@ def test_words_name_no_places(here: Path, capsys: pytest.CaptureFixture[str]) ->
     out, _ = said(capsys, *arguments, "--out", "maps", "--json")
     made = {path for path in here.parent.rglob("*") if path not in before}
     assert made == {here / "maps", *(here / "maps").rglob("*")}
+    assert read_record(here / "maps" / "run.json")[0].outputs.keys() == json.loads(out)["outputs"].keys()
     assert all((here / "maps" / entry["file"]).is_file() for entry in json.loads(out)["outputs"].values())
 
 

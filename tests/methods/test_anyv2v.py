@@ -148,6 +148,7 @@ def one_step(model: Any, kind: str, injection: Injection, *, equal: bool = False
     return estimate, [tensor for _, tensor in sorted(hidden.tensors.items())]
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", VIDEO)
 def test_injection_between_equal_branches_changes_nothing(kind: str) -> None:
     model = in_float64(load(tiny.cached(kind)))
@@ -158,6 +159,7 @@ def test_injection_between_equal_branches_changes_nothing(kind: str) -> None:
     assert float((plain - injected).abs().max()) > 10 * tolerance(plain, depth=ENDS, scale=3)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", VIDEO)
 @pytest.mark.parametrize("part", ["conv", "spatial", "temporal", "value"])
 def test_each_injection_changes_the_edit_and_never_the_source(kind: str, part: str) -> None:
@@ -228,6 +230,7 @@ def test_fresh_noise_keeps_the_variance() -> None:
     assert float(mixed) == pytest.approx(float(inversion.trajectory.start.var() + 80.0**2 + 1) / 2, rel=0.05)
 
 
+@pytest.mark.numerics
 def test_clips_together_come_out_as_alone() -> None:
     model = in_float64(load(tiny.cached("toy-i2v")))  # an inversion blows rounding up
     clips, frames = [clip(seed=0), clip(seed=3)], [frame(0), frame(3)]

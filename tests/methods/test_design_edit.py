@@ -334,6 +334,7 @@ def test_only_masked_rows_are_evaluated_twice() -> None:
     assert calls(QUICK, task_of(Edit(layers=(Layer(mask=box(8, 8, 20, 24), dx=0.25),)))) == 8 + 4 + 3
 
 
+@pytest.mark.numerics
 def test_guidance_amplifies_what_the_mask_changes() -> None:
     """With nothing masked the guidance does nothing; with keys masked, more of it goes further."""
     task = task_of(Edit(remove=(box(8, 8, 24, 24),)))
@@ -359,6 +360,7 @@ def test_denoised_rows_agree_with_the_stored_inversion_on_a_trained_model() -> N
     assert float((stored - denoised).abs().mean()) < 0.2 * float(stored.abs().mean())
 
 
+@pytest.mark.numerics
 def test_a_task_is_the_same_alone_in_a_batch_and_row_by_row() -> None:
     tasks = [task_of(Edit(remove=(box(8, 8, 20, 24),))), task_of(Edit(remove=(box(30, 30, 50, 44),)))]
     both = QUICK.edit(exact_model(), tasks, seed=5).latents

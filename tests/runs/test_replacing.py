@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import sys
@@ -337,10 +336,11 @@ def test_what_the_system_refuses_is_named(make: Callable[[], Exception], told: s
 def test_names_that_no_utf8_has_are_recorded_and_read_again(picture: Path, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/st\xe4rt\x1b[31m.png"))
     odd.write_bytes(picture.read_bytes())
-    done = run(ToyStamp(), {"image": odd}, no_load, model=NO_MODEL, out=tmp_path / "run")
+    done = run(ToyStamp(), {"image": odd}, no_load, model=NO_MODEL, out=tmp_path / "run", command=("run", str(odd)))
     assert again(done.folder, tmp_path / "again").identical is True
     assert "\x1b" not in (done.folder / "run.json").read_text()
-    long = tmp_path / f"{'ä' * 120}.png"
-    long.write_bytes(picture.read_bytes())
-    done = run(ToyStamp(), {"image": long}, no_load, model=NO_MODEL, out=tmp_path / "long")
-    assert json.loads((done.folder / "run.json").read_text())["inputs"]["image"]["name"] == long.name
+    for number, name in enumerate((f"{'ä' * 120}.png", "a\\b.png", "..odd", "two\nlines.png", ".png")):
+        (tmp_path / name).write_bytes(picture.read_bytes())
+        done = run(ToyStamp(), {"image": tmp_path / name}, no_load, model=NO_MODEL, out=tmp_path / f"run{number}", command=("x" * 100_000,))
+        assert again(done.folder, tmp_path / f"again{number}").identical is True
+        assert again(done.folder / "result.png", tmp_path / f"result{number}").identical is True

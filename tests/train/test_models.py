@@ -172,6 +172,7 @@ def test_our_loader_reads_the_exported_folder(name: str, family: Path) -> None:
     assert calotype.load(str(family / name), device="cpu", dtype="float32").name
 
 
+@pytest.mark.numerics
 def test_fast_attention_is_the_stock_attention() -> None:
     shape = {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1, "num_attention_heads": (1, 2, 2, 2)}
     unet = seeded(0, lambda: video_unet(**shape)).eval()

@@ -20,7 +20,7 @@ from calotype.core.method import Place
 from calotype.core.types import Image, Video
 from calotype.data import read_image, read_video, rows_sheet
 from calotype.runs import inputs
-from calotype.runs.entries import RECORD_NAME, InputEntry, ModelRequest, recordable
+from calotype.runs.entries import RECORD_NAME, InputEntry, ModelRequest, plain_name
 from calotype.runs.folders import choose, clear, foreign, refuse_link, remove_listed, sweep
 from calotype.runs.hashing import path_digest
 from calotype.runs.kinds import suited
@@ -102,7 +102,7 @@ def _staged(chain: Chain, folder: Path, staged: Path) -> tuple[dict[Path, Path],
     places: dict[Path, Path] = {}
     files: dict[str, str] = {}
     for path in dict.fromkeys(path for link in chain.links for path in link.files):
-        name = f"{len(places)}-{recordable(path.name)}"
+        name = f"{len(places)}-{plain_name(path.name)}"
         told: InputEntry = {"kind": "", "file": f"{INPUTS}/{name}", "path": "", "name": name, "sha256": ""}
         inputs.keep(staged, path, told)
         places[path], files[told["file"]] = folder / told["file"], path_digest(staged / name)

@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from calotype.core.errors import CalotypeError
-from calotype.core.files import atomic_path, disk_trouble, json_line, json_text, open_own, write_json
+from calotype.core.errors import CalotypeError, printable
+from calotype.core.files import atomic_path, disk_trouble, json_text, open_own, write_json
 from calotype.index import MODELS
 
 RECORD_NAME = "run.json"
 METADATA_KEY = "calotype"
 """The text entry of results that holds the record."""
 FORMAT = 1
+_LONGEST_NAME = 200
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -161,7 +162,6 @@ class Record:
             "outputs": {str(output.get("name", "result")): dict(output)},
             "status": "finished",
         }
-        whole = json.loads(json_line(whole))
         return {METADATA_KEY: json.dumps(whole, ensure_ascii=True, separators=(",", ":"), allow_nan=False)}
 
     def changed(self, **values: Any) -> Record:
@@ -196,6 +196,17 @@ def shortened(path: Path) -> str:
         return recordable(str(absolute))
 
 
-def recordable(name: str) -> str:
-    """The name of a file as JSON can hold it: bytes that are no UTF-8 are replaced."""
-    return os.fsencode(name).decode("utf-8", "replace")
+def recordable(text: str) -> str:
+    """Text that may be the name of a file, as JSON can hold it: bytes that are no UTF-8 are replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def plain_name(name: str) -> str:
+    """The name of a file as records hold it: readable, without what separates folders, its end if it is too long.
+
+    Example:
+        >>> plain_name("a" + chr(92) + "b.png")
+        'a_b.png'
+    """
+    plain = re.sub(r"[/\\\n\t]", "_", printable(recordable(name)))
+    return plain.encode()[-_LONGEST_NAME:].decode("utf-8", "ignore").lstrip(".") or "file"

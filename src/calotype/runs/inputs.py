@@ -15,7 +15,7 @@ from calotype.core.events import Events
 from calotype.core.files import atomic_path, file_suffix, user_path
 from calotype.core.nifti import medical
 from calotype.data.files import plain_file
-from calotype.runs.entries import InputEntry, recordable, shortened
+from calotype.runs.entries import InputEntry, plain_name, shortened
 from calotype.runs.hashing import checked_digest, path_digest, regular_files
 from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors
 from calotype.runs.record import INPUTS, input_suffix, own_copy
@@ -103,7 +103,7 @@ def entry(kind: str, value: Any, name: str) -> InputEntry:
         return {"kind": kind, "file": f"{INPUTS}/{name}{_EXACT}", "path": "", "name": f"{name}{_EXACT}", "sha256": ""}
     path = user_path(value)
     target = f"{INPUTS}/{name}{'' if path.is_dir() else input_suffix(path)}"
-    own_name = printable(recordable(path.name or path.absolute().name)) or "folder"
+    own_name = plain_name(path.name or path.absolute().name)
     return {"kind": kind, "file": target, "path": printable(shortened(path)), "name": own_name, "sha256": checked_digest(path, name)}
 
 

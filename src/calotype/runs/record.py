@@ -35,6 +35,8 @@ _REVISION = r"[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*"
 _DEVICE = r"(?!meta)[a-z]{1,20}(:\d{1,3})?"
 _KINDS = tuple(name.lower() for name in MEDIA)
 _MANY = 1_000_000
+_LONGEST = 4_000_000
+"""Characters of what is shown and never followed, such as a command line."""
 
 
 def read_record(source: str | os.PathLike[str]) -> tuple[Record, Path | None]:
@@ -90,10 +92,10 @@ def parse_record(values: Any, source: str = RECORD_NAME) -> Record:
         return mapping(values.get(key, {}), of(key))
 
     def line(key: str) -> str:
-        return text(values.get(key, ""), of(key), most=20_000)
+        return text(values.get(key, ""), of(key), most=_LONGEST)
 
     def lines(key: str) -> tuple[str, ...]:
-        return tuple(text(each, of(key), most=20_000) for each in listed(values.get(key, []), of(key)))
+        return tuple(text(each, of(key), most=_LONGEST) for each in listed(values.get(key, []), of(key)))
 
     return Record(
         method=text(values["method"], of("method"), pattern=_SLUG, expected="the name of a method"),

@@ -21,7 +21,7 @@ from calotype.core.files import atomic_path, disk_trouble, user_path
 from calotype.core.method import Method, Place
 from calotype.core.untrusted import short, whole
 from calotype.runs import inputs, outputs
-from calotype.runs.entries import InputEntry, ModelRequest, Record, shortened
+from calotype.runs.entries import InputEntry, ModelRequest, Record, recordable, shortened
 from calotype.runs.environment import differences, environment, peak_memory, repeatable
 from calotype.runs.folders import TRACEBACK_NAME, Taken, locked, sweep, taken
 from calotype.runs.listener import RunEvents, last_second
@@ -102,7 +102,7 @@ def run(
         arguments={name: encode(value, name) for name, value in plain.items()},
         seed=seed,
         started=_now(),
-        command=tuple(command),
+        command=tuple(map(recordable, command)),
         notes=tuple(heard.notes),
     )
     sources = {name: (value, told[name]) for name, (_, value) in media.items()}
@@ -195,7 +195,7 @@ def rerun(
         arguments=old.arguments,
         seed=old.seed,
         started=_now(),
-        command=tuple(command),
+        command=tuple(map(recordable, command)),
         environment={"threads": old.environment.get("threads")},
         rerun_of=shortened(user_path(source)),
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from calotype.core.errors import InputError
 from calotype.core.untrusted import MOST_WHOLE, short
+from calotype.runs.entries import recordable
 from calotype.runs.signature import field_types
 
 
@@ -28,12 +29,14 @@ def encode(value: Any, name: str = "value") -> Any:
     """
     if isinstance(value, Enum):
         return value.value
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return recordable(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Path):
-        return str(value)
+        return recordable(str(value))
     if isinstance(value, tuple | list):
         return [encode(item, name) for item in value]
     if isinstance(value, Mapping):

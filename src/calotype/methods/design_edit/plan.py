@@ -180,7 +180,7 @@ def is_json(plan: str) -> bool:
 
 
 _TEXT, _NUMBER, _PAIR = "text", "a number", "two numbers"
-_LONGEST, _MOST = 20_000, 1000
+_LONGEST, _MOST = 1_000_000, 1000
 """Characters of a text and entries of a list, at most."""
 _LARGE = 1e9
 _EDIT: Mapping[str, bool] = dict.fromkeys(("remove", "refine", "layers", "swap", "pan", "zoom_out"), False)

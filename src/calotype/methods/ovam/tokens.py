@@ -28,7 +28,7 @@ from calotype.methods.ovam.words import Question, ask, listed, rival_rows
 
 Loss = Literal["shares", "minmax"]
 FORMAT = "calotype.ovam.token"
-_LONGEST = 20_000
+_LONGEST = 1_000_000
 """Characters of an entry of a token file's metadata, at most."""
 PERFECT_MINMAX = math.log1p(math.exp(-1.0))
 """What the "minmax" loss is for a map that is the mask itself: logits 0 and 1 leave 0.313 (the official code's floor)."""
