@@ -8,12 +8,15 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from calotype import load
 from calotype.core.events import Events, warnings_noted
+from calotype.core.types import Image
 from calotype.methods.ovam import OpenVocabularyAttentionMaps
 from calotype.runs import ModelRequest, run
 from tests import tiny
+from tests.runs.toy_bare_method import ToyNegative
 
 LONG = "a red ball on sand and a blue house on grass " * 12
 
@@ -47,6 +50,25 @@ def test_a_prompt_that_is_too_long_is_noted_once_and_in_the_record(kind: str, tm
     assert done.record.notes.count(told[0]) == 1
     assert told[0] in json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
     assert "left out" not in capfd.readouterr().err
+
+
+def test_what_is_logged_while_a_run_is_replaced_is_noted_too(tmp_path: Path) -> None:
+    def load_model(request: ModelRequest) -> None:
+        logging.getLogger("calotype.backbones.loading").warning("%s was found in an odd place", request.name)
+
+    for number in range(2):
+        heard = Heard()
+        done = run(
+            ToyNegative(),
+            {"image": Image(torch.zeros(3, 16, 16))},
+            load_model,
+            model=ModelRequest("some"),
+            out=tmp_path / "run",
+            overwrite=number > 0,
+            events=heard,
+        )
+        assert heard.notes.count("some was found in an odd place") == 1
+        assert done.record.notes == ("some was found in an odd place",)
 
 
 def test_two_threads_hear_their_own_warnings_only() -> None:

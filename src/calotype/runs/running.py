@@ -232,7 +232,10 @@ def _begin(
     record = record.changed(inputs=held.stage(sources))
     loaded = None
     if held.replaced is not None:
-        loaded = _loaded(record, load_model, events)
+        heard = _Heard(events)
+        with warnings_noted(heard):
+            loaded = _loaded(record, load_model, events)
+        record = record.changed(notes=(*record.notes, *heard.notes))
     held.begin(record)
     return _execute(method, record, held.folder, held.file, values, plain, load_model, events, previews=previews, loaded=loaded)
 
