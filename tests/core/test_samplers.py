@@ -18,6 +18,7 @@ from calotype.core.timetravel import Reinject, walk
 from calotype.core.types import Image
 from tests.core.closed_form import GAUSSIAN, counted
 from tests.core.recorder import Recorder
+from tests.tolerance import close
 
 SHAPE = (4,)
 TABLE = karras_sigmas(12, 0.02, 20.0)
@@ -71,11 +72,11 @@ def test_loop_runs_in_float32_whatever_it_is_given() -> None:
 
 
 def test_rows_are_independent() -> None:
-    """Row i of a batch is bit-equal to that row sampled alone, re-noising included."""
+    """Row i of a batch is that row sampled alone, re-noising included."""
     moves = walk(TABLE, Reinject(ratio=0.5, length=3))
     together = sample(GAUSSIAN.denoise, start(3), TABLE, walk=moves, renoise=renoiser(SHAPE, 9, 3))
     alone = sample(GAUSSIAN.denoise, start(3)[2:], TABLE, walk=moves, renoise=renoiser(SHAPE, 9, 1, first_index=2))
-    assert torch.equal(together[2:], alone)
+    close(together[2:], alone, depth=8 * len(moves))
 
 
 def test_renoising_restores_the_variance_of_the_level() -> None:

@@ -23,25 +23,7 @@ from calotype.train.precision import Precision, PrecisionName, precision_for
 from calotype.train.shipping import read_gates
 from calotype.train.state import locked, read_counters
 from tests.train import narrow
-from tests.train.narrow import run
-
-
-class Heard(Events):
-    """Keeps the notes, and of each stage its name, its number of steps and how many were done."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int | None, int]] = []
-        self.notes: list[str] = []
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.stages.append((name, total, 0))
-
-    def step(self, advance: int = 1) -> None:
-        name, total, done = self.stages[-1]
-        self.stages[-1] = (name, total, done + advance)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
+from tests.train.narrow import Heard, run
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -209,6 +209,28 @@ def test_a_worse_model_is_never_shipped(family: Path, tmp_path: Path) -> None:
     assert "20 of 4 samples" in (home / "toy-vae" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, False),
+        ({"held_out_precision": "another"}, True),
+        ({"batch_size": 8}, True),  # the noise of a sample depends on its place in the batch
+        ({"held_out_seed": 1}, True),
+        ({"weights": "others"}, True),
+    ],
+    ids=str,
+)
+def test_losses_are_compared_only_if_measured_alike(family: Path, tmp_path: Path, change: dict[str, object], again: bool) -> None:
+    home = tmp_path / "checkpoints"
+    shutil.copytree(family, home)
+    facts = read_gates(home)["toy-vae"]
+    write_gates(home, "toy-vae", {**facts, "held_out": 1e-6, **change})
+    heard = narrow.Heard()
+    result = narrow.run("toy-vae", tmp_path / "run", home, "1steps", events=heard)
+    assert ("measure the shipped toy-vae" in [name for name, _, _ in heard.stages]) is again
+    assert result.held_out_shipped == (pytest.approx(facts["held_out"], rel=0.02) if again else 1e-6)
+
+
 def test_models_are_trained_in_the_order_of_need(family: Path, tmp_path: Path) -> None:
     assert pending(tmp_path) == list(RECIPES)
     home = tmp_path / "checkpoints"

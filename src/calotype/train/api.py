@@ -166,7 +166,7 @@ def train_pending(
     """The queue: train every embedded model that is below its gates, most needed first, each for an equal share of the budget.
 
     A model that others are built on and that doesn't exist comes first; then those that miss more of their gates. Afterwards each
-    new model's gate figures are measured and written to its card and to `gates.json` (`validate`).
+    new model's gate figures are measured, on top of the budget, and written to its card and to `gates.json` (`validate`).
 
     Returns:
         One result for each model that was trained, in order. One whose packages or parts are missing is left out, with a note.
