@@ -203,7 +203,7 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
         ('{"pan": [0.1, 0], "zoom_out": 2}', "an edit of their own|one after the other"),
         ('{"swap": ["a.png"]}', "1 region"),
         ('{"edits": []}', "no edit"),
-        ('{"edits": 3}', "a list of edits"),
+        ('{"edits": 3}', "a list of at most 1000 edits"),
         ("{", "no JSON"),
         ("{}", "does nothing"),
         ('{"remove": [3]}', "text is expected"),

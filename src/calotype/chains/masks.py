@@ -6,9 +6,11 @@ import os
 
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
+from calotype.core.files import user_path
 from calotype.core.roles import TextToImage
 from calotype.core.types import Image, Mask
 from calotype.data import as_mask
+from calotype.data.masks import mask_reading
 
 WORD = "word:"
 """What a word's mask begins with, as in `word:red house`."""
@@ -30,7 +32,7 @@ def mask_from(
     """The mask that a source names, of the picture's size.
 
     Args:
-        source: a mask, a path to a picture of one (bright is inside), or `word:` and a word or phrase.
+        source: a mask, a path to a picture of one (see `calotype.data.masks`), or `word:` and a word or phrase.
         picture: what the mask belongs to.
         model: the text-to-image model that looks for a word.
         seed: of the noise with which it looks.
@@ -46,7 +48,7 @@ def mask_from(
 
         return word_mask(model, picture, os.fspath(source)[len(WORD) :], seed=seed, events=events)
     name = "the mask" if isinstance(source, Mask) else os.fspath(source)
-    if not isinstance(source, Mask) and not os.path.isfile(os.path.expanduser(source)):
+    if not isinstance(source, Mask) and not os.path.isfile(user_path(mask_reading(source)[1])):
         raise InputError(f"no file is at {name}; check the path, or write {WORD}{os.path.basename(name)}")
     found = as_mask(source, events=events)
     if found.size != picture.size:

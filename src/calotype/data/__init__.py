@@ -1,7 +1,8 @@
 """Readers of the user's pictures, clips and volumes, checked before any model is loaded, and what shows a result at a glance."""
 
 from calotype.data.fitting import fit, resize_pixels
-from calotype.data.images import as_image, as_mask, check_image, read_image
+from calotype.data.images import as_image, check_image, read_image
+from calotype.data.masks import as_mask
 from calotype.data.sheets import contact_sheet, rows_sheet
 from calotype.data.videos import as_video, read_video
 from calotype.data.volumes import as_volume, read_volume, volume_mask

@@ -16,15 +16,16 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from PIL import Image as Pillow
-from PIL import ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ImageCms, ImageOps
 from torch import Tensor
 
+from calotype.core.boundary import refusing
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import SILENT, Events
 from calotype.core.types import Image, Mask
 from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
 from calotype.data.fitting import fit, fit_note
-from calotype.data.tiff import read_float_tiff
+from calotype.data.tiff import is_float_tiff, read_float_tiff
 
 ImageLike: TypeAlias = Image | str | os.PathLike[str] | Pillow.Image | np.ndarray | Tensor
 """What every call takes for a picture."""
@@ -48,8 +49,7 @@ _SUFFIXES = {
     "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"},
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
 }
-# What Pillow's decoders raise on damaged files; anything else is our bug and must be seen.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError, MemoryError)
+_DAMAGED = "it is damaged; save or copy it again"
 
 
 def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = None, name: str = "image", events: Events = SILENT) -> Image:
@@ -139,32 +139,6 @@ def as_image(value: ImageLike, *, size: tuple[int, int] | None = None, name: str
     return _fitted(picture, size, name, events)
 
 
-def as_mask(value: MaskLike, *, name: str = "mask", events: Events = SILENT) -> Mask:
-    """Whatever a caller has for a mask, as a `Mask`: of a picture, what is at least half bright belongs to it.
-
-    Args:
-        value: a `Mask`, an array or tensor [H, W] (bool, uint8 or floats in [0, 1]), or anything that `as_image` takes.
-        name: what messages call it.
-        events: hears a note for every conversion.
-
-    Raises:
-        InputError: a file that is refused, or NaN among the values.
-        ShapeError: an array or tensor of another shape or range.
-
-    Example:
-        >>> import numpy as np
-        >>> int(as_mask(np.eye(16, dtype=np.uint8) * 255).values.sum())
-        16
-    """
-    if isinstance(value, Mask):
-        return value
-    if isinstance(value, Tensor):
-        if value.ndim != 2 and not (value.ndim == 3 and value.shape[0] in (1, 3, 4)):
-            raise ShapeError(f"{name}: a tensor of shape {list(value.shape)} was given; a mask is [height, width]")
-        value = value[None] if value.ndim == 2 else value
-    return Mask(as_image(value, name=name, events=events).pixels.mean(dim=0) >= 0.5)
-
-
 def _fitted(picture: Image, size: tuple[int, int] | None, name: str, events: Events) -> Image:
     if size is None or picture.size == tuple(size):
         return picture
@@ -182,33 +156,47 @@ def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
             picture = Pillow.open(path, formats=present)
         except Pillow.DecompressionBombError:
             raise InputError(f"{name}: {path} has more than 64 megapixels by its header; make it smaller first") from None
-        except (UnidentifiedImageError, *_DECODE_ERRORS):
+        except Exception as error:  # Of damaged files, the decoders raise whatever their parsing stumbles over.
             kind = seems_to_be(path)
             told = f"is {kind}, not a picture that can be read" if kind else "can't be decoded as a picture (damaged, or an unknown format)"
-            raise InputError(f"{name}: {path} {told}; save it as PNG or JPEG") from None
+            raise InputError(f"{name}: {path} {told}; save it as PNG or JPEG") from error
         with picture:
             check_size(picture.width, picture.height, name, path)
             yield picture
 
 
-def _read_still(path: Path, name: str, events: Events) -> Image:
-    floats = read_float_tiff(path, name)
-    if floats is not None:
-        return _from_array(floats, name, events, label=f"{path.name}: float TIFF")
+@contextmanager
+def decoded(path: Path, name: str) -> Iterator[Pillow.Image | None]:
+    """The decoded picture in a file, None for one that only `read_float_tiff` reads.
+
+    Raises:
+        InputError: the file is refused, or can't be decoded.
+    """
+    if is_float_tiff(path):
+        yield None
+        return
     with _opened(path, name) as picture:
+        try:
+            with refusing(f"{name}: {path}", _DAMAGED), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                picture.load()
+        except InputError as error:
+            cause = error.__cause__
+            told = "is truncated" if "truncat" in str(cause) or isinstance(cause, EOFError) else "is damaged"
+            raise InputError(f"{name}: {path} {told} and can't be decoded; save or copy it again") from cause
+        yield picture
+
+
+def _read_still(path: Path, name: str, events: Events) -> Image:
+    with decoded(path, name) as picture:
+        if picture is None:
+            return _from_array(read_float_tiff(path, name), name, events, label=f"{path.name}: float TIFF")
         kind = picture.format or ""
         frames = bool(getattr(picture, "is_animated", False)) and kind not in ("MPO", "TIFF", "ICO")
         deep = kind == "PNG" and _png_bit_depth(path) == 16 and picture.mode not in ("I;16", "I")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                picture.load()
-                converted = _from_pillow(picture, name, events)
-        except (InputError, ShapeError):
-            raise
-        except _DECODE_ERRORS as error:
-            told = "is truncated" if "truncat" in str(error) or isinstance(error, EOFError) else "is damaged"
-            raise InputError(f"{name}: {path} {told} and can't be decoded; save or copy it again") from None
+        with refusing(f"{name}: {path}", _DAMAGED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            converted = _from_pillow(picture, name, events)
     if frames:
         events.note(f"{name}: {path.name} is animated, its first frame is used")
     if deep:
@@ -227,8 +215,8 @@ def _png_bit_depth(path: Path) -> int:
 
 
 def _from_pillow(picture: Pillow.Image, name: str, events: Events) -> Image:
-    turned = ImageOps.exif_transpose(picture)
-    if turned.size != picture.size or _orientation(picture) not in (0, 1):
+    turned = upright(picture)
+    if turned is not picture:
         events.note(f"{name}: turned as its EXIF orientation says")
     mode = turned.mode
     if mode.startswith("I;16") or mode in ("I", "F"):
@@ -247,7 +235,7 @@ def _from_pillow(picture: Pillow.Image, name: str, events: Events) -> Image:
             events.note(f"{name}: palette converted to RGB")
         elif mode != "RGB":
             events.note(f"{name}: {mode} converted to RGB")
-    if mode in ("RGB", "RGBA") and profile:
+    if mode in ("RGB", "RGBA", "P") and profile:
         managed = _to_srgb(rgb, profile, name)
         if managed is not None and managed is not rgb:
             rgb = managed
@@ -255,10 +243,15 @@ def _from_pillow(picture: Pillow.Image, name: str, events: Events) -> Image:
     return Image.from_pil(rgb)
 
 
+def upright(picture: Pillow.Image) -> Pillow.Image:
+    """The picture turned as its EXIF orientation says; itself where that is no turn."""
+    return picture if _orientation(picture) not in range(2, 9) else ImageOps.exif_transpose(picture)
+
+
 def _orientation(picture: Pillow.Image) -> int:
     try:
         return int(picture.getexif().get(0x0112, 1))
-    except (*_DECODE_ERRORS, ZeroDivisionError):
+    except Exception:  # A damaged entry says nothing about how the picture lies.
         return 1
 
 
@@ -278,7 +271,7 @@ def _to_srgb(picture: Pillow.Image, profile: bytes | None, name: str) -> Pillow.
         if "srgb" in ImageCms.getProfileDescription(source).lower().replace(" ", ""):
             return picture
         return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, *_DECODE_ERRORS):
+    except Exception:  # A profile that can't be used is left aside, as viewers do.
         return None
 
 

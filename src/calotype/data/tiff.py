@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 import zlib
 from pathlib import Path
-from struct import error as struct_error
+from typing import BinaryIO
 
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from calotype.core.boundary import refusing
 from calotype.core.errors import InputError
 from calotype.data.files import check_size
 
@@ -18,49 +19,75 @@ _PLANAR, _PREDICTOR, _TILE_WIDTH, _SAMPLE_FORMAT = 284, 317, 322, 339
 _FLOAT = 3
 
 
-def read_float_tiff(path: Path, name: str) -> np.ndarray | None:
-    """Samples [height, width, channels] of a float TIFF with three or four channels, or None if the file is anything else.
+def is_float_tiff(path: Path) -> bool:
+    """Whether a file is a TIFF of float samples in three or four channels."""
+    with path.open("rb") as file:
+        return _tags(file) is not None
 
-    Read are strips without compression or with deflate, which is what imaging libraries write by default.
+
+def read_float_tiff(path: Path, name: str) -> np.ndarray:
+    """Samples [height, width, channels] of a float TIFF with three or four channels.
+
+    Read are strips without compression or with deflate, which is what imaging libraries write by default. What the header tells of is held
+    once, and as float32; whatever a strip would unpack to beyond that is left where it is.
 
     Raises:
         InputError: too small, too large, truncated, or stored with a compression that isn't read.
     """
-    with path.open("rb") as file:
-        header = file.read(8)
-        if header[:4] not in (b"II*\0", b"MM\0*"):
-            return None
-        try:
-            tags = ImageFileDirectory_v2(header)
-            file.seek(tags.next)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tags.load(file)
-            formats = np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
-            channels = int(tags.get(_SAMPLES, 1))
-            if formats[0] != _FLOAT or channels not in (3, 4):
-                return None
-            width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
-            bits = int(np.atleast_1d(tags[_BITS])[0])
-            compression = int(tags.get(_COMPRESSION, 1))
-            offsets, lengths = tags[_STRIP_OFFSETS], tags[_STRIP_BYTES]
-        except (KeyError, OSError, SyntaxError, ValueError, TypeError, struct_error):
-            return None
+    with path.open("rb") as file, refusing(f"{name}: {path}", "save or copy it again"):
+        found = _tags(file)
+        if found is None:
+            raise InputError(f"{name}: {path} is no float TIFF of three or four channels; save it as 16-bit PNG")
+        tags, order, channels = found
+        width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
         check_size(width, height, name, path)
+        bits, compression = int(np.atleast_1d(tags[_BITS])[0]), int(tags.get(_COMPRESSION, 1))
         if compression not in (1, 8, 32946) or tags.get(_PREDICTOR, 1) != 1 or _TILE_WIDTH in tags or bits not in (16, 32, 64):
             raise InputError(
                 f"{name}: {path} is a float TIFF stored in a way that isn't read; save it without compression or as 16-bit PNG"
             )
-        try:
-            strips = []
-            for offset, length in zip(np.atleast_1d(offsets), np.atleast_1d(lengths), strict=True):
-                file.seek(int(offset))
-                strip = file.read(int(length))
-                strips.append(zlib.decompress(strip) if compression != 1 else strip)
-            order = "<" if header[:2] == b"II" else ">"
-            samples = np.frombuffer(b"".join(strips), dtype=f"{order}f{bits // 8}", count=width * height * channels)
-        except (ValueError, OSError, OverflowError, zlib.error):
-            raise InputError(f"{name}: {path} is truncated and can't be decoded; save or copy it again") from None
+        needed = width * height * channels * (bits // 8)
+        held = bytearray()
+        for offset, length in zip(np.atleast_1d(tags[_STRIP_OFFSETS]), np.atleast_1d(tags[_STRIP_BYTES]), strict=True):
+            file.seek(int(offset))
+            held += _unpacked(file, int(length), needed - len(held), compression != 1)
+            if len(held) >= needed:
+                break
+        if len(held) < needed:
+            raise InputError(f"{name}: {path} is truncated and can't be decoded; save or copy it again")
+        samples = np.frombuffer(held, dtype=f"{order}f{bits // 8}", count=width * height * channels)
     if int(tags.get(_PLANAR, 1)) == 2:
         return samples.reshape(channels, height, width).transpose(1, 2, 0).astype(np.float32)
     return samples.reshape(height, width, channels).astype(np.float32)
+
+
+def _tags(file: BinaryIO) -> tuple[ImageFileDirectory_v2, str, int] | None:
+    """The first directory of a TIFF of float samples, its byte order and number of channels; None of anything else."""
+    header = file.read(8)
+    if header[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    try:
+        tags = ImageFileDirectory_v2(header)
+        file.seek(tags.next)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags.load(file)
+        channels = int(tags.get(_SAMPLES, 1))
+        floats = int(np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))[0]) == _FLOAT
+        return (tags, "<" if header[:2] == b"II" else ">", channels) if floats and channels in (3, 4) else None
+    except Exception:  # What can't be parsed here is left to Pillow, which says what is wrong with it.
+        return None
+
+
+def _unpacked(file: BinaryIO, length: int, most: int, packed: bool) -> bytes:
+    """At most so many bytes of a strip."""
+    if not packed:
+        return file.read(min(length, most))
+    unpacker, made = zlib.decompressobj(), b""
+    while length > 0 and len(made) < most and not unpacker.eof:
+        part = file.read(min(length, 1 << 20))
+        if not part:
+            break
+        length -= len(part)
+        made += unpacker.decompress(part, most - len(made))
+    return made

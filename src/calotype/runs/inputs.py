@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from calotype.core.errors import InputError, printable
 from calotype.core.events import Events
 from calotype.core.files import atomic_path, file_suffix, user_path
 from calotype.core.nifti import medical
+from calotype.data import as_mask
 from calotype.data.files import plain_file
+from calotype.data.masks import mask_reading
 from calotype.runs.entries import InputEntry, plain_name, shortened
 from calotype.runs.hashing import checked_digest, path_digest, regular_files
 from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors
@@ -55,6 +58,13 @@ def split(
         elif value is not None:
             media[parameter.name] = (parameter.kind, value)
     return media, models, plain
+
+
+def settled(kind: str, value: Any, name: str, events: Events) -> Any:
+    """A mask's file that is read in a way that the user said, as the mask that comes out: the copy in the run folder is then that mask."""
+    if kind == "mask" and isinstance(value, str | os.PathLike) and mask_reading(value)[0]:
+        return as_mask(value, name=name, events=events)
+    return value
 
 
 def read(kind: str, value: Any, name: str, events: Events) -> Media:

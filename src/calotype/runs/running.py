@@ -93,6 +93,7 @@ def run(
     media, named, plain = inputs.split(call_parameters(type(method)), method.prepare(arguments))
     models = {name: value if isinstance(value, ModelRequest) else _like(model, value) for name, value in named.items()}
     heard = _Heard(events)
+    media = {name: (kind, inputs.settled(kind, value, name, heard)) for name, (kind, value) in media.items()}
     values = {name: inputs.read(kind, value, name, heard) for name, (kind, value) in media.items()}
     method.check({**_grouped(values), **models, **plain})
     told = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}

@@ -21,6 +21,7 @@ from calotype.core.files import user_path
 from calotype.core.untrusted import parse_json, short
 from calotype.data.files import plain_file
 from calotype.data.images import ImageLike
+from calotype.data.masks import mask_reading
 from calotype.methods.design_edit.regions import RegionLike, split_region
 from calotype.registry import did_you_mean
 
@@ -258,7 +259,10 @@ def _list(value: Any, name: str) -> list[Any]:
 def _region(value: Any, name: str, folder: Path) -> str:
     text = _text(value, name)
     kind, rest = split_region(text, folder)
-    return f"file:{folder / user_path(rest)}" if kind == "file" else f"{kind}:{rest}"
+    if kind != "file":
+        return f"{kind}:{rest}"
+    reading, path = mask_reading(rest)
+    return f"file:{reading}{':' if reading else ''}{folder / user_path(path)}"
 
 
 def _text(value: Any, name: str) -> str:

@@ -24,6 +24,7 @@ from calotype.core.errors import InputError
 from calotype.core.files import user_path
 from calotype.core.types import Image, Mask
 from calotype.data import as_mask, check_image
+from calotype.data.masks import mask_reading
 
 RegionLike: TypeAlias = str | os.PathLike[str] | Mask | Tensor | np.ndarray
 """What stands for a region: a `Mask`, a boolean array or tensor [H, W], or text (see `Regions`)."""
@@ -170,6 +171,8 @@ def split_region(region: str | os.PathLike[str], folder: Path = Path()) -> tuple
     kind, colon, rest = text.partition(":")
     if colon and kind in SHAPES:
         return kind, rest.strip()
+    if mask_reading(text)[0]:
+        return "file", text
     if not isinstance(region, str) or _looks_like_a_path(text):
         return "file", text
     if _is_picture(folder / text):
@@ -198,10 +201,10 @@ def mask_file(path: str | os.PathLike[str], name: str) -> Mask:
     Raises:
         InputError: no such file, or one that is no mask.
     """
-    place = user_path(path)
+    place = user_path(mask_reading(path)[1])
     if not os.path.lexists(place):
         raise InputError(f"{name}: {os.fspath(path)} does not exist; check the path, or write word:{place.name} if it is a word")
-    return as_mask(place, name=name)
+    return as_mask(path, name=name)
 
 
 def _points(kind: str, text: str, name: str) -> list[tuple[float, float]]:
