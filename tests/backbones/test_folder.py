@@ -322,6 +322,15 @@ def test_a_tokenizer_never_gives_more_tokens_than_its_encoder_reads(tmp_path: Pa
         assert load(folder, device="cpu").condition("a red ball " * 30).tensors["text"].shape[1] == 24
 
 
+def test_a_tokenizer_without_padding_is_refused_before_it_is_used(tmp_path: Path) -> None:
+    folder = _copy("toy-t2i", tmp_path / "model")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / "tokenizer" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None}))
+    with pytest.raises(InputError, match=r"can't be read \(ValueError: .*padding token"):
+        load(folder, device="cpu")
+
+
 def test_an_embedded_model_without_weights_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "CHECKPOINTS", tmp_path)
     with pytest.raises(MissingError, match=r"toy-vae has no weights in this installation.*`calotype train toy-vae`"):

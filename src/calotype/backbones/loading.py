@@ -212,6 +212,8 @@ def _fit_tokenizers(modules: Mapping[str, Any]) -> None:
         if not isinstance(length, int | float) or length < 3:
             raise InputError(f"{name}/tokenizer_config.json says model_max_length {length!r}; it must be 3 or more: {REMEDY}")
         tokenizer.model_max_length = int(min(length, config.max_position_embeddings))
+        # Tried once: a tokenizer can be whole and still lack what it pads with.
+        tokenizer([""], padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
         if len(tokenizer) > config.vocab_size:
             raise InputError(f"{name} has {len(tokenizer)} tokens and its text encoder knows {config.vocab_size}; {REMEDY}")
 
