@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calotype import load
-from calotype.cli.demo import example_pair
+from calotype.cli.demo import PAIR_SEED, example_pair
 from calotype.core.types import Image, Video
 from calotype.evaluation.baselines import cross_fade, image_to_video
 from calotype.evaluation.pairs import FRAMES, directed_twin, symmetric_pairs
@@ -23,8 +23,8 @@ from calotype.world import PRESETS
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 FPS = 6
-SEED = 2
-"""The smoothest of three (0, 1, 2)."""
+SEED = 0
+"""The first one, as in the demo."""
 
 
 def side_by_side(clips: Sequence[Tensor], gap: int = 4, scale: int = 3) -> Tensor:
@@ -47,7 +47,7 @@ def main() -> None:
     strip = side_by_side([pair.start.pixels[None], *ours.frames[1:-1].split(1), pair.end.pixels[None]], scale=2)
     Image(strip[0]).save(IMAGES / "inbetween.png", overwrite=True)
 
-    straight = symmetric_pairs("small", "eval", 12, 1)[0]
+    straight = symmetric_pairs("small", "eval", PAIR_SEED, 2)[1]
     twin = directed_twin(straight, PRESETS["small"].directed[0])
     (directed,) = method.between(model, [twin.start], [twin.end], prompts=[twin.scene.caption], seed=SEED)
     Video(side_by_side([twin.clip, directed.frames]), FPS).save(IMAGES / "trf-directed.gif", overwrite=True)

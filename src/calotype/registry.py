@@ -1,13 +1,13 @@
-"""Finds methods by name: the ones of the index, and those that other packages add through the entry-point group `calotype.methods`."""
+"""Finds methods by name: those of the index, and those that other packages add by entry points, with their evaluations."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calotype.core.errors import InputError, MissingError
 from calotype.index import METHODS
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 GROUP = "calotype.methods"
 """Entry points of this group are methods: the name is the slug, the value is `module:Class`."""
+EVALUATIONS = "calotype.evaluations"
+"""Entry points of this group prove methods: the name is the slug, the value is `module:function` (`calotype.evaluation.evaluate`)."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A method that another package adds."""
+    """A method, or the evaluation of one, that another package adds."""
 
     slug: str
     target: str
@@ -30,21 +32,22 @@ class Plugin:
     """Why it can't be used; empty if nothing is known against it."""
 
 
-def plugins() -> dict[str, Plugin]:
-    """The methods of other packages by slug, looked up without importing them.
+def plugins(group: str = GROUP) -> dict[str, Plugin]:
+    """The methods (or evaluations) of other packages by slug, looked up without importing them.
 
-    One that has the name of another method, or no `module:Class` value, is listed with its problem.
+    One that has the name of another method, or no `module:name` value, is listed with its problem.
     """
+    what = "a method" if group == GROUP else "an evaluation of"
     found: dict[str, Plugin] = {}
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group=group):
         package = _package(point)
         problem = ""
         if point.name in METHODS:
-            problem = f"the package {package} adds a method {point.name!r}, which calotype has itself; it is not used"
+            problem = f"the package {package} adds {what} {point.name!r}, which calotype has itself; it is not used"
         elif point.name in found:
-            problem = f"the packages {found[point.name].package} and {package} both add a method {point.name!r}; uninstall one"
+            problem = f"the packages {found[point.name].package} and {package} both add {what} {point.name!r}; uninstall one"
         elif ":" not in point.value:
-            problem = f"the package {package} adds a method {point.name!r} without a class ({point.value!r}); it is not used"
+            problem = f"the package {package} adds {what} {point.name!r} without a name in its module ({point.value!r}); it is not used"
         key = point.name if point.name not in METHODS else f"{point.name} ({package})"
         found[key] = Plugin(point.name, point.value, package, problem)
     return found
@@ -66,10 +69,33 @@ def resolve_method(slug: str) -> type[Method]:
     if row is not None:
         if row.target is None:
             raise MissingError(f"{slug} is planned but not there yet ({row.paper}); `calotype list` shows the methods that work")
-        return _import(row.target)
+        found: type[Method] = _import(row.target)
+        return found
     plugin = plugins().get(slug)
     if plugin is None:
         raise InputError(f"no method {slug!r}; {did_you_mean(slug, known_methods())}`calotype list` shows all")
+    added: type[Method] = _of_package(plugin, "the method")
+    return added
+
+
+def resolve_evaluation(slug: str) -> Callable[..., Any]:
+    """The function with which another package proves a method.
+
+    Raises:
+        InputError: no package has one of that name; the message has the nearest names.
+        MissingError: the package that adds it is broken.
+    """
+    plugin = plugins(EVALUATIONS).get(slug)
+    if plugin is None:
+        method = plugins().get(slug)
+        if method is not None:
+            raise InputError(f"the package {method.package} adds no evaluation of {slug}; the entry-point group for one is {EVALUATIONS}")
+        raise InputError(f"no evaluation of {slug!r}; {did_you_mean(slug, plugins(EVALUATIONS))}`calotype list` shows the methods")
+    found: Callable[..., Any] = _of_package(plugin, "the evaluation of")
+    return found
+
+
+def _of_package(plugin: Plugin, what: str) -> Any:
     if plugin.problem:
         raise MissingError(plugin.problem)
     try:
@@ -77,7 +103,7 @@ def resolve_method(slug: str) -> type[Method]:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise MissingError(
-            f"the method {slug} of the package {plugin.package} can't be imported ({reason}); update or uninstall it"
+            f"{what} {plugin.slug} of the package {plugin.package} can't be imported ({reason}); update or uninstall it"
         ) from error
 
 
@@ -99,16 +125,16 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
         'did you mean eval? '
     """
     names = list(known)
+    given = given[:80]
     near = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.6) or [
         name for name in names if len(given) > 2 and given.lower() in name
     ]
     return f"did you mean {' or '.join(near[:3])}? " if near else ""
 
 
-def _import(target: str) -> type[Method]:
+def _import(target: str) -> Any:
     module, _, name = target.partition(":")
-    found: type[Method] = getattr(import_module(module), name)
-    return found
+    return getattr(import_module(module), name)
 
 
 def _package(point: EntryPoint) -> str:

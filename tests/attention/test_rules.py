@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from math import inf
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from calotype.attention import AttentionControl, Capture, Inject, KeyBias, KeyScale, KeySums, OutBlend, Swap, TokenMaps, sites, when
+from calotype.attention.rules import Order
 from calotype.attention.sites import Site
 from calotype.attention.states import QKVB, attend
 from calotype.core.errors import InputError, ShapeError
@@ -310,3 +312,72 @@ def test_bad_requests_are_refused() -> None:
             call("sd", model, 2)
     with pytest.raises(ShapeError, match="leaves no key"):
         KeyBias(mask=torch.ones(8, 8), value=-inf)(SITE, states(), CONTEXT)
+
+
+@pytest.mark.parametrize("base", [Inject, Swap, KeyScale, KeyBias, OutBlend, Capture], ids=lambda base: base.__name__)
+def test_a_subclass_acts_where_its_class_does(base: Any) -> None:
+    """A note in the call is enough to make a subclass: the result must stay that of the class, whichever was added first."""
+    noted: list[str] = []
+
+    def noting(rule: Any) -> Any:
+        class Noting(type(rule)):  # type: ignore[misc]
+            def __call__(self, site: Site, given: QKVB, context: StepContext) -> QKVB:
+                noted.append(site.name)
+                return super().__call__(site, given, context)  # type: ignore[no-any-return]
+
+        return Noting(**{field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.init})
+
+    def rules() -> list[Any]:
+        select = sites(kind="self")
+        mask = torch.zeros(8, 8)
+        mask[2:5, 3:] = 1
+        return [
+            Inject(src="a", dst="c", select=select),
+            Swap(src="a", dst="b", mode="concat", select=select),
+            KeyScale(mask=mask, select=select),
+            KeyBias(mask=mask.roll(2, 0), value=-1.0, select=select),
+            OutBlend(mask=mask.roll(3, 1), select=select),
+            Capture(what="k", select=select, dtype=None),
+        ]
+
+    def outcome(chosen: list[Any]) -> tuple[Tensor, list[Tensor]]:
+        capture = next(rule for rule in chosen if isinstance(rule, Capture))
+        with AttentionControl(network("sd"), roles=("a", "b", "c")) as control:
+            for rule in chosen:
+                control.add(rule)
+            control.begin_step(0, 1)
+            return call("sd", network("sd"), 3), list(capture.tensors.values())
+
+    expected, kept = outcome(rules())
+    swapped = [noting(rule) if type(rule) is base else rule for rule in rules()]
+    for order in (swapped, swapped[::-1]):
+        for rule in order:
+            if isinstance(rule, Capture):
+                rule.tensors.clear()
+        output, found = outcome(order)
+        assert torch.equal(output, expected)
+        assert all(torch.equal(one, other) for one, other in zip(found, kept, strict=True))
+    assert noted
+
+
+def test_a_rule_of_ones_own_may_say_its_place_and_may_blend() -> None:
+    class Halved:
+        """No class of ours: half of what the rules made, half of the network's own."""
+
+        select, steps, order = sites(kind="self"), when(), Order.OUT_BLEND
+
+        def __call__(self, site: Site, given: QKVB, context: StepContext) -> QKVB:
+            return given
+
+        def blend(self, site: Site, ruled: Tensor, native: Tensor, context: StepContext) -> Tensor:
+            return (ruled + native) / 2
+
+    scale, everything = KeyScale(mask=torch.ones(8, 8), select=sites(kind="self")), torch.full((8, 8), 0.5)
+    outputs = []
+    for blend in (Halved(), OutBlend(mask=everything, select=sites(kind="self"))):
+        with AttentionControl(network("sd")) as control:
+            control.add(blend)
+            control.add(scale)
+            control.begin_step(0, 1)
+            outputs.append(call("sd", network("sd"), 1))
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-4)

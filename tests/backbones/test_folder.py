@@ -162,7 +162,7 @@ def test_folders_that_no_role_reads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a FluxPipeline; calotype reads StableDiffusionPipeline"):
         locate(other)
     (other / "model_index.json").write_text("[1")
-    with pytest.raises(InputError, match="can't be read as JSON"):
+    with pytest.raises(InputError, match="is no JSON"):
         locate(other)
     with pytest.raises(InputError, match="alone, calotype reads AutoencoderKL folders only"):
         locate(other / "unet")
@@ -226,6 +226,100 @@ def test_a_hub_id_loads_from_the_cache_and_half_of_it_is_refused(tmp_path: Path,
     said = rf"incomplete: unet/{UNET}.safetensors is missing; run `calotype models get {name}` \(\d+ MB in all, licence"
     with pytest.raises(MissingError, match=said):
         load(name, device="cpu")
+
+
+def test_a_snapshot_that_no_branch_names_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "owner/small"
+    snapshot = _into_cache(tmp_path, name, tiny.cached("toy-t2i"))
+    reference = snapshot.parents[1] / "refs" / "main"
+    for damage in (reference.unlink, lambda: reference.write_text("f" * 40), lambda: reference.write_text("../../blobs")):
+        damage()
+        found = locate(name)
+        assert (found.revision, found.checkpoint.folder) == (snapshot.name, snapshot)
+        assert f"its only one is used, {snapshot.name}" in found.note
+    caplog.clear()
+    assert load(name, device="cpu").source.revision == snapshot.name
+    assert [record.getMessage() for record in caplog.records] == [found.note]
+    assert not locate(name, revision=snapshot.name).note
+
+    (snapshot.parent / ("1" * 40)).mkdir()
+    with pytest.raises(InputError, match=rf"2 snapshots of {name} .*: {snapshot.name}, 1{{40}}; choose one with --revision"):
+        locate(name)
+    assert locate(name, revision=snapshot.name).checkpoint.folder == snapshot
+    with pytest.raises(MissingError, match="--revision main"):
+        locate(name, revision="main")
+    shutil.rmtree(snapshot)
+    with pytest.raises(InputError, match=r"neither model_index.json nor config.json"):
+        locate(name)
+
+
+ALIKE = [
+    ("sd", "StableDiffusionImg2ImgPipeline", "StableDiffusion"),
+    ("sd", "StableDiffusionInpaintPipeline", "StableDiffusion"),
+    ("sd21", "StableDiffusionImg2ImgPipeline", "StableDiffusion"),
+    ("sdxl", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXL"),
+    ("sdxl", "StableDiffusionXLInpaintPipeline", "StableDiffusionXL"),
+]
+
+
+@pytest.mark.parametrize(("kind", "pipeline", "adapter"), ALIKE)
+def test_pipelines_of_the_same_parts_are_read_as_their_base(kind: str, pipeline: str, adapter: str, tmp_path: Path) -> None:
+    import diffusers
+
+    folder = _copy(kind, tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": pipeline}))
+    made = load(folder, device="cpu")
+    assert (type(made).__name__, made.role) == (adapter, "TextToImage")
+    assert set(choose_files([str(path.relative_to(folder)) for path in folder.rglob("*")], index | {"_class_name": pipeline}, None)) > {
+        "model_index.json",
+        f"unet/{UNET}.safetensors",
+    }
+    base = load(tiny.cached(kind), device="cpu")
+    borrowed = load(getattr(diffusers, pipeline).from_pretrained(folder, local_files_only=True))
+    x = 3 * torch.randn(1, *base.latent_shape(), generator=torch.Generator().manual_seed(0))
+    estimates = [model.denoiser({"cond": model.condition("a red ball")}, NoGuidance())(x, 3.0) for model in (base, made, borrowed)]
+    assert torch.equal(estimates[0], estimates[1])
+    assert torch.allclose(estimates[0], estimates[2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [(9, "inpainting checkpoint, which sees a mask"), (8, "edits by instruction"), (5, "depth map"), (6, "role")],
+)
+@pytest.mark.parametrize("pipeline", ["StableDiffusionPipeline", "StableDiffusionInpaintPipeline"])
+def test_networks_with_more_input_channels_are_refused_with_the_reason(channels: int, said: str, pipeline: str, tmp_path: Path) -> None:
+    import diffusers
+
+    config = {**tiny._SD15_UNET, "in_channels": channels}
+    folder = tiny._stable_diffusion(tmp_path / "model", scheduler="pndm", unet=config, width=64)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": pipeline}))
+    with pytest.raises(InputError, match=rf"takes {channels} input channels where text-to-image takes 4.*{said}"):
+        locate(folder)
+    with pytest.raises(InputError, match=said):
+        load(getattr(diffusers, pipeline).from_pretrained(folder, local_files_only=True))
+
+
+def test_a_refiner_is_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = _copy("sdxl", tmp_path / "refiner")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True, "text_encoder": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"SDXL refiner.*give the base checkpoint"):
+        load(folder)
+
+
+def test_a_tokenizer_never_gives_more_tokens_than_its_encoder_reads(tmp_path: Path) -> None:
+    folder = _copy("toy-t2i", tmp_path / "model")
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    for length in (10**30, None):
+        config = json.loads(path.read_text()) | {"model_max_length": length}
+        path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+        assert load(folder, device="cpu").condition("a red ball " * 30).tensors["text"].shape[1] == 24
 
 
 def test_an_embedded_model_without_weights_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,19 +12,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for sys.path in which four packages are "installed": two good, one broken, one whose name is taken."""
+    """A folder for sys.path in which packages are "installed": three good, one broken, one whose names are taken."""
     root = tmp_path_factory.mktemp("plugins")
     points = {
         "toy-fade-package": "toy-fade = tests.runs.toy_method:ToyFade",
+        "toy-negative-package": "toy-negative = tests.runs.toy_bare_method:ToyNegative",
         "toy-smooth-package": "toy-smooth = tests.runs.toy_volume_method:ToySmooth",
         "broken-package": "broken-method = no_such_module:Method",
         "rude-package": "time-reversal-fusion = tests.runs.toy_method:ToyFade",
+    }
+    evaluations = {
+        "toy-negative-package": "toy-negative = tests.runs.toy_bare_method:evaluate",
+        "toy-smooth-package": "toy-smooth = tests.runs.toy_bare_method:nothing",
+        "broken-package": "broken-method = no_such_module:evaluate",
+        "rude-package": "ovam = tests.runs.toy_bare_method:evaluate",
     }
     for package, line in points.items():
         folder = root / f"{package.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[calotype.methods]\n{line}\n")
+        (folder / "entry_points.txt").write_text(f"[calotype.methods]\n{line}\n[calotype.evaluations]\n{evaluations.get(package, '')}\n")
     return root
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import av
@@ -10,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from safetensors.torch import load_file, save_file
 
+import calotype
 from calotype.cli import app
 from calotype.core.types import Video
+from calotype.methods.anyv2v.editor import edit_picture
 from tests.tiny import cached
 
 STEPS = ["--preset", "toy", "--num-inference-steps", "2", "--num-inversion-steps", "2", "--start-index", "0", "--no-rebuild"]
@@ -51,7 +57,7 @@ def test_any_clip_is_edited_and_edited_again(folder: Path, capsys: pytest.Captur
     assert any("in 3 windows of 6" in note for note in record["notes"])
     assert run(*given, "--tau-conv", "0", "--out", "two") == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["inversion_calls"] == 0
-    assert app.run(["rerun", "one", "--out", "three"]) == 0
+    assert app.run(["rerun", "one", "--trust", "--out", "three"]) == 0
     assert "bit for bit the same" in capsys.readouterr().out
 
 
@@ -63,7 +69,8 @@ def test_any_clip_is_edited_and_edited_again(folder: Path, capsys: pytest.Captur
         (("--video", "clip.mp4", "--edited-first-frame", "tall.png"), "toy-i2v", "is 48x80 px and the clip 80x48, another shape"),
         (("--video", "clip.mp4"), "toy-i2v", "edited_first_frame is missing"),
         (("--video", "clip.mp4", "--instruction", "red"), "toy-i2v", "editor is missing"),
-        (("--video", "clip.mp4", "--editor", "x"), "toy-i2v", "instruction is empty"),
+        (("--video", "clip.mp4", "--editor", "toy-t2i"), "toy-i2v", "instruction is empty"),
+        (("--video", "clip.mp4", "--editor", "toy-t2i", "--instruction", "red"), "toy-i2v", "give a loaded InstructPix2Pix checkpoint"),
         (("--video", "clip.mp4", "--edited-first-frame", "frame.png", "--tau-conv", "2"), "toy-i2v", "tau_conv is 2.0"),
         (("--video", "clip.mp4", "--edited-first-frame", "frame.png"), "i2vgen", "prompt is empty"),
         (("--video", "clip.mp4", "--edited-first-frame", "frame.png"), "sd", "can't be used: anyv2v needs"),
@@ -76,5 +83,29 @@ def test_bad_inputs_get_one_line(
     told = capsys.readouterr()
     assert said in " ".join(told.err.split())
     assert not (folder / "bad" / "result.mp4").exists()
-    if model == "toy-i2v":
+    if model == "toy-i2v" and "InstructPix2Pix" not in said:
         assert not (folder / "bad").exists()
+
+
+def test_the_editor_is_loaded_as_the_model_is_recorded_and_compared(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calotype.methods.anyv2v.method.edit_picture", partial(edit_picture, num_inference_steps=1))
+    shutil.copytree(cached("pix2pix"), folder / "editor")
+    loaded = []
+    monkeypatch.setattr("calotype.cli.running.load_model", lambda request: loaded.append(request) or calotype.load(**asdict(request)))
+    given = ("--video", "clip.mp4", "--instruction", "red ball", "--editor", "editor", "--max-frames", "3")
+    assert run(*given, "--dtype", "bfloat16", "--height", "32", "--width", "32", "--out", "one", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [request.dtype for request in loaded] == ["bfloat16", "bfloat16"]
+    assert record["models"]["editor"]["name"].endswith("/editor")
+    assert record["models"]["editor"]["dtype"] == "bfloat16"
+    assert len(record["checkpoints"]["editor"]["sha256"]) == 64
+    assert app.run(["rerun", "one/result.mp4", "--out", "two"]) == 2
+    assert "/editor (editor)" in " ".join(capsys.readouterr().err.split())
+    assert app.run(["rerun", "one/result.mp4", "--trust", "--out", "two"]) == 0
+    assert "bit for bit the same" in capsys.readouterr().out
+    weights = folder / "editor" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(weights).items()}, weights)
+    assert app.run(["rerun", "one", "--trust", "--out", "three"]) == 0
+    assert "has other weights" in " ".join(capsys.readouterr().out.split())

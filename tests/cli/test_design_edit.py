@@ -38,7 +38,7 @@ def test_a_plan_runs_and_runs_again(folder: Path, capsys: pytest.CaptureFixture[
     assert record["inputs"]["masks.0"]["name"] == "m.png"
     for name in ("a.png", "m.png", "plan.json"):
         (folder / name).unlink()
-    assert app.run(["rerun", "one", "--out", "two"]) == 0
+    assert app.run(["rerun", "one", "--trust", "--out", "two"]) == 0
     assert "bit for bit the same" in capsys.readouterr().out
 
 

@@ -78,13 +78,14 @@ def test_a_map_lies_over_its_field_and_is_made_again(scans: Path, capsys: pytest
     assert abs(chi[~outside].mean()) < 1e-6
     for name in ("f", "m"):
         (scans / f"{name}.nii.gz").unlink()
-    out, _ = said(capsys, "rerun", "d/chi.nii.gz", "--out", "again", "--json")
+    out, _ = said(capsys, "rerun", "d/chi.nii.gz", "--trust", "--out", "again", "--json")
     assert json.loads(out)["identical"] is True
 
 
 @pytest.mark.usefixtures("scans")
 def test_a_finer_map_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--field", "f.nii.gz", "--mask", "m.nii.gz", "--task", "both", "--factor", "1", "1", "2", "--b0", "0", "0.1", "2"]
+    arguments = ["--field", "f.nii.gz", "--mask", "m.nii.gz", "--task", "both", "--factor", "1", "1", "2"]
+    arguments += ["--b0-direction", "0", "0.1", "2"]
     assert run(*arguments, "--out", "d", "--quiet") == 0
     image = nibabel.load("d/chi.nii.gz")
     assert image.shape == (23, 19, 18)
@@ -101,7 +102,7 @@ def test_a_finer_map_from_the_command_line(capsys: pytest.CaptureFixture[str]) -
         (("--field", "f.nii.gz", "--mask", "absent.nii.gz"), "mask: absent.nii.gz does not exist"),
         (("--field", "f.nii.gz", "--mask", "moved.nii.gz"), "mask: it has voxels that are shifted by (4, 0, 0) mm"),
         (("--field", "f.nii.gz", "--mask", "nothing.nii.gz"), "mask: it marks no voxel"),
-        (("--field", "nan.nii.gz", "--mask", "m.nii.gz"), "voxels are NaN or infinite"),
+        (("--field", "nan.nii.gz", "--mask", "m.nii.gz"), "voxels in the mask are NaN or infinite"),
         (("--field", "zero.nii.gz", "--mask", "m.nii.gz"), "field: it is 0 everywhere in the mask"),
         (("--field", "sheared.nii.gz", "--mask", "m.nii.gz"), "the affine is sheared"),
         (("--field", "flat.nii.gz", "--mask", "m.nii.gz"), "flat.nii.gz is 2-D"),
@@ -109,8 +110,11 @@ def test_a_finer_map_from_the_command_line(capsys: pytest.CaptureFixture[str]) -
         (("--field", "void", "--mask", "m.nii.gz"), "field: void is empty"),
         (("--field", "broken", "--mask", "m.nii.gz"), "broken"),
         (("--field", "notes.txt", "--mask", "m.nii.gz"), "notes.txt is"),
-        (("--field", "f.nii.gz", "--mask", "m.nii.gz", "--b0", "0", "0", "0"), "b0 is [0.0, 0.0, 0.0]; it must be three numbers"),
-        (("--field", "f.nii.gz", "--mask", "m.nii.gz", "--b0", "0", "1"), "b0"),
+        (
+            ("--field", "f.nii.gz", "--mask", "m.nii.gz", "--b0-direction", "0", "0", "0"),
+            "b0_direction is [0.0, 0.0, 0.0]; it",
+        ),
+        (("--field", "f.nii.gz", "--mask", "m.nii.gz", "--b0-direction", "0", "1"), "b0-direction"),
         (("--field", "f.nii.gz", "--mask", "m.nii.gz", "--task", "both"), "task both needs a factor above 1"),
         (("--field", "f.nii.gz", "--mask", "m.nii.gz", "--factor", "1", "2", "1"), "task inversion keeps the grid"),
         (("--field", "f.nii.gz", "--mask", "m.nii.gz", "--task", "invert"), "task"),

@@ -85,7 +85,7 @@ def test_time_reversal_fusion_from_the_command_line(here: Path, tiny: str, capsy
     assert record["metrics"]["model_calls"] > 0
     assert record["preset"] == "paper"
     assert "end: 256x256 px resized to 64x64" in err
-    out, _ = said(capsys, "rerun", "clip/result.mp4", "--out", "again")
+    out, _ = said(capsys, "rerun", "clip/result.mp4", "--trust", "--out", "again")
     assert "bit for bit the same" in out
     out, _ = said(capsys, "doctor", "time-reversal-fusion", "--model", tiny)
     assert "rough estimate" in out

@@ -57,7 +57,7 @@ def test_flow_tables_fall_to_zero(n: int, shift: float) -> None:
     karras=st.booleans(),
 )
 def test_vp_tables_fall_to_zero(schedule: VPSchedule, n: int, spacing: Any, sampler: Any, karras: bool) -> None:
-    table = schedule.table(n, spacing=spacing, sampler=sampler, use_karras_sigmas=karras and n > 1)
+    table = schedule.table(n, spacing=spacing, sampler=sampler, respacing="karras" if karras and n > 1 else None)
     assert_falling(table, n)
     assert float(table[0]) <= float(schedule.sigmas[-1])
 

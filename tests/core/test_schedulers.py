@@ -106,7 +106,7 @@ def test_euler_equals_diffusers(spacing: Any, prediction: Any, n: int) -> None:
 def test_euler_equals_diffusers_on_public_configs(config: dict[str, Any]) -> None:
     schedule = VPSchedule.from_config(config)
     karras = bool(config.get("use_karras_sigmas"))
-    table = schedule.table(10, spacing="leading", steps_offset=1, use_karras_sigmas=karras)
+    table = schedule.table(10, spacing="leading", steps_offset=1, respacing="karras" if karras else None)
     prediction = Preconditioner(config["prediction_type"], schedule.t)
     follow_sigma_scheduler(EulerDiscreteScheduler(**config), denoiser(prediction), table, "leading", 10)
 
@@ -134,7 +134,7 @@ def test_heun_equals_diffusers(spacing: Any, prediction: Any, karras: bool) -> N
     scheduler = HeunDiscreteScheduler(**config)
     scheduler.set_timesteps(n)
     schedule = VPSchedule.from_config(config)
-    table = schedule.table(n, spacing=spacing, steps_offset=1, sampler="heun", use_karras_sigmas=karras)
+    table = schedule.table(n, spacing=spacing, steps_offset=1, sampler="heun", respacing="karras" if karras else None)
     assert_table(table, torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1::2]]))
     denoise = denoiser(Preconditioner(prediction, schedule.t))
     steps = iter(scheduler.timesteps)
@@ -231,7 +231,7 @@ def follow_dpm(config: dict[str, Any], spacing: Any, n: int, karras: bool) -> No
     scheduler = DPMSolverMultistepScheduler(**config)
     scheduler.set_timesteps(n)
     schedule = VPSchedule.from_config(config)
-    table = schedule.table(n, spacing=spacing, steps_offset=1, sampler="dpmpp_2m", use_karras_sigmas=karras)
+    table = schedule.table(n, spacing=spacing, steps_offset=1, sampler="dpmpp_2m", respacing="karras" if karras else None)
     assert_table(table, scheduler.sigmas)
     timestep = (lambda sigma: float(round(schedule.t(sigma)))) if karras else schedule.t
     if not karras:

@@ -77,7 +77,7 @@ def test_the_record_is_what_the_docs_read(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_counts_are_refused() -> None:
-    with pytest.raises(InputError, match="choose one of"):
+    with pytest.raises(InputError, match="did you mean time-reversal-fusion"):
         evaluate("time-reversal")
     with pytest.raises(InputError, match="count is 0"):
         evaluate("toy-i2v", count=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import resource
@@ -79,7 +80,8 @@ def tampered(draw: st.DrawFn, records: Sequence[Any]) -> Any:
         parent, key = draw(st.sampled_from(nodes))
         kind = draw(st.sampled_from(("change", "change", "change", "delete", "rename")))
         if kind == "change":
-            parent[key] = draw(st.sampled_from(HOSTILE))
+            # A copy: the next change may be inside of it.
+            parent[key] = copy.deepcopy(draw(st.sampled_from(HOSTILE)))
         elif kind == "delete":
             del parent[key]
         elif isinstance(parent, dict):

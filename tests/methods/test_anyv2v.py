@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from calotype.core.samplers import sample
 from calotype.core.schedule import karras_sigmas
 from calotype.core.types import Image, Video
 from calotype.methods.anyv2v import AnyV2V
-from calotype.methods.anyv2v.editor import edit_first_frame, edit_picture
+from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, DecoderAttention, Injection, convolution, sigma_of_tau
 from calotype.methods.anyv2v.inversion import Windows, nested_tables
 from calotype.runs.cache import TensorCache
@@ -378,8 +379,9 @@ def test_inputs_are_checked_before_anything_is_computed() -> None:
         (clip(), tall, {}, "32x48 px and the clip 32x32, another shape"),
         (clip(), None, {}, "edited_first_frame is missing"),
         (clip(), None, {"instruction": "make it red"}, "editor is missing"),
-        (clip(), None, {"editor": "folder"}, "instruction is empty"),
-        (clip(), frame(), {"instruction": "red", "editor": "folder"}, "the one or the other"),
+        (clip(), None, {"editor": model}, "instruction is empty"),
+        (clip(), frame(), {"instruction": "red", "editor": model}, "the one or the other"),
+        (clip(), None, {"instruction": "red", "editor": model}, "give a loaded InstructPix2Pix checkpoint"),
         (torch.zeros(4, 2, 64, 64), frame(), {}, "a clip is"),
     ):
         with pytest.raises(InputError, match=said):
@@ -411,11 +413,11 @@ def test_instructions_are_followed_by_two_guidances() -> None:
     assert torch.equal(made.pixels, edit_picture(editor, picture, "red ball", num_inference_steps=2).pixels)
     assert not torch.equal(made.pixels, edit_picture(editor, picture, "blue house", num_inference_steps=2).pixels)
     assert not torch.equal(made.pixels, edit_picture(editor, picture, "red ball", num_inference_steps=2, image_guidance_scale=3.0).pixels)
-    with pytest.raises(InputError, match="give an InstructPix2Pix checkpoint"):
-        edit_first_frame(str(tiny.cached("sd")), picture, "red ball")
+    with pytest.raises(InputError, match="give a loaded InstructPix2Pix checkpoint"):
+        edit_picture(load(tiny.cached("sd")), picture, "red ball")  # type: ignore[arg-type]
 
 
 def test_an_instruction_makes_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calotype.methods.anyv2v.editor.STEPS", 1)
-    made = SMALL(load(tiny.cached("toy-i2v")), clip(), instruction="red ball", editor=str(tiny.cached("pix2pix")))
+    monkeypatch.setattr("calotype.methods.anyv2v.method.edit_picture", partial(edit_picture, num_inference_steps=1))
+    made = SMALL(load(tiny.cached("toy-i2v")), clip(), instruction="red ball", editor=load(tiny.cached("pix2pix")))
     assert made.frames.shape == (3, 3, 32, 32)

@@ -19,7 +19,8 @@ from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
 from calotype.core.types import Image, Mask
 from calotype.methods.design_edit import DesignEdit, Edit, Layer, Plan, Task, make_task
-from calotype.methods.design_edit.regions import Regions, Window, dilate, feathered, hull, polygon
+from calotype.methods.design_edit.arguments import recorded
+from calotype.methods.design_edit.regions import Regions, Window, dilate, feathered, hull, polygon, split_region
 from calotype.methods.design_edit.tasks import panned, placed, zoomed_out
 from calotype.methods.design_edit.windows import blend
 from calotype.world import paint, sample_scene
@@ -118,6 +119,55 @@ def test_regions_say_the_same_in_all_their_forms(tmp_path: Path) -> None:
 def test_bad_regions_are_refused(region: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         Regions(picture(), [box(1, 1, 2, 2)]).read(region, "remove")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("house", "word"), ("red house", "word"), ("U.S. flag", "word"), ("no. 5", "word"), ("no.5", "word"), ("e.g. a house", "word"),
+        ("box", "word"), ("maison d'été", "word"), ("家", "word"), ("HOUSE", "word"),
+        ("./house", "file"), ("a/house", "file"), ("~/house", "file"), ("m.png", "file"), ("m.nii.gz", "file"), ("m.TIFF", "file"),
+        ("file:house", "file"), ("word:m.png", "word"), ("word:a/b", "word"), ("box:1,2,3,4", "box"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", ["nothing", "folder", "text", "small"])
+def test_words_and_paths_are_told_apart(text: str, kind: str, beside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("house", "red house", "HOUSE"):
+        if beside == "folder":
+            (tmp_path / name).mkdir()
+        elif beside == "text":
+            (tmp_path / name).write_text("bricks")
+        elif beside == "small":
+            Mask(torch.ones(4, 4, dtype=torch.bool)).to_pil().save(tmp_path / name, format="PNG")
+    assert split_region(text)[0] == kind
+    assert split_region(text, tmp_path)[0] == kind
+
+
+def test_a_name_with_two_readings_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mask = box(1, 1, 9, 9)
+    mask.to_pil().save(tmp_path / "house", format="PNG")
+    regions = Regions(picture(), (), lambda image, word: box(20, 20, 30, 30))
+    for ask in (lambda: regions.read("house", "remove"), lambda: Plan.read('{"remove": ["house"]}')):
+        with pytest.raises(InputError, match=r"write \./house .* for the picture, word:house for the word"):
+            ask()
+    assert torch.equal(regions.read("./house", "remove").values, mask.values)
+    assert torch.equal(regions.read(Path("house"), "remove").values, mask.values)
+    assert not torch.equal(regions.read("word:house", "remove").values, mask.values)
+    with pytest.raises(InputError, match=r"is a folder"):
+        regions.read(f"{tmp_path}/", "remove")
+    with pytest.raises(InputError, match=r"absent.png does not exist; check the path, or write word:absent.png"):
+        regions.read("absent.png", "remove")
+
+
+def test_a_recorded_word_stays_one_wherever_it_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = recorded({"remove": ("house",), "move": "ball", "dx": 0.1})["plan"]
+    box(1, 1, 9, 9).to_pil().save(tmp_path / "house", format="PNG")
+    edit = Plan.read(text).edits[0]
+    assert edit.remove == ("word:house",)
+    assert edit.layers[0].mask == "word:ball"
 
 
 def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -44,6 +44,16 @@ def _blip() -> Any:
     return calotype.load(str(cached_subject("blip")), device="cpu")
 
 
+@pytest.fixture(scope="module", name="decided")
+def _decided() -> Any:
+    """The same with attention that decides: random weights look at all words and places alike, so where they look wouldn't matter."""
+    model = calotype.load(str(cached_subject("blip")), device="cpu")
+    for name, parameter in model.unet.named_parameters():
+        if "attn" in name and ("to_q" in name or "to_out" in name):
+            parameter.mul_(8.0)
+    return model
+
+
 @pytest.fixture(scope="module", name="subject")
 def _subject() -> Image:
     return Image(paint([on_plain_ground(sample_creature(index=1))])[0])
@@ -206,6 +216,32 @@ def test_pictures_of_a_batch_are_those_made_alone(exact_model: Any, subject: Ima
     both = FAST.generate(model, [subject, other], [PROMPT, "curled on snow"], word="creature", seed=7)
     alone = FAST.generate(model, [other], ["curled on snow"], word="creature", seed=8)
     close(both[1:], alone, depth=2 * ENDS, scale=3)
+
+
+PROMPTS = ("on red sand and grass", "on grass", "star")
+
+
+@pytest.mark.parametrize(
+    ("repetitions", "changes"),
+    [
+        (20, {"swap": "concat", "subject_mask": "on"}), (20, {"swap": "kv", "subject_mask": "on"}), (20, {"swap": "blend"}),
+        (20, {"swap": "blend", "visual_only": "masked"}), (3, {"swap": "kv", "subject_mask": "on", "visual_only": "masked"}),
+        (3, {"swap": "blend", "conditioning": "text"}), (1, {"swap": "blend"}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else "-".join(value.values()),
+)  # fmt: skip
+def test_prompts_of_several_lengths_in_one_batch_are_those_made_alone(
+    decided: Any, subject: Image, repetitions: int, changes: dict[str, Any]
+) -> None:
+    """Their words stand at other places, repeated or not: each row looks at its own."""
+    method = dataclasses.replace(FAST, num_inference_steps=3, swap_start=0.0, prompt_repetitions=repetitions, **changes)
+    subjects = [Image(subject.pixels.roll(7 * i, -1)) for i in range(len(PROMPTS))]
+    words = {build_prompt(decided, "ball", prompt, repetitions=repetitions).class_places for prompt in PROMPTS}
+    assert len(words) == (len(PROMPTS) if repetitions > 1 else 1)
+    together = method.generate(decided, subjects, PROMPTS, word="ball", seed=7)
+    for i, prompt in enumerate(PROMPTS):
+        alone = method.generate(decided, subjects[i : i + 1], [prompt], word="ball", seed=7 + i)
+        assert float((together[i : i + 1] - alone).abs().max()) < 1e-3, prompt
 
 
 def test_it_runs_on_blip_diffusion_and_logs_what_it_took_away(blip: Any) -> None:

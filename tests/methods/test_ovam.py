@@ -344,6 +344,21 @@ def test_one_call_makes_pictures_maps_and_masks(model: Any) -> None:
     assert isinstance(again["ball-mask"], Mask)
 
 
+@pytest.mark.parametrize(
+    ("words", "stems"),
+    [
+        ("red ball,red-ball", ["red-ball-2", "red-ball"]),
+        ("ball,Ball", ["ball", "Ball-2"]),
+        ("picture,red/ball,red ball", ["picture", "red-ball", "red-ball-2"]),
+        (" ".join(["ball"] * 70), ["-".join(["ball"] * 24)]),
+    ],
+)
+def test_words_of_one_file_name_keep_their_results(sd: Any, words: str, stems: list[str]) -> None:
+    found = PLAIN(sd, None, words=words, prompt="a red ball on sand", seed=1)
+    assert list(found) == ["picture", *(f"{stem}-{what}" for stem in stems for what in ("map", "mask"))]
+    assert len({name.casefold() for name in found}) == len(found)
+
+
 REFUSED: Sequence[tuple[dict[str, Any], str]] = (
     ({"words": ""}, "no words were given"),
     ({"words": "ball,,red"}, "empty entry"),

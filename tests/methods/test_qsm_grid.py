@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from calotype.core.dipole import b0_direction
 from calotype.core.errors import InputError
+from calotype.core.grids import divided
 from calotype.methods.qsmdiff.grid import WorkingGrid
 from calotype.methods.qsmdiff.resolution import Resolution
 
@@ -177,20 +178,34 @@ def test_waves_below_the_coarse_grids_highest_stay_and_others_vanish(size: int, 
         wave = torch.cos(2 * torch.pi * k * place / n + 0.4).float()[:, None, None]
         low = resolution.lower(wave)[:, 0, 0]
         if 2 * k < size:
-            assert torch.allclose(low, wave[::times, 0, 0], atol=1e-4), k
+            middle = torch.arange(size, dtype=torch.float64) * times + (times - 1) / 2
+            assert torch.allclose(low, torch.cos(2 * torch.pi * k * middle / n + 0.4).float(), atol=1e-4), k
             assert torch.allclose(resolution.refine(low[:, None, None]), wave, atol=1e-4), k
         elif 2 * k > size:
             assert float(low.abs().max()) < 1e-4, k
 
 
-def test_a_voxels_place_is_kept() -> None:
-    """A smooth bump on a coarse voxel stays on the fine voxel of the same place."""
-    resolution = Resolution((9, 8, 6), (2, 1, 3))
-    coarse = torch.zeros(9, 8, 6)
-    coarse[3, 5, 2] = 1.0
-    fine = resolution.refine(coarse)
-    assert torch.unravel_index(fine.argmax(), fine.shape) == (6, 5, 6)
-    assert torch.allclose(fine[::2, :, ::3], coarse, atol=1e-5)
+@pytest.mark.parametrize("factor", [(1, 1, 2), (2, 1, 3), (4, 2, 1)])
+def test_blobs_and_masks_keep_their_centre_in_the_world(factor: tuple[int, int, int]) -> None:
+    """Refined, lowered or cut into blocks, a thing lies where it lay, read through the affine of its grid."""
+    size, middle = (18, 16, 15), np.array([8.3, 7.1, 6.6])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = np.array([[2.0, 0.3, 0], [-0.3, 1.5, 0], [0, 0, -3.0]]), (5, -7, 11)
+    places = torch.stack(torch.meshgrid(*[torch.arange(side, dtype=torch.float64) for side in size], indexing="ij"), -1)
+    blob = torch.exp(-((places - torch.from_numpy(middle)) ** 2).sum(-1) / (2 * 1.6**2))
+    resolution, fine = Resolution(size, factor), divided(affine, factor)
+    refined = resolution.refine(blob)
+    for values, grid in ((refined, fine), (resolution.lower(refined), affine), (resolution.divide(blob), fine)):
+        assert np.allclose(centre(values, grid), affine[:3, :3] @ middle + affine[:3, 3], atol=2e-3)
+    mask = blob > 0.5
+    assert np.allclose(centre(resolution.divide(mask).double(), fine), centre(mask.double(), affine), atol=1e-9)
+
+
+def centre(values: torch.Tensor, affine: np.ndarray) -> np.ndarray:
+    """Centre of mass in mm."""
+    places = torch.stack(torch.meshgrid(*[torch.arange(side, dtype=torch.float64) for side in values.shape], indexing="ij"), -1)
+    index = (places * values[..., None].double()).sum((0, 1, 2)) / values.double().sum()
+    return affine[:3, :3] @ index.numpy() + affine[:3, 3]
 
 
 def test_factors_are_whole_and_positive() -> None:

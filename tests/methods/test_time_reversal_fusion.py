@@ -285,6 +285,18 @@ def test_a_text_to_image_model_is_refused_with_the_reason() -> None:
         QUICK(load(tiny.cached("toy-t2i"), device="cpu"), grey(0.1), grey(0.2))
 
 
+@pytest.mark.parametrize("prompt", ["", "  "])
+@pytest.mark.parametrize("end", [None, grey(0.2)], ids=["loop", "between"])
+def test_a_model_that_is_guided_by_its_prompt_needs_one(prompt: str, end: Image | None) -> None:
+    model = load(tiny.cached("i2vgen"), device="cpu")
+    with pytest.raises(InputError, match=r"prompt is empty and .* is guided by it; say what is to be seen between"):
+        QUICK(model, grey(0.1), end, prompt=prompt)
+    with pytest.raises(InputError, match=r"prompt is empty"):
+        QUICK.between(model, [grey(0.1), grey(0.2)], [grey(0.1), grey(0.2)], prompts=["a ball", prompt])
+    with pytest.raises(InputError, match=r"prompt is empty"):
+        QUICK.between(model, [grey(0.1)], [grey(0.2)])
+
+
 def test_a_strange_picture_is_noted_on_embedded_models_only() -> None:
     strange = photograph(0, 16)
 

@@ -113,13 +113,15 @@ def test_a_result_alone_is_enough(pictures: dict[str, Path], tmp_path: Path) -> 
     alone = tmp_path / "alone.png"
     shutil.copyfile(done.folder / "contact-sheet.png", alone)
     shutil.rmtree(done.folder)
-    assert again(alone, tmp_path / "from-paths").identical is True
+    with pytest.raises(InputError, match=r"reads .*first.png \(start\), reads .*last.JPG \(end\); pass --trust .*--inputs DIR"):
+        again(alone, tmp_path / "fails")
+    assert again(alone, tmp_path / "from-paths", trust=True).identical is True
     moved = tmp_path / "moved" / "deeper"
     moved.mkdir(parents=True)
     shutil.move(pictures["start"], moved / "renamed.png")
     shutil.move(pictures["end"], moved / "last.JPG")
     with pytest.raises(InputError, match=r"first.png .*was not found.*--inputs DIR"):
-        again(alone, tmp_path / "fails")
+        again(alone, tmp_path / "fails", trust=True)
     assert not (tmp_path / "fails").exists()
     assert again(alone, tmp_path / "from-folder", input_folder=tmp_path / "moved").identical is True
 
@@ -129,7 +131,7 @@ def test_a_changed_input_is_not_taken_for_the_old_one(pictures: dict[str, Path],
     Pillow.new("RGB", (64, 64)).save(pictures["start"])
     Pillow.new("RGB", (64, 64)).save(done.folder / "inputs" / "start.png")
     with pytest.raises(InputError, match=r"start: .*was not found"):
-        again(done.folder, tmp_path / "again")
+        again(done.folder, tmp_path / "again", trust=True)
 
 
 def test_a_rerun_says_what_differs(pictures: dict[str, Path], tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ numbers = st.floats(allow_nan=False)
 @given(
     st.builds(
         Outer,
-        count=st.none() | st.integers(),
+        count=st.none() | st.integers(-(2**63) + 1, 2**63 - 1),
         scale=numbers,
         kind=st.sampled_from(["a", "b"]),
         colour=st.sampled_from(Colour),

@@ -110,7 +110,7 @@ def test_a_volume_alone_is_enough(volumes: dict[str, Any], tmp_path: Path) -> No
     shutil.rmtree(done.folder)
     record, folder = read_record(tmp_path / "alone.nii.gz")
     assert (record.parameters, record.seed, folder) == ({"gain": 0.25}, 3, None)
-    assert again(tmp_path / "alone.nii.gz", tmp_path / "again").identical is True
+    assert again(tmp_path / "alone.nii.gz", tmp_path / "again", trust=True).identical is True
     nibabel.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE).to_filename(tmp_path / "foreign.nii.gz")
     with pytest.raises(InputError, match="holds no Calotype run"):
         again(tmp_path / "foreign.nii.gz", tmp_path / "fails")

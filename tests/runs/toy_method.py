@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Literal, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.method import Method
+from calotype.core.files import refuse_existing
+from calotype.core.method import Method, Place
 from calotype.core.noise import noise
 from calotype.core.types import Image, Video
 from calotype.data import as_image
@@ -49,6 +52,8 @@ class ToyFade(Method):
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 1 or more")
+        if not 1 <= self.num_frames <= 100 or not 0 <= self.delay <= 1:
+            raise InputError(f"num_frames is {self.num_frames} (1 to 100) and delay {self.delay} (0 to 1)")
 
     @classmethod
     def paper(cls) -> Self:
@@ -95,6 +100,44 @@ class ToyFade(Method):
             events.check()
         events.metric("model_calls", self.num_inference_steps)
         return Video(x.clamp(0, 1), 4.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyStamp(Method):
+    """Brightens a picture by as much as a file has bytes, and may write how much that was."""
+
+    slug: ClassVar[str] = "toy-stamp"
+    role: ClassVar[str] = ""
+    presets: ClassVar[tuple[str, ...]] = ("paper",)
+
+    table: Path | None = None
+    """A file whose length counts, too."""
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The defaults."""
+        return cls()
+
+    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
+        """The file that is written."""
+        report = str(arguments.get("report") or "")
+        return (*super().places(arguments), *((Place("report", "writes", report),) if report else ()))
+
+    def __call__(
+        self, model: None, image: Image, *, note: Path | None = None, report: str = "", seed: int = 0, events: Events = SILENT
+    ) -> Image:
+        """Stamp.
+
+        Args:
+            image: the picture.
+            note: a file whose length counts.
+            report: a file to write it to.
+        """
+        length = sum(len(path.read_bytes()) for path in (self.table, note) if path is not None)
+        if report:
+            refuse_existing(report)
+            Path(report).write_text(str(length))
+        return Image((as_image(image, events=events).pixels + length / 1000).clamp(0, 1))
 
 
 METHOD = ToyFade

@@ -8,7 +8,7 @@ from __future__ import annotations
 from calotype.attention.captures import Capture, KeySums, MeanOverSteps, Reducer, TokenMaps, attention_probabilities
 from calotype.attention.control import AttentionControl
 from calotype.attention.driving import controlled
-from calotype.attention.rules import Inject, KeyBias, KeyScale, OutBlend, Rule, Swap
+from calotype.attention.rules import Inject, KeyBias, KeyScale, Order, OutBlend, Rule, Swap
 from calotype.attention.sites import Selector, Site, attention_sites, everywhere, sites
 from calotype.attention.states import QKVB
 from calotype.core.stepping import StepContext, always, when
@@ -22,6 +22,7 @@ __all__ = [
     "KeyScale",
     "KeySums",
     "MeanOverSteps",
+    "Order",
     "OutBlend",
     "Reducer",
     "Rule",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from calotype.attention.rules import Order
 from calotype.attention.sites import Selector, Site, everywhere
 from calotype.attention.states import QKVB, Rows
 from calotype.core.errors import InputError
@@ -49,6 +50,8 @@ class Capture:
         >>> queries.tensors
         {}
     """
+
+    order: ClassVar[Order] = Order.CAPTURE
 
     what: What = "q"
     select: Selector = everywhere

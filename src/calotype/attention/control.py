@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from math import nan
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from calotype.attention.captures import Capture
-from calotype.attention.rules import Inject, KeyBias, KeyScale, OutBlend, Rule, Swap
+from calotype.attention.rules import Blending, Order, Rule
 from calotype.attention.sites import Site, attention_modules, attention_sites
 from calotype.attention.states import attend, finish, project
 from calotype.core.errors import InputError, ShapeError
@@ -37,18 +39,23 @@ class ModuleRule(Protocol):
 
 
 Added = TypeVar("Added", bound=Rule | ModuleRule)
-_ORDER: dict[type, int] = {Capture: 0, Inject: 1, Swap: 2, KeyScale: 4, KeyBias: 5, OutBlend: 6}
 _Acting = tuple[Rule, Site, StepContext]
-_OTHERS = 3
-"""Rules of other classes act between `Swap` and `KeyScale`."""
+
+
+_PATCHING = threading.Lock()
+"""Held while a stand-in is put on a module or taken off again, which two threads may do to one network."""
 
 
 class AttentionControl:
     """Rules on the attention of a network. Outside of the `with` block the network is as it was, also after an error.
 
+    The rules belong to the thread that entered the block. Calls of the network in other threads stay as they are, and each thread may
+    have its own controls on one network, at the same time.
+
     The processors are never replaced: while no rule is active at a site and a step, its own processor runs. Rules act in the order
-    captures of q, k, v; Inject; Swap; KeyScale; KeyBias; attention; OutBlend; captures of outputs and probabilities; and rules of one class
-    in the order in which they were added. Controls can be nested on one network; the outer one's rules then come first within a class.
+    captures of q, k, v; Inject; Swap; KeyScale; KeyBias; attention; OutBlend; captures of outputs and probabilities. A rule of a subclass
+    acts where its class does, and rules of one place in the order in which they were added. Controls can be nested on one network; the
+    outer one's rules then come first within a place.
 
     Args:
         model: a diffusers UNet or transformer, or a model of `calotype.load` (its `unet`).
@@ -88,6 +95,7 @@ class AttentionControl:
         self._chosen: dict[int, frozenset[str]] = {}
         self._hooks: list[Any] = []
         self._hooked: list[_Forward] = []
+        self._thread: int | None = None
         self._resize(latent_size)
 
     @property
@@ -112,7 +120,15 @@ class AttentionControl:
             count: steps of the run.
             sigma: noise level.
             roles: what the batch holds in this step, if not what was said first.
+
+        Raises:
+            InputError: another thread than the one that entered the `with` block asks, whose calls the rules don't see.
         """
+        if self._thread is not None and not self.acts_here():
+            raise InputError(
+                "this AttentionControl was entered in another thread, and its rules act on that thread's calls only; "
+                "enter it in the thread that calls the network"
+            )
         self._context = StepContext(index, count, sigma, self.roles if roles is None else tuple(roles))
 
     def add(self, rule: Added) -> Added:
@@ -139,23 +155,39 @@ class AttentionControl:
     def remove(self, rule: Rule | ModuleRule) -> None:
         """Take a rule away again; what it captured stays."""
         if rule in self._feature_rules:
-            active = self._hooked_up
-            self._unhook()
-            self._feature_rules.remove(rule)
-            if active:
-                self._hook()
+            with _PATCHING:
+                active = self._hooked_up
+                self._unhook()
+                self._feature_rules.remove(rule)
+                if active:
+                    self._hook()
         else:
             self._rules.remove(cast(Rule, rule))
             self._chosen.clear()
 
     def __enter__(self) -> AttentionControl:
-        if self._hooked_up:
-            raise InputError("this AttentionControl is already in use; make another one to nest them")
-        self._hook()
+        with _PATCHING:
+            if self._hooked_up:
+                where = "" if self.acts_here() else " in another thread"
+                raise InputError(f"this AttentionControl is already in use{where}; make another one, controls can be nested")
+            self._thread = threading.get_ident()
+            self._hook()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._unhook()
+        with _PATCHING:
+            self._unhook()
+            self._thread = None
+
+    def acts_here(self) -> bool:
+        """Whether calls of the network in this thread are the control's.
+
+        A backward pass may run a checkpointed part of the network again in a thread of torch's own, which has no owner.
+        """
+        here = threading.get_ident()
+        return self._thread == here or (
+            torch._C._current_graph_task_id() != -1 and isinstance(threading.current_thread(), threading._DummyThread)
+        )
 
     def active(self, site: str) -> list[Rule]:
         """The rules that act at a site in the current step, in their order."""
@@ -197,7 +229,7 @@ class AttentionControl:
 
     def _hook_feature(self, rule: ModuleRule) -> None:
         def act(module: nn.Module, arguments: Any, output: Any) -> Any:
-            if not rule.steps(self._context):
+            if not self.acts_here() or not rule.steps(self._context):
                 return None
             if not isinstance(output, Tensor):
                 raise InputError(
@@ -208,6 +240,8 @@ class AttentionControl:
         self._hooks.append(self.model.get_submodule(rule.module).register_forward_hook(act))
 
     def _before_call(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if not self.acts_here():
+            return
         sample = next((value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor)), None)
         if sample is None or sample.ndim < 4:
             return
@@ -255,7 +289,7 @@ class _Forward:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.controls: list[tuple[AttentionControl, str]] = []
+        self.controls: tuple[tuple[AttentionControl, str], ...] = ()
         """The controls, outer ones first, and the module's name in the network of each."""
         self.had_own = "forward" in module.__dict__
         self.original: Callable[..., Tensor] = module.forward
@@ -265,13 +299,13 @@ class _Forward:
         """The stand-in of a module, made if it has none; holds it for the control."""
         current = module.__dict__.get("forward")
         forward = current if isinstance(current, _Forward) else _Forward(module)
+        forward.controls = (*forward.controls, (control, name))
         module.__dict__["forward"] = forward
-        forward.controls.append((control, name))
         return forward
 
     def release(self, control: AttentionControl) -> None:
         """Let go; with the last control the module gets its own `forward` back."""
-        self.controls = [entry for entry in self.controls if entry[0] is not control]
+        self.controls = tuple(entry for entry in self.controls if entry[0] is not control)
         if not self.controls and self.module.__dict__.get("forward") is self:
             if self.had_own:
                 self.module.__dict__["forward"] = self.original
@@ -284,7 +318,7 @@ class _Forward:
         """The module's output under the active rules."""
         acting: list[_Acting] = []
         for control, name in self.controls:
-            rules = control.active(name)
+            rules = control.active(name) if control.acts_here() else []
             if rules:
                 site, context = control.at(name, hidden_states.shape[0])
                 acting += [(rule, site, context) for rule in rules]
@@ -292,7 +326,7 @@ class _Forward:
         if len(outputs) == len(acting):
             output = self.original(hidden_states, encoder_hidden_states, attention_mask, **keywords)
         else:
-            acting.sort(key=lambda entry: _ORDER.get(type(entry[0]), _OTHERS))
+            acting.sort(key=lambda entry: getattr(entry[0], "order", Order.OTHER))
             output = self._ruled(acting, hidden_states, encoder_hidden_states, attention_mask, keywords.get("temb"))
         for capture, site, context in outputs:
             cast(Capture, capture).take(site, output, context)
@@ -320,7 +354,7 @@ class _Forward:
                 raise ShapeError(f"{type(rule).__name__} failed at {site.name} with queries {list(states.q.shape)}: {error}") from error
         attended = attend(states)
         for rule, site, context in acting:
-            if isinstance(rule, OutBlend):
+            if isinstance(rule, Blending):
                 attended = rule.blend(site, attended, attend(native), context)
             elif isinstance(rule, Capture) and rule.what == "probs":
                 rule.take_probabilities(site, states, context)

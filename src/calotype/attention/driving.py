@@ -31,7 +31,7 @@ class ControlledDenoiser:
             InputError: the model evaluates fewer rows at once than the roles need.
         """
         _check_rows(self.denoise, int(x.shape[0]))
-        steps = len(self.levels) - (1 if self.levels[-1] == 0 else 0)
+        steps = max(1, len(self.levels) - 1)
         nearest = min(range(steps), key=lambda place: abs(self.levels[place] - sigma))
         self.control.begin_step(nearest, steps, sigma)
         return self.denoise(x, sigma)

@@ -14,7 +14,8 @@ class TokenMask:
     """A mask over key or query tokens, resized once per grid, device and precision.
 
     Args:
-        values: 0 to 1, or bool: [height, width] of any size, [n, height, width] for the n rows of a role, or [tokens] as it is.
+        values: 0 to 1, or bool: [height, width] of any size, [n, height, width] for the n rows of a role, or [tokens] as it is; at sites
+            whose keys are words also [n, 1, tokens], the words of each of the n rows.
 
     Raises:
         ShapeError: another number of dimensions.
@@ -32,7 +33,7 @@ class TokenMask:
         Raises:
             ShapeError: the site's tokens aren't a grid of picture places, or the mask doesn't fit the rows.
         """
-        grid = None if self.values.ndim == 1 else site.grid
+        grid = None if self.values.ndim == 1 or site.kind == "cross" else site.grid
         key = (grid, like.device, like.dtype)
         if key not in self._fitted:
             self._fitted[key] = self._fit(site).to(like.device, like.dtype)
@@ -46,6 +47,8 @@ class TokenMask:
     def _fit(self, site: Site) -> Tensor:
         if self.values.ndim == 1:
             return self.values[None]
+        if self.values.ndim == 3 and self.values.shape[1] == 1 and site.kind == "cross":
+            return self.values[:, 0]
         if site.grid is None or site.kind != "self":
             raise ShapeError(f"a mask of a picture can't select tokens of {site.name} ({site.kind}); select sites(kind='self')")
         stack = self.values if self.values.ndim == 3 else self.values[None]

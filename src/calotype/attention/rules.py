@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from math import inf
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,9 +18,25 @@ from calotype.core.errors import InputError, ShapeError
 from calotype.core.stepping import StepContext, Steps, always
 
 
+class Order(IntEnum):
+    """When a rule acts among others. A class of rules says it as its attribute `order`, which its subclasses inherit."""
+
+    CAPTURE = 0
+    INJECT = 1
+    SWAP = 2
+    OTHER = 3
+    """What rules that don't say it have."""
+    KEY_SCALE = 4
+    KEY_BIAS = 5
+    OUT_BLEND = 6
+
+
 @runtime_checkable
 class Rule(Protocol):
-    """Acts on the chosen sites at the chosen steps. Returns changed states and writes into no tensor that it was given."""
+    """Acts on the chosen sites at the chosen steps. Returns changed states and writes into no tensor that it was given.
+
+    It may have an attribute `order` (`Order`), and a method `blend` as `OutBlend` has, which then changes the result of the attention.
+    """
 
     @property
     def select(self) -> Selector:
@@ -36,6 +53,15 @@ class Rule(Protocol):
         ...
 
 
+@runtime_checkable
+class Blending(Protocol):
+    """A rule that changes the result of the attention."""
+
+    def blend(self, site: Site, ruled: Tensor, native: Tensor, context: StepContext) -> Tensor:
+        """From the result under all rules and the network's own, both [rows, heads, tokens, head channels]."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeyScale:
     """Multiplies keys by 1 - mask: masked tokens get the logit 0, as DesignEdit's key masking does.
@@ -45,6 +71,8 @@ class KeyScale:
         >>> from calotype.attention import sites
         >>> rule = KeyScale(mask=torch.ones(64, 64), rows="cond", select=sites(kind="self"))
     """
+
+    order: ClassVar[Order] = Order.KEY_SCALE
 
     mask: Tensor
     """1 where keys are zeroed: [height, width], [rows of a role, height, width], or [tokens]."""
@@ -84,8 +112,11 @@ class KeyBias:
         >>> drop_last_token = KeyBias(mask=torch.tensor([0.0, 0.0, 1.0]), rows="cond")
     """
 
+    order: ClassVar[Order] = Order.KEY_BIAS
+
     mask: Tensor
-    """1 (from 0.5 on) for the keys that get the bias: [height, width], [rows of a role, height, width], or [tokens]."""
+    """1 (from 0.5 on) for the keys that get the bias: [height, width], [rows of a role, height, width], or [tokens]; for words also
+    [rows of a role, 1, tokens]."""
     rows: Rows = None
     value: float | None = -inf
     """The bias; None takes log(1 - mask), which weighs keys by 1 - mask."""
@@ -122,6 +153,8 @@ class Inject:
         >>> rule = Inject(what=("q", "k"), src="src", dst=("uncond", "cond"))
     """
 
+    order: ClassVar[Order] = Order.INJECT
+
     what: Part | Collection[Part] = ("q", "k")
     src: str
     dst: Rows
@@ -152,6 +185,8 @@ class Swap:
     Example:
         >>> rule = Swap(src="aux", dst="main", mode="concat")
     """
+
+    order: ClassVar[Order] = Order.SWAP
 
     src: str
     dst: Rows
@@ -201,6 +236,8 @@ class OutBlend:
         >>> import torch
         >>> rule = OutBlend(mask=torch.ones(64, 64), rows="cond")
     """
+
+    order: ClassVar[Order] = Order.OUT_BLEND
 
     mask: Tensor
     """1 where the rules act: [height, width], [rows of a role, height, width], or [tokens], over the query tokens."""

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.backbones.placement import precision
 from calotype.backbones.source import Source
 from calotype.core.errors import ShapeError
+from calotype.core.offload import in_precision
 
 PIXELS_PER_CHUNK = 8 * 576 * 1024
 """Pixels that are decoded at once unless a chunk size is given: 8 frames at SVD's size, every frame of a small clip."""
@@ -37,10 +37,8 @@ class LatentSpace:
     @property
     def _dtype(self) -> torch.dtype:
         """Precision to run in: float16 overflows in most autoencoders of this family, which their config says."""
-        first = next(self.vae.parameters())
-        # Weights that a pipeline's sequential offload keeps away can't be cast.
-        upcast = first.dtype == torch.float16 and first.device.type != "meta" and cast(Any, self.vae).config.force_upcast
-        return torch.float32 if upcast else first.dtype
+        own = next(self.vae.parameters()).dtype
+        return torch.float32 if own == torch.float16 and cast(Any, self.vae).config.force_upcast else own
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise ShapeError unless height and width are multiples of the factor."""
@@ -55,8 +53,9 @@ class LatentSpace:
         """The posterior's mode of pixels in [-1, 1] (values outside are allowed: augmentation noise), not scaled, float32."""
         self.check_size((images.shape[-2], images.shape[-1]))
         chunk = max(1, PIXELS_PER_CHUNK // (images.shape[-1] * images.shape[-2]))
-        with precision(self.vae, self._dtype) as vae:
-            parts = [cast(Any, vae).encode(part.to(self.device, self._dtype)).latent_dist.mode() for part in torch.split(images, chunk)]
+        dtype = self._dtype
+        vae = cast(Any, in_precision(self.vae, dtype, self.device))
+        parts = [vae.encode(part.to(self.device, dtype)).latent_dist.mode() for part in torch.split(images, chunk)]
         return torch.cat(parts).float()
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
@@ -79,11 +78,12 @@ class LatentSpace:
         chunk = chunk_size or max(1, PIXELS_PER_CHUNK // pixels)
         raw = latents.float().to(self.device)
         raw = raw * self._std.to(raw) / self.scaling_factor + self._mean.to(raw)
+        dtype = self._dtype
+        vae = cast(Any, in_precision(self.vae, dtype, self.device))
         parts = []
-        with precision(self.vae, self._dtype) as vae:
-            for part in torch.split(raw, chunk):
-                extra = {"num_frames": part.shape[0]} if self._temporal else {}
-                parts.append(cast(Any, vae).decode(part.to(self._dtype), **extra).sample.float())
+        for part in torch.split(raw, chunk):
+            extra = {"num_frames": part.shape[0]} if self._temporal else {}
+            parts.append(vae.decode(part.to(dtype), **extra).sample.float())
         return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
 

@@ -88,7 +88,8 @@ class DiffusionModel:
     def sigmas(self, num_inference_steps: int, *, sampler: SamplerName = "euler") -> Tensor:
         """Noise levels of a run by the checkpoint's own scheduler config: [num_inference_steps + 1], float64, falling, the last one 0.
 
-        `sampler` is the step's name: where a config leaves the spacing open, diffusers' schedulers differ in it.
+        A config with `final_sigmas_type` "sigma_min" ends at its lowest level instead of 0. `sampler` is the step's name: where a config
+        leaves the spacing open, diffusers' schedulers differ in it.
         """
         return self.parametrisation.sigmas(num_inference_steps, sampler)
 

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from calotype.backbones.folder import Part, read_json
+from calotype.backbones.building import refuse_larger
+from calotype.backbones.folder import Part
+from calotype.backbones.headers import read_json
 from calotype.core.errors import InputError, MissingError
 
 TOKENIZER = "bert-base-uncased"
@@ -30,7 +32,7 @@ class _TextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, ids: Tensor, queries: Tensor) -> Tensor:
-        words = self.word_embeddings(ids) + self.position_embeddings.weight[: ids.shape[1]]
+        words = self.word_embeddings(ids) + self.position_embeddings(torch.arange(ids.shape[1], device=ids.device))
         made: Tensor = self.LayerNorm(torch.cat([queries.expand(len(ids), -1, -1), words], dim=1))
         return made
 
@@ -119,6 +121,7 @@ def load_qformer(part: Part, dtype: torch.dtype) -> dict[str, Any]:
     from transformers import Blip2Config
 
     config = read_json(part.folder / "config.json")
+    refuse_larger(part.folder, part.weights, lambda: BlipQFormer(Blip2Config.from_dict(config)))
     model = BlipQFormer(Blip2Config.from_dict(config))
     tensors = {name: value for path in part.weights for name, value in load_file(path).items()}
     missing, _ = model.load_state_dict({name: value.to(dtype) for name, value in tensors.items()}, strict=False)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from calotype.core.offload import awake
+
 BEGIN = 2
 """Where the visual rows begin: after the start token and "a" (BLIP-Diffusion's `ctx_begin_pos`)."""
 
@@ -29,7 +31,8 @@ def causal_mask(length: int, like: Tensor) -> Float[Tensor, "1 1 length length"]
 
 def word_embeddings(encoder: Any, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
     """The encoder's word embeddings, without positions."""
-    made: Tensor = _parts(encoder).embeddings.token_embedding(ids)
+    with awake(encoder):
+        made: Tensor = _parts(encoder).embeddings.token_embedding(ids)
     return made
 
 
@@ -48,9 +51,12 @@ def encode_embeddings(encoder: Any, embeddings: Float[Tensor, "batch length widt
     """The last hidden state, after the final norm, of rows that are embeddings already; positions and the causal mask are added here."""
     parts = _parts(encoder)
     length = embeddings.shape[1]
-    states = embeddings + parts.embeddings.position_embedding.weight[:length].to(embeddings.dtype)
-    output = parts.encoder(inputs_embeds=states, attention_mask=causal_mask(length, states))
-    made: Tensor = parts.final_layer_norm(output[0])
+    # The encoder's own `forward` takes token ids only.
+    with awake(encoder):
+        places = parts.embeddings.position_embedding(torch.arange(length, device=embeddings.device))
+        states = embeddings + places.to(embeddings.dtype)
+        output = parts.encoder(inputs_embeds=states, attention_mask=causal_mask(length, states))
+        made: Tensor = parts.final_layer_norm(output[0])
     return made
 
 

@@ -5,12 +5,13 @@ Imports neither torch nor diffusers, so that `calotype doctor` and `calotype mod
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calotype.backbones.headers import MOST_VOCABULARY_BYTES, damage, excess, read_json, tensor_count
+from calotype.core.boundary import refusing
 from calotype.core.errors import InputError, MissingError
 
 PIPELINES: dict[str, str] = {
@@ -24,6 +25,14 @@ PIPELINES: dict[str, str] = {
     "VolumePriorPipeline": "VolumePrior",
 }
 """`_class_name` in model_index.json -> role. A folder that is one AutoencoderKL has the role `Autoencoder`."""
+
+SAME_PARTS: dict[str, str] = {
+    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+    "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLInpaintPipeline": "StableDiffusionXLPipeline",
+}
+"""Pipelines that are another way to use the same networks; their folders and objects are read as that pipeline's."""
 
 WEIGHTED = {
     "UNet2DConditionModel": "diffusion_pytorch_model",
@@ -91,21 +100,6 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.weights)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        InputError: the file isn't a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as JSON ({error}); fetch the checkpoint again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__} where a JSON object is expected; fetch the checkpoint again")
-    return content
-
-
 def open_checkpoint(folder: Path, *, variant: str | None = None, half: bool = False, remedy: str = "fetch it again") -> Checkpoint:
     """Check a folder and choose its weight files.
 
@@ -117,18 +111,24 @@ def open_checkpoint(folder: Path, *, variant: str | None = None, half: bool = Fa
         remedy: what an error tells the user to do.
 
     Raises:
-        InputError: the folder is no checkpoint, or one that no role exists for, or its weights are pickled.
+        InputError: the folder is no checkpoint, or one that no role exists for, its weights are pickled, or its files say what can't be.
         MissingError: files are missing or cut short; the message names the first ones.
     """
+    with refusing(str(folder), remedy):
+        return _open(folder, variant=variant, half=half, remedy=remedy)
+
+
+def _open(folder: Path, *, variant: str | None, half: bool, remedy: str) -> Checkpoint:
     index = folder / "model_index.json"
     if not index.is_file():
         if (folder / "config.json").is_file():
             return _open_single(folder, variant=variant, half=half, remedy=remedy)
         raise InputError(f"{folder} is no checkpoint folder: it has neither model_index.json nor config.json; {remedy}")
     content = read_json(index)
-    pipeline = str(content.get("_class_name"))
+    pipeline = base_pipeline(str(content.get("_class_name")))
     if pipeline not in PIPELINES:
-        raise InputError(f"{folder} is a {pipeline}; calotype reads {', '.join(PIPELINES)} and AutoencoderKL folders")
+        raise InputError(f"{folder} is a {pipeline}; calotype reads {', '.join((*PIPELINES, *SAME_PARTS))} and AutoencoderKL folders")
+    refuse_refiner(str(folder), content)
     problems: list[str] = []
     parts: dict[str, Part] = {}
     extra = OPTIONAL.get(pipeline, {})
@@ -146,7 +146,59 @@ def open_checkpoint(folder: Path, *, variant: str | None = None, half: bool = Fa
         problems += missing
     _raise_problems(folder, problems, remedy)
     _check_variant(folder, parts, variant)
-    return Checkpoint(folder, pipeline, PIPELINES[pipeline], parts)
+    checkpoint = Checkpoint(folder, pipeline, PIPELINES[pipeline], parts)
+    _check_configs(checkpoint, content, remedy)
+    return checkpoint
+
+
+def base_pipeline(class_name: str) -> str:
+    """The pipeline whose parts a pipeline's are; itself if it is no other use of one.
+
+    Example:
+        >>> base_pipeline("StableDiffusionXLImg2ImgPipeline"), base_pipeline("FluxPipeline")
+        ('StableDiffusionXLPipeline', 'FluxPipeline')
+    """
+    return SAME_PARTS.get(class_name, class_name)
+
+
+def refuse_refiner(subject: str, index: Mapping[str, Any]) -> None:
+    """SDXL's refiner has the base's pipeline class for pictures, but one text encoder and an aesthetic score in place of sizes.
+
+    Raises:
+        InputError: the pipeline's config (`model_index.json`) is a refiner's.
+    """
+    if index.get("requires_aesthetics_score"):
+        raise InputError(f"{subject} is an SDXL refiner, which finishes pictures of the base model; give the base checkpoint")
+
+
+def _check_configs(checkpoint: Checkpoint, index: Mapping[str, Any], remedy: str) -> None:
+    """Refuse what the small files show, before anything large is read."""
+    configs = {part.name: read_json(part.folder / "config.json") for part in checkpoint.parts.values() if part.weights}
+    wanted = {"model_index.json": excess(index)}
+    for name, config in configs.items():
+        wanted[f"{name}/config.json"] = excess(config, sum(tensor_count(path) for path in checkpoint.parts[name].weights))
+    scheduler = checkpoint.parts.get("scheduler")
+    if scheduler is not None:
+        wanted["scheduler_config.json"] = excess(read_json(scheduler.folder / "scheduler_config.json"))
+    for file, problem in wanted.items():
+        if problem:
+            raise InputError(f"{checkpoint.folder}: {file} can't be right: {problem}; {remedy}")
+    for tokenizer in (part for part in checkpoint.parts.values() if part.name.startswith("tokenizer")):
+        for path in sorted(tokenizer.folder.glob("*.*")):
+            if path.suffix in (".json", ".txt") and path.is_file() and path.stat().st_size > MOST_VOCABULARY_BYTES:
+                raise InputError(f"{path} has {path.stat().st_size / 1e6:.0f} MB; a vocabulary has a few: {remedy}")
+    if checkpoint.role == "TextToImage":
+        taken, latent = configs["unet"].get("in_channels", 4), configs["vae"].get("latent_channels", 4)
+        if taken != latent:
+            raise InputError(f"{checkpoint.folder} {other_channels(taken, latent)}")
+
+
+def other_channels(taken: Any, latent: Any) -> str:
+    """Why a text-to-image network with other input channels isn't read, as the end of a message."""
+    known = {9: "it is an inpainting checkpoint, which sees a mask and the masked picture beside the noise", 8: "it edits by instruction",
+             5: "it sees a depth map beside the noise", 7: "it enlarges a picture"}  # fmt: skip
+    why = known.get(taken, "it is of another role")
+    return f"takes {taken} input channels where text-to-image takes {latent}: {why}; give the base checkpoint"
 
 
 def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) -> Checkpoint:
@@ -157,7 +209,9 @@ def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) 
     part, problems = _open_part("vae", class_name, folder, variant=variant, half=half)
     _raise_problems(folder, problems, remedy)
     _check_variant(folder, {"vae": part}, variant)
-    return Checkpoint(folder, class_name, "Autoencoder", {"vae": part})
+    checkpoint = Checkpoint(folder, class_name, "Autoencoder", {"vae": part})
+    _check_configs(checkpoint, {}, remedy)
+    return checkpoint
 
 
 def _raise_problems(folder: Path, problems: list[str], remedy: str) -> None:
@@ -186,7 +240,7 @@ def _open_part(name: str, class_name: str, folder: Path, *, variant: str | None,
         raise InputError(f"{folder} is a {class_name}; calotype reads {', '.join(WEIGHTED)} there")
     problems = _need(folder, "config.json")
     if (folder / ROUNDED).is_file():
-        return Part(name, class_name, folder, (folder / ROUNDED,), INT8), problems + [p for p in [_damage(folder / ROUNDED)] if p]
+        return Part(name, class_name, folder, (folder / ROUNDED,), INT8), problems + [p for p in [damage(folder / ROUNDED)] if p]
     files, found, missing = choose_weights(folder, WEIGHTED[class_name], variant=variant, half=half)
     return Part(name, class_name, folder, files, found), problems + missing
 
@@ -210,7 +264,7 @@ def choose_weights(folder: Path, stem: str, *, variant: str | None, half: bool) 
         files = _weight_files(folder, stem, candidate)
         if files is None:
             continue
-        problems = [problem for path in files if (problem := _damage(path))]
+        problems = [problem for path in files if (problem := damage(path))]
         if not problems:
             return files, candidate, []
         tried.append((files, candidate, problems))
@@ -232,26 +286,16 @@ def _weight_files(folder: Path, stem: str, variant: str | None) -> tuple[Path, .
     """The files that make up one variant, whether or not they are there; None if the folder doesn't have the variant at all."""
     index = folder / (f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json")
     if index.is_file():
-        shards = read_json(index).get("weight_map", {})
-        return tuple(folder / shard for shard in sorted(set(shards.values())))
+        shards = read_json(index).get("weight_map")
+        names = list(shards.values()) if isinstance(shards, dict) else []
+        if not names or not all(map(_is_file_name, names)):
+            raise InputError(f"{folder.name}/{index.name} doesn't list the weight files beside it; fetch the checkpoint again")
+        return tuple(folder / name for name in sorted(set(names)))
     single = folder / _file_name(stem, variant)
     # A link in the hub's cache whose target is gone still says which file was meant.
     return (single,) if single.is_file() or single.is_symlink() else None
 
 
-def _damage(path: Path) -> str | None:
-    """What is wrong with a safetensors file, judged by its header; None if nothing is."""
-    name = f"{path.parent.name}/{path.name}"
-    if not path.is_file():
-        return f"{name} is missing"
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            return f"{name} is cut short at {size} bytes"
-        try:
-            header = json.loads(file.read(length))
-            end = max((tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return f"{name} is no safetensors file"
-    return None if size >= 8 + length + end else f"{name} is cut short at {size} of {8 + length + end} bytes"
+def _is_file_name(name: object) -> bool:
+    """Whether this names a file of the folder itself; with folders in it, it would lead out of the checkpoint."""
+    return isinstance(name, str) and name not in ("", "..") and Path(name).name == name and "\\" not in name

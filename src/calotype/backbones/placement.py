@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,21 +85,6 @@ def settle(modules: Sequence[nn.Module], placement: Placement) -> None:
             cpu_offload(module, placement.device, offload_buffers=len(list(module.parameters())) > 0)
         else:
             _, previous = cpu_offload_with_hook(module, placement.device, prev_module_hook=previous)
-
-
-@contextmanager
-def precision(module: nn.Module, dtype: torch.dtype) -> Iterator[nn.Module]:
-    """Run a network in another precision and put its own back afterwards, also after an error. 16 -> 32 -> 16 bits is lossless."""
-    own = next(module.parameters()).dtype
-    if own == dtype:
-        yield module
-        return
-    # nn.Module's own `to`: diffusers' warns about every cast.
-    nn.Module.to(module, dtype=dtype)
-    try:
-        yield module
-    finally:
-        nn.Module.to(module, dtype=own)
 
 
 def check_torchvision() -> None:

@@ -62,7 +62,7 @@ def note_unfamiliar(model: TextToImage | ImageToVideo, image: Image, events: Eve
     found = psnr(rebuilt.cpu(), pixels.cpu()).item()
     if found < FAMILIAR_PSNR_DB:
         role = MODELS[model.name].role
-        public = " or ".join(other for other, row in MODELS.items() if row.role == role and row.folder is None)
+        public = " or ".join(other for other, row in MODELS.items() if row.role == role and row.folder is None and not row.removed)
         events.note(
             f"{name}: {model.name} was trained on drawn toy scenes and rebuilds this picture with only {found:.1f} dB (its own world:"
             f" {FAMILIAR_PSNR_DB:.0f} or more), so expect {expect}; for photographs take {public}"

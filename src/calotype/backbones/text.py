@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calotype.core.errors import one_line, refuse_half_characters
+
 logger = logging.getLogger(__name__)
 
 
@@ -17,13 +19,19 @@ def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
 
     Returns:
         int64 on the CPU.
+
+    Raises:
+        InputError: a prompt is no text.
     """
+    for prompt in prompts:
+        refuse_half_characters(prompt, "prompt")
     length = tokenizer.model_max_length
     ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
     for prompt, full in zip(prompts, tokenizer(list(prompts), verbose=False).input_ids, strict=True):
         if len(full) > length:
-            lost = tokenizer.decode(full[length - 1 : -1])
-            logger.warning("the prompt %r has %d tokens, the text encoder reads %d: %r is left out", prompt, len(full), length, lost)
+            lost = one_line(tokenizer.decode(full[length - 1 : -1]), 200)
+            shown = one_line(prompt, 80)
+            logger.warning("the prompt %r has %d tokens and the text encoder reads %d: %r is left out", shown, len(full), length, lost)
     return torch.as_tensor(ids)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.backbones.base import DiffusionModel
+from calotype.backbones.folder import other_channels
 from calotype.backbones.text import encode_prompts, encode_prompts_penultimate
 from calotype.core.denoiser import Condition
 from calotype.core.errors import InputError
@@ -24,10 +25,7 @@ class StableDiffusion(DiffusionModel):
         super().__init__(*arguments, **keywords)
         config = self.unet.config
         if config.in_channels != self.latent_space.channels:
-            raise InputError(
-                f"{self.name} takes {config.in_channels} input channels where text-to-image takes {self.latent_space.channels}: "
-                "inpainting and instruction checkpoints are another role; give the base checkpoint"
-            )
+            raise InputError(f"{self.name} {other_channels(config.in_channels, self.latent_space.channels)}")
         if getattr(config, "time_cond_proj_dim", None) is not None:
             raise InputError(f"{self.name} is a guidance-distilled (LCM) checkpoint, which isn't supported; give the base checkpoint")
 

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from calotype.backbones.folder import ROUNDED, read_json
+from calotype.backbones.building import refuse_larger
+from calotype.backbones.folder import ROUNDED
+from calotype.backbones.headers import read_json
 from calotype.backbones.rounded import load_rounded, save_rounded
 from calotype.backbones.subject_encoder import SubjectEncoder
 from calotype.core.errors import InputError
@@ -55,18 +57,24 @@ def load_network(name: str, folder: Path) -> nn.Module:
     Raises:
         InputError: config and weights don't belong together.
     """
-    made: nn.Module
     config = read_json(folder / "config.json")
-    if name == "unet":
-        from diffusers import UNet2DConditionModel
 
-        made = UNet2DConditionModel.from_config(config)
-    elif name == "text_encoder":
-        from transformers import CLIPTextConfig, CLIPTextModel
+    def make() -> nn.Module:
+        made: nn.Module
+        if name == "unet":
+            from diffusers import UNet2DConditionModel
 
-        made = CLIPTextModel(CLIPTextConfig.from_dict(config))
-    else:
-        made = SubjectEncoder.from_config(config)
+            made = UNet2DConditionModel.from_config(config)
+        elif name == "text_encoder":
+            from transformers import CLIPTextConfig, CLIPTextModel
+
+            made = CLIPTextModel(CLIPTextConfig.from_dict(config))
+        else:
+            made = SubjectEncoder.from_config(config)
+        return made
+
+    refuse_larger(folder, [folder / ROUNDED], make)
+    made = make()
     try:
         made.load_state_dict(load_rounded(folder / ROUNDED))
     except RuntimeError as error:

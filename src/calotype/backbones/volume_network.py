@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.backbones.folder import INT8, Part, read_json
+from calotype.backbones.building import refuse_larger
+from calotype.backbones.folder import INT8, Part
+from calotype.backbones.headers import read_json
 from calotype.backbones.rounded import load_rounded, save_rounded
 from calotype.core.errors import InputError, MissingError, ShapeError
 
@@ -120,7 +122,9 @@ def load_part(part: Part, patch_size: int = 1) -> VolumeNetwork:
             f"model_index.json says patch_size {patch_size!r} and the network has {channels} channels; they must be its cube: "
             "fetch or save the checkpoint again"
         )
-    unet = monai_unet({name: value for name, value in config.items() if not name.startswith("_")})
+    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    refuse_larger(part.folder, part.weights, lambda: monai_unet(arguments))
+    unet = monai_unet(arguments)
     if part.variant == INT8:
         tensors = load_rounded(part.weights[0])
     else:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.backbones.folder import read_json
+from calotype.backbones.headers import read_json
 from calotype.backbones.parametrisation import Parametrisation
 from calotype.backbones.source import Source
 from calotype.backbones.volume_network import VolumeNetwork

@@ -45,7 +45,10 @@ def mask_from(
         from calotype.methods.ovam import word_mask
 
         return word_mask(model, picture, os.fspath(source)[len(WORD) :], seed=seed, events=events)
-    found, name = as_mask(source, events=events), "the mask" if isinstance(source, Mask) else os.fspath(source)
+    name = "the mask" if isinstance(source, Mask) else os.fspath(source)
+    if not isinstance(source, Mask) and not os.path.isfile(os.path.expanduser(source)):
+        raise InputError(f"no file is at {name}; check the path, or write {WORD}{os.path.basename(name)}")
+    found = as_mask(source, events=events)
     if found.size != picture.size:
         (height, width), (h, w) = found.size, picture.size
         raise InputError(f"{name} has {width}x{height} px and the picture {w}x{h}; give a mask of the picture's size")

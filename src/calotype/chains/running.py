@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from calotype.chains.record import RECORD, ChainRecord, read_chain_record
 from calotype.chains.sequence import Chain, Link, Reference
-from calotype.core.errors import Cancelled, InputError
+from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import write_json
+from calotype.core.files import disk_trouble, take_lock, temporary_beside, user_path
+from calotype.core.method import Place
 from calotype.core.types import Image, Video
 from calotype.data import read_image, read_video, rows_sheet
 from calotype.runs import inputs
+from calotype.runs.entries import RECORD_NAME, InputEntry, ModelRequest, plain_name
+from calotype.runs.folders import choose, clear, foreign, refuse_link, remove_listed, sweep
 from calotype.runs.hashing import path_digest
 from calotype.runs.kinds import suited
+from calotype.runs.listener import PROGRESS_NAME
 from calotype.runs.outputs import Result
-from calotype.runs.record import RECORD_NAME, ModelRequest, read_record
-from calotype.runs.running import LoadModel, ResolveMethod, Run, make_folder, resume, run
+from calotype.runs.record import INPUTS, own_file, read_record
+from calotype.runs.running import LoadModel, ResolveMethod, Run, recorded_places, resume, run
+from calotype.runs.trust import allow, named_places
 
-RECORD = "chain.json"
 SHEET = "chain.png"
 HANDED_ON = "handed-on"
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -66,34 +72,115 @@ def run_chain(
         InputError: as `calotype.runs.run`, or a link didn't make what a later one asks for.
         Cancelled: the user stopped it; `resume_chain` goes on.
     """
-    if out is not None and overwrite and is_chain(out):
-        _clear(Path(out).expanduser())
-    folder = make_folder(out, "chain", overwrite)
+    load = _once(load_model)
+    with _taken(out, overwrite) as (folder, replaced):
+        staged = temporary_beside(folder / INPUTS)
+        try:
+            staged.mkdir()
+            places, files = _staged(chain, folder, staged)
+            own = Chain(tuple(link.with_files(places) for link in chain.links))
+            record = ChainRecord(own.to_json()["links"], seed, device, dtype, files)
+            if replaced is not None:
+                for request in (each for link in own.links for each in _requests(link, record).values()):
+                    if request.name:
+                        load(request)
+                _clear(folder, replaced)
+            target = folder / INPUTS
+            target.mkdir(exist_ok=True)
+            for item in sorted(staged.iterdir()):
+                if os.path.lexists(target / item.name):
+                    raise InputError(f"{target / item.name} is in the way; move it, or choose another folder")
+                os.replace(item, target / item.name)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        record.write(folder)
+        return _follow(own, folder, load, record, events)
+
+
+def _staged(chain: Chain, folder: Path, staged: Path) -> tuple[dict[Path, Path], dict[str, str]]:
+    """Copy the user's files to where nothing of an earlier chain is touched; where they will lie, and their hashes."""
     places: dict[Path, Path] = {}
-    kept: dict[str, str] = {}
-    for link in chain.links:
-        for path in link.files:
-            if path not in places:
-                target = folder / inputs.FOLDER / f"{len(places)}-{path.name}"
-                inputs.keep(folder, path, {"file": str(target.relative_to(folder))})
-                places[path], kept[str(target.relative_to(folder))] = target, path_digest(target)
-    own = Chain(tuple(link.with_files(places) for link in chain.links))
-    values = {"calotype_chain": FORMAT, "seed": seed, "device": device, "dtype": dtype, "files": kept, **own.to_json(), "records": {}}
-    write_json(folder / RECORD, _relative(values, folder))
-    return _follow(own, folder, load_model, values, events)
+    files: dict[str, str] = {}
+    for path in dict.fromkeys(path for link in chain.links for path in link.files):
+        name = f"{len(places)}-{plain_name(path.name)}"
+        told: InputEntry = {"kind": "", "file": f"{INPUTS}/{name}", "path": "", "name": name, "sha256": ""}
+        inputs.keep(staged, path, told)
+        places[path], files[told["file"]] = folder / told["file"], path_digest(staged / name)
+    return places, files
 
 
-def resume_chain(folder: Path | str, *, resolve_method: ResolveMethod, load_model: LoadModel, events: Events = SILENT) -> ChainRun:
+@contextmanager
+def _taken(out: Path | str | None, overwrite: bool) -> Iterator[tuple[Path, ChainRecord | None]]:
+    """The folder of a chain, kept for this process, and the record of the chain that is in it; a folder made for nothing goes again."""
+    try:
+        folder, made = choose(out, "chain", overwrite, records=(RECORD,))
+    except OSError as error:
+        raise InputError(
+            f"the chain's folder can't be made ({(error.strerror or str(error)).lower()}): give another one with --out"
+        ) from None
+    try:
+        with _locked(folder):
+            yield folder, read_chain_record(folder) if (folder / RECORD).is_file() else None
+    finally:
+        if made:
+            with suppress(OSError):
+                (folder / INPUTS).rmdir()
+                folder.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a chain's folder for this process; none of its places leads out of it."""
+    refuse_link(folder / INPUTS)
+    refuse_link(folder / HANDED_ON)
+    if sys.platform == "win32":
+        yield  # There a folder can't be opened; its links' own folders are locked.
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        take_lock(file, f"{folder} is still being worked on by another process; wait for it or stop it first")
+        yield
+    finally:
+        os.close(file)
+
+
+def _requests(link: Link, record: ChainRecord) -> dict[str, ModelRequest]:
+    return {name: ModelRequest(model, device=record.device, dtype=record.dtype) for name, model in link.models.items()}
+
+
+def resume_chain(
+    folder: Path | str, *, resolve_method: ResolveMethod, load_model: LoadModel, trust: bool = False, events: Events = SILENT
+) -> ChainRun:
     """Go on where a chain was stopped: finished links stay, a begun one continues from its state; the results are those of one go.
 
+    Args:
+        folder: the chain's.
+        resolve_method, load_model: find the methods and load the checkpoints.
+        trust: whether the records may name files and checkpoints outside of the folder (see `calotype.runs.trust`).
+        events: hears what the methods tell.
+
     Raises:
-        InputError: no chain's folder.
+        InputError: no chain's folder, a file in it has changed, or it names places outside and `trust` is false.
         Cancelled: as `run_chain`.
     """
-    place = Path(folder).expanduser()
-    values = read_chain_record(place)
-    chain = Chain.of(values, place, resolve_method, str(place / RECORD))
-    return _follow(chain, place, load_model, values, events, resolve_method=resolve_method)
+    place = chain_folder(folder)
+    read_chain_record(place)
+    with _locked(place):
+        record = read_chain_record(place)
+        sweep(place)
+        chain = Chain.of(record.to_links(), place, resolve_method, str(place / RECORD), own=record.own_files(place))
+        named = _places(chain, record)
+        for link in map(place.joinpath, record.link_folders()):
+            refuse_link(link)
+            if (link / RECORD_NAME).is_file():
+                named += recorded_places(read_record(link)[0], resolve_method)
+        allow(list(dict.fromkeys(named)), place, events, trust=trust)
+        return _follow(chain, place, _once(load_model), record, events, resolve_method=resolve_method, trust=trust)
+
+
+def _places(chain: Chain, record: ChainRecord) -> list[Place]:
+    """What the links touch outside of the chain's folder."""
+    return [place for link in chain.links for place in named_places(link.method, link.plain, _requests(link, record))]
 
 
 def rerun_chain(
@@ -104,24 +191,30 @@ def rerun_chain(
     out: Path | str | None = None,
     overwrite: bool = False,
     device: str | None = None,
+    trust: bool = False,
     events: Events = SILENT,
 ) -> ChainRun:
     """Do a recorded chain again from the files that its folder keeps, each link with what the link before makes now.
 
+    Args:
+        source: the chain's folder, or its `chain.json`.
+        resolve_method, load_model: find the methods and load the checkpoints.
+        out, overwrite, device: as `run_chain`.
+        trust: whether the record may name files and checkpoints outside of the folder (see `calotype.runs.trust`).
+        events: hears what the methods tell.
+
     Raises:
-        InputError: no chain's folder, or a file in it has changed.
+        InputError: no chain's folder, a file in it has changed, or it names places outside and `trust` is false.
     """
     place = chain_folder(source)
-    values = read_chain_record(place)
-    for name, digest in values["files"].items():
-        if not (place / name).exists() or path_digest(place / name) != digest:
-            raise InputError(f"{place / name} is missing or has changed since the chain ran; copy it back")
-    chain = Chain.of(values, place, resolve_method, str(place / RECORD))
+    record = read_chain_record(place)
+    chain = Chain.of(record.to_links(), place, resolve_method, str(place / RECORD), own=record.own_files(place))
+    allow(_places(chain, record), place, events, trust=trust)
     done = run_chain(
-        chain, load_model=load_model, seed=values["seed"], device=device or values["device"], dtype=values["dtype"], out=out,
+        chain, load_model=load_model, seed=record.seed, device=device or record.device, dtype=record.dtype, out=out,
         overwrite=overwrite, events=events,
     )  # fmt: skip
-    then = {name: record["outputs"] for name, record in values["records"].items()}
+    then = {name: told.outputs for name, told in record.records.items()}
     now = {name: link.record.outputs for name, link in done.runs.items()}
     pairs = [(then[name][key], now[name][key]) for name in then for key in then[name] if key in now.get(name, {})]
     same = all(before["pixels_sha256"] == after["pixels_sha256"] for before, after in pairs) if pairs else None
@@ -130,7 +223,7 @@ def rerun_chain(
 
 def chain_folder(source: Path | str) -> Path:
     """The folder of a recorded chain, given as the folder or as the `chain.json` in it."""
-    place = Path(source).expanduser()
+    place = user_path(source)
     return place.parent if place.name == RECORD else place
 
 
@@ -139,54 +232,70 @@ def is_chain(source: Path | str) -> bool:
     return (chain_folder(source) / RECORD).is_file()
 
 
-def read_chain_record(folder: Path) -> dict[str, Any]:
-    """What `chain.json` holds.
-
-    Raises:
-        InputError: there is none, or one of another format.
-    """
-    path = folder / RECORD
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no {RECORD}, so it is no folder of a chain") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not readable JSON ({error})") from None
-    if not isinstance(values, dict) or values.get("calotype_chain") != FORMAT:
-        raise InputError(f"{path} is no record of a chain that this version reads (format {FORMAT})")
-    return values
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier chain left, its record last, and nothing else."""
-    numbered = enumerate(read_chain_record(folder)["links"], start=1)
-    for name in (*(f"{number}-{link}" for number, link in numbered), inputs.FOLDER, HANDED_ON):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (SHEET, RECORD):
-        (folder / name).unlink(missing_ok=True)
+def _clear(folder: Path, record: ChainRecord) -> None:
+    """Remove what an earlier chain left, and nothing else: as `calotype.runs.folders.clear` for each link."""
+    places = [place for place in map(folder.joinpath, record.link_folders()) if not place.is_symlink() and own_file(place, RECORD_NAME)]
+    earlier = {place: read_record(place)[0] for place in places}
+    for place, told in earlier.items():
+        others = foreign(place, told)
+        if others:
+            raise InputError(
+                f"{others[0]} is in a folder that would be replaced and no part of that run; move it, or choose another folder"
+            )
+    for place, told in earlier.items():
+        clear(place, told)
+        for own in (RECORD_NAME, PROGRESS_NAME):
+            if own_file(place, own) is not None:
+                (place / own).unlink()
+        with suppress(OSError):
+            place.rmdir()
+    for file, digest in record.files.items():
+        remove_listed(folder, file, digest)
+    handed = folder / HANDED_ON
+    if handed.is_dir() and not handed.is_symlink():
+        for name in sorted(item.name for item in handed.iterdir()):
+            if any(name.startswith((f"{link}.", f"{link}-")) and name.endswith(".safetensors") for link in record.links):
+                file = own_file(handed, name)
+                if file is not None:
+                    file.unlink()
+    for name in (INPUTS, HANDED_ON):
+        with suppress(OSError):
+            (folder / name).rmdir()
+    if own_file(folder, SHEET) is not None:
+        (folder / SHEET).unlink()
 
 
 def _follow(
     chain: Chain,
     folder: Path,
-    load_model: LoadModel,
-    values: dict[str, Any],
+    load: LoadModel,
+    record: ChainRecord,
     events: Events,
     *,
     resolve_method: ResolveMethod | None = None,
+    trust: bool = False,
 ) -> ChainRun:
-    load, runs = _once(load_model), {}
+    runs: dict[str, Run] = {}
+    again = f"calotype resume {folder}{' --trust' if _places(chain, record) else ''}"
     for number, link in enumerate(chain.links, start=1):
         place = folder / f"{number}-{link.name}"
+        refuse_link(place)
         later = {reference for follower in chain.links[number:] for reference in follower.references}
         wanted = sorted((reference for reference in later if reference.link == link.name), key=str)
         events.note(f"link {number} of {len(chain.links)}: {link.name} ({link.method.slug})")
         try:
-            runs[link.name] = _one(link, place, folder, load, values, wanted, resolve_method, events)
+            runs[link.name] = _one(link, place, folder, load, record, wanted, resolve_method, events, trust=trust)
+            record = replace(record, records={**record.records, link.name: runs[link.name].record})
+            record.write(folder)
         except Cancelled:
-            raise Cancelled(f"stopped in the link {link.name}; continue with: calotype resume {folder}") from None
-        values["records"][link.name] = runs[link.name].record.to_json()
-        write_json(folder / RECORD, _relative(values, folder))
+            raise Cancelled(f"stopped in the link {link.name}; continue with: {again}") from None
+        except (CalotypeError, OSError) as error:
+            trouble = disk_trouble(error)
+            if not trouble:
+                raise
+            raise CalotypeError(
+                f"{trouble}; the chain is interrupted in the link {link.name}: mend that, then continue with: {again}"
+            ) from error
     _sheet(folder, runs)
     return ChainRun(folder, runs)
 
@@ -196,17 +305,19 @@ def _one(
     place: Path,
     folder: Path,
     load: LoadModel,
-    values: Mapping[str, Any],
+    record: ChainRecord,
     wanted: list[Reference],
     resolve_method: ResolveMethod | None,
     events: Events,
+    *,
+    trust: bool,
 ) -> Run:
     """One link's run, anew or gone on with, and what later links need of it written to the bit."""
-    complete = all((folder / HANDED_ON / reference.file).is_file() for reference in wanted)
+    complete = all(own_file(folder, f"{HANDED_ON}/{reference.file}") is not None for reference in wanted)
     if resolve_method is not None and (place / RECORD_NAME).is_file():
-        record, _ = read_record(place)
-        if record.status != "finished" or complete:
-            done = resume(place, resolve_method=resolve_method, load_model=load, events=events)
+        told, _ = read_record(place)
+        if told.status != "finished" or complete:
+            done = resume(place, resolve_method=resolve_method, load_model=load, trust=trust, events=events)
             if done.results:
                 _hand_on(done.results, wanted, folder)
             return done
@@ -214,9 +325,9 @@ def _one(
         link.method,
         {name: _resolved(value, link.parameters[name].kind, folder) for name, value in link.give.items()},
         load,
-        model=ModelRequest(link.model, device=values["device"], dtype=values["dtype"]),
+        model=_requests(link, record)["model"],
         preset=link.preset,
-        seed=values["seed"] if link.seed is None else link.seed,
+        seed=record.seed if link.seed is None else link.seed,
         out=place,
         overwrite=True,
         events=events,
@@ -254,7 +365,10 @@ def _resolved(value: Any, kind: str, folder: Path) -> Any:
         return [_resolved(item, kind.removesuffix("s"), folder) for item in value]
     if not isinstance(value, Reference):
         return value
-    found = inputs.read_exact(folder / HANDED_ON / value.file)
+    place = own_file(folder, f"{HANDED_ON}/{value.file}")
+    if place is None:
+        raise InputError(f"{folder / HANDED_ON / value.file} is missing, so {value} is unknown; do the chain again with: calotype rerun")
+    found = inputs.read_exact(place)
     return suited(kind, found, f"{value} is", f"; take {value}:first or {value}:last" if isinstance(found, Video) else "")
 
 
@@ -271,27 +385,15 @@ def _once(load_model: LoadModel) -> Callable[[ModelRequest], Any]:
     return load
 
 
-def _relative(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The record with paths inside of the folder told from there, so that the folder can be moved."""
-    inside = f"{folder}/"
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.removeprefix(inside)
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return {key: plain(value) if key == "links" else value for key, value in values.items()}
-
-
 def _sheet(folder: Path, runs: Mapping[str, Run]) -> None:
     """`chain.png`: a row for each link, its clip's frames or its pictures."""
     rows = []
     for number, (name, done) in enumerate(runs.items(), start=1):
         shown: list[Image] = []
         for key, entry in done.record.outputs.items():
-            path = folder / f"{number}-{name}" / entry["file"]
+            path = own_file(folder, f"{number}-{name}/{entry.get('file', '')}")
+            if path is None:
+                continue
             if "frames" in entry:
                 clip = read_video(path)
                 shown += [clip[frame] for frame in range(len(clip))]

@@ -15,24 +15,45 @@ Files are looked for beside the chain. A link may also have `model`, `preset`, `
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calotype.chains.record import LINK_NAME
 from calotype.core.errors import InputError
+from calotype.core.files import user_path
 from calotype.core.method import Method
+from calotype.core.untrusted import parse_json, short, text, whole
 from calotype.data.files import plain_file
 from calotype.registry import did_you_mean
 from calotype.runs.presets import default_model, default_preset, preset_instance
+from calotype.runs.record import MOST_SEED, parse_model
 from calotype.runs.running import ResolveMethod
 from calotype.runs.signature import Parameter, call_parameters, field_types
 from calotype.runs.values import decode, encode
 
 _KEYS = ("method", "give", "model", "preset", "settings", "seed")
-_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+_RESULT = r"[^/\\\x00-\x1f]{1,200}"
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where the files of a chain are looked for."""
+
+    folder: Path
+    own: Mapping[str, Path] | None
+
+    def find(self, value: str, kind: str, name: str) -> Path:
+        """One file, or a folder of the frames of a clip or the slices of a volume."""
+        if self.own is not None:
+            if value not in self.own:
+                raise InputError(f"{name}: the record names {short(value)}, which is none of the copies in its folder; it is not read")
+            return self.own[value]
+        path = self.folder / user_path(value)
+        return path if os.path.isdir(path) and kind.removesuffix("s") in ("video", "volume") else plain_file(path, name)
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,18 @@ class Link:
         return {parameter.name: parameter for parameter in call_parameters(type(self.method))}
 
     @property
+    def plain(self) -> dict[str, Any]:
+        """The arguments that are no files."""
+        parameters = self.parameters
+        return {name: value for name, value in self.give.items() if parameters[name].kind == "value"}
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The names of the checkpoints that it loads: `model`, and those that arguments name."""
+        parameters = self.parameters
+        return {"model": self.model, **{name: value for name, value in self.give.items() if parameters[name].kind == "model"}}
+
+    @property
     def references(self) -> tuple[Reference, ...]:
         """What it is given of earlier links."""
         return tuple(value for values in map(_listed, self.give.values()) for value in values if isinstance(value, Reference))
@@ -140,23 +173,30 @@ class Chain:
             InputError: no JSON; a method, setting, argument or key that isn't known; a reference to no earlier link; a missing file.
         """
         source = plain_file(path, "chain")
-        try:
-            value = json.loads(source.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, ValueError) as error:
-            raise InputError(f"chain {source.name} is no JSON ({error}); check commas, quotes and brackets") from None
+        value = parse_json(source.read_bytes(), f"chain {source.name}")
         return cls.of(value, source.parent, resolve_method, source.name)
 
     @classmethod
-    def of(cls, value: Any, folder: Path, resolve_method: ResolveMethod, name: str = "the chain") -> Chain:
-        """The same from JSON that is read already; files are looked for in `folder`."""
+    def of(
+        cls, value: Any, folder: Path, resolve_method: ResolveMethod, name: str = "the chain", *, own: Mapping[str, Path] | None = None
+    ) -> Chain:
+        """The same from JSON that is read already; files are looked for in `folder`.
+
+        Args:
+            value: the JSON.
+            folder: of the files.
+            resolve_method: as `read`.
+            name: what messages call it.
+            own: for a recorded chain, the only files that it may name, with where they are.
+        """
         links = value.get("links") if isinstance(value, Mapping) else None
         if not isinstance(links, Mapping) or not links:
             raise InputError(f"{name} has no links; it is an object such as {{'links': {{'mask': {{'method': 'ovam', 'give': {{...}}}}}}}}")
         made: list[Link] = []
         for key, told in links.items():
-            if not _NAME.fullmatch(key):
-                raise InputError(f"{name}: the link name {key!r} can't be used; take letters, digits, - and _")
-            made.append(_link(key, told, folder, resolve_method, f"{name}: {key}", [link.name for link in made]))
+            if not re.fullmatch(LINK_NAME, key):
+                raise InputError(f"{name}: the link name {short(key)!r} can't be used; take letters, digits, - and _")
+            made.append(_link(key, told, _Files(folder, own), resolve_method, f"{name}: {key}", [link.name for link in made]))
         return cls(tuple(made))
 
     def to_json(self) -> dict[str, Any]:
@@ -164,24 +204,24 @@ class Chain:
         return {"links": {link.name: link.to_json() for link in self.links}}
 
 
-def _link(key: str, told: Any, folder: Path, resolve_method: ResolveMethod, name: str, earlier: Sequence[str]) -> Link:
+def _link(key: str, told: Any, files: _Files, resolve_method: ResolveMethod, name: str, earlier: Sequence[str]) -> Link:
     if not isinstance(told, Mapping):
         raise InputError(f"{name} is no object; give it a method and what it is given")
     for entry in told:
         if entry not in _KEYS:
-            raise InputError(f"{name}: the key {entry!r} is unknown; {did_you_mean(entry, _KEYS)}it takes {', '.join(_KEYS)}")
+            raise InputError(f"{name}: the key {short(entry)!r} is unknown; {did_you_mean(entry, _KEYS)}it takes {', '.join(_KEYS)}")
     if not isinstance(told.get("method"), str):
         raise InputError(f"{name}: method is missing; `calotype list` shows all")
     kind = resolve_method(told["method"])
-    model = str(told.get("model") or default_model(kind))
-    preset = str(told.get("preset") or default_preset(kind, model))
+    model = parse_model({"name": told.get("model") or default_model(kind)}, f"{name}: model").name
+    preset = text(told.get("preset") or default_preset(kind, model), f"{name}: preset")
     seed = told.get("seed")
-    if seed is not None and not isinstance(seed, int):
-        raise InputError(f"{name}: seed is {seed!r}; a whole number is expected")
+    if seed is not None:
+        whole(seed, f"{name}: seed", 0, MOST_SEED)
     method = _configured(preset_instance(kind, preset), _object(told, "settings", name), name)
     known = {parameter.name: parameter for parameter in call_parameters(kind)}
     give = {
-        argument: _given(known, argument, value, folder, f"{name}: {argument}", earlier)
+        argument: _given(known, argument, value, files, f"{name}: {argument}", earlier)
         for argument, value in _object(told, "give", name).items()
     }
     for parameter in known.values():
@@ -193,7 +233,7 @@ def _link(key: str, told: Any, folder: Path, resolve_method: ResolveMethod, name
 def _object(told: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
     value = told.get(key, {})
     if not isinstance(value, Mapping):
-        raise InputError(f"{name}: {key} is {value!r}; an object is expected")
+        raise InputError(f"{name}: {key} is {short(value)}; an object is expected")
     return value
 
 
@@ -201,38 +241,42 @@ def _configured(method: Method, settings: Mapping[str, Any], name: str) -> Metho
     types = field_types(type(method))
     for entry in settings:
         if entry not in types:
-            raise InputError(f"{name}: {method.slug} has no setting {entry!r}; {did_you_mean(entry, types)}`calotype info` shows all")
+            raise InputError(
+                f"{name}: {method.slug} has no setting {short(entry)!r}; {did_you_mean(entry, types)}`calotype info` shows all"
+            )
     values = {entry: decode(types[entry], value, f"{name}: {entry}") for entry, value in settings.items()}
     made: Method = dataclasses.replace(method, **values)  # type: ignore[type-var]
     return made
 
 
-def _given(known: Mapping[str, Parameter], argument: str, value: Any, folder: Path, name: str, earlier: Sequence[str]) -> Any:
+def _given(known: Mapping[str, Parameter], argument: str, value: Any, files: _Files, name: str, earlier: Sequence[str]) -> Any:
     """One argument: references and paths where files belong, plain values elsewhere."""
     if argument not in known:
-        raise InputError(f"{name} is unknown; {did_you_mean(argument, known)}it takes {', '.join(known)}")
+        raise InputError(f"{short(name, 200)} is unknown; {did_you_mean(argument, known)}it takes {', '.join(known)}")
     parameter = known[argument]
     if parameter.kind == "value":
         return decode(parameter.annotation, value, name)
+    if parameter.kind == "model":
+        return parse_model({"name": value}, name).name
     if parameter.kind.endswith("s") != isinstance(value, list):
-        raise InputError(f"{name} is {value!r}; {'a list' if parameter.kind.endswith('s') else 'one file or reference'} is expected")
-    found = [_file_or_reference(item, folder, name, earlier, parameter.kind) for item in _listed(value)]
+        raise InputError(f"{name} is {short(value)}; {'a list' if parameter.kind.endswith('s') else 'one file or reference'} is expected")
+    found = [_file_or_reference(item, files, name, earlier, parameter.kind) for item in _listed(value)]
     return found if isinstance(value, list) else found[0]
 
 
-def _file_or_reference(value: Any, folder: Path, name: str, earlier: Sequence[str], kind: str) -> Path | Reference:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{name}: {value!r} is neither a file nor a reference such as @{earlier[-1] if earlier else 'mask'}")
+def _file_or_reference(value: Any, files: _Files, name: str, earlier: Sequence[str], kind: str) -> Path | Reference:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise InputError(f"{name}: {short(value)} is neither a file nor a reference such as @{earlier[-1] if earlier else 'mask'}")
     if not value.startswith("@"):
-        path = folder / Path(value).expanduser()
-        # The frames of a clip, or the slices of a volume.
-        return path if path.is_dir() and kind.removesuffix("s") in ("video", "volume") else plain_file(path, name)
+        return files.find(value, kind, name)
     reference = Reference.read(value)
+    if reference.result and not re.fullmatch(_RESULT, reference.result):
+        raise InputError(f"{name}: {short(value)} names no result; take a name such as @mask.star-mask")
     if reference.link not in earlier:
         there = f"the earlier links are {', '.join(earlier)}" if earlier else "it is the first link"
-        raise InputError(f"{name}: {value} names no earlier link; {there}")
+        raise InputError(f"{name}: {short(value)} names no earlier link; {there}")
     if reference.frame not in ("", "first", "last"):
-        raise InputError(f"{name}: {value} names the frame {reference.frame!r}; take :first or :last")
+        raise InputError(f"{name}: {short(value)} names the frame {short(reference.frame)!r}; take :first or :last")
     return reference
 
 

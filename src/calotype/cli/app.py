@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from calotype import __version__
-from calotype.core.errors import CalotypeError, Cancelled, InputError
+from calotype.core.errors import CalotypeError, Cancelled, InputError, printable
+from calotype.core.files import disk_trouble
 from calotype.registry import did_you_mean
 
 OK, CLAIM_FAILED, USAGE, MISSING, FAILED, STOPPED = 0, 1, 2, 3, 4, 130
@@ -65,6 +66,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else USAGE
     except Exception as error:
+        trouble = disk_trouble(error)
+        if trouble:
+            return _say(f"{trouble}; mend that, then the same command, or `calotype resume RUN` for a begun run, goes on", FAILED, as_json)
         place = _write_traceback()
         text = " ".join(str(error).split())[:300]
         return _say(f"unexpected {type(error).__name__}{f': {text}' if text else ''} (traceback: {place})", FAILED, as_json)
@@ -96,7 +100,7 @@ def _say(message: str, status: int, as_json: bool) -> int:
     from calotype.cli.console import errors
 
     label = "stopped" if status == STOPPED else "calotype"
-    text = message.removeprefix("stopped; ") if status == STOPPED else message
+    text = printable(message.removeprefix("stopped; ") if status == STOPPED else message)
     errors().print(f"[bold {'yellow' if status == STOPPED else 'red'}]{label}:[/] ", end="", highlight=False)
     errors().print(text, markup=False, highlight=False, soft_wrap=True)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ class Watcher:
         self._last: tuple[float, int] | None = None
 
     def attach(self, model: Any) -> Any:
-        """Watch a model from now on; the same model is returned.
+        """The same networks as a model that is watched; the one that was given isn't changed.
 
         Raises:
             InputError: no text encoder, or a word without a token.
@@ -62,23 +63,23 @@ class Watcher:
 
         def keys(site: Site) -> Tensor:
             attention: Any = control.module(site)
-            weight = attention.to_k.weight
+            # Keys are made at the network's first call, when its weights are where it computes.
             with torch.no_grad():
-                found: Tensor = attention.to_k(question.embeddings.to(weight.device, model.dtype))
+                found: Tensor = attention.to_k(question.embeddings.to(model.device, model.dtype))
             return found.view(1, found.shape[1], site.heads, site.head_dim).transpose(1, 2)
 
         self._maps = WordMaps(keys, question.rows, rows=self._kept)
         control.add(Capture(what="q", select=sites(kind="cross"), reduce=self._maps))
         self._control = control.__enter__()
         self._original = model.estimate
-        model.estimate = self._estimate
-        return model
+        watched = copy.copy(model)
+        watched.estimate = self._estimate
+        return watched
 
     def detach(self) -> None:
-        """Leave the model as it was; safe to call at any time."""
+        """Leave the networks as they were; safe to call at any time."""
         if self._control is not None:
             self._control.__exit__(None, None, None)
-            del self._model.estimate
             self._control = None
 
     def write(self, folder: Path) -> list[Path]:

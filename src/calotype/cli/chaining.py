@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.cli.running import Device, Dtype, load_model, look, output
+from calotype.cli.running import Device, Dtype, load_model, look, output, show_place
 from calotype.registry import resolve_method
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def run_chain(file: str, arguments: Sequence[str]) -> int:
     with output(options) as events:
         from calotype.runs import ModelRequest
 
-        for link in chain.links:
-            look(ModelRequest(link.model))
+        for name in (name for link in chain.links for name in link.models.values()):
+            look(ModelRequest(name))
         done = chains.run_chain(
             chain,
             load_model=load_model,
@@ -76,9 +76,9 @@ def report_chain(done: ChainRun, options: Common) -> int:
         return 0
     for name, run in done.runs.items():
         for entry in run.record.outputs.values():
-            out.print(f"  [bold]{name:<14}[/] {run.folder / entry['file']}", highlight=False, soft_wrap=True)
+            show_place(name, run.folder / entry.get("file", ""))
     for file in ("chain.json", "chain.png"):
-        out.print(f"  [bold]{'all':<14}[/] {done.folder / file}", highlight=False, soft_wrap=True)
+        show_place("all", done.folder / file)
     if done.identical is not None:
         line = "[green]bit for bit the same as the recorded chain[/]" if done.identical else "[yellow]not bit for bit the recorded chain[/]"
         out.print(f"  {line}", highlight=False)

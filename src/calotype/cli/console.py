@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from calotype.core.errors import Cancelled
+from calotype.core.errors import Cancelled, printable
 from calotype.core.events import Events
 
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ class ConsoleEvents(Events):
             self._task = None
 
     def _line(self, text: str) -> None:
-        errors().print(text, markup=False, highlight=False, soft_wrap=True)
+        errors().print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _say(self, label: str, text: str) -> None:
         console = self._progress.console if self._progress is not None else errors()
-        console.print(f"{label}{text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{label}{printable(text)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> ConsoleEvents:
         return self

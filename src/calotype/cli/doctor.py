@@ -165,17 +165,18 @@ def _method(options: DoctorOptions) -> list[Finding]:
     gpu = devices[0] if devices else None
     cost = estimate(configured, checkpoint, rate=gpu_rate(gpu.name) if gpu else processor_rate(), bytes_per_number=2 if gpu else 4)
     found = []
+    where = f"on {model}{f', preset {preset}' if preset else ''}"
     if cost is not None:
         available = gpu.memory if gpu else machine.memory()[1]
         fits = cost.bytes < available
         text = (
-            f"on {model}, preset {preset}: about {console.seconds_text(cost.seconds)} and {cost.bytes / 2**30:.1f} GB"
+            f"{where}: about {console.seconds_text(cost.seconds)} and {cost.bytes / 2**30:.1f} GB"
             f" on {'the ' + gpu.name if gpu else 'the CPU'} (rough estimate, some {cost.calls} model calls)"
         )
         remedy = f"; only {available / 2**30:.1f} GB are free: try --max-rows 1{' --offload model' if gpu else ''}" if not fits else ""
         found.append(Finding(subject, OK if fits else NOTE, text + remedy))
     else:
-        found.append(Finding(subject, OK, f"on {model}, preset {preset}; time and memory depend on the input"))
+        found.append(Finding(subject, OK, f"{where}; time and memory depend on the input"))
     last = _last_run(options.method, model, Path("runs"))
     if last:
         found.append(Finding("", OK, last))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from calotype.backbones.headers import read_header, read_json
+from calotype.core.boundary import refusing
 
 if TYPE_CHECKING:
     from calotype.backbones.folder import Checkpoint
@@ -46,13 +47,8 @@ class Cost:
 
 def weights_count(files: Sequence[Path]) -> int:
     """Numbers in safetensors files, by their headers."""
-    total = 0
-    for path in files:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total
+    headers = [read_header(path)[0] or {} for path in files]
+    return sum(math.prod(entry["shape"]) for header in headers for entry in header.values())
 
 
 def processor_rate(seconds: float = 0.2) -> float:
@@ -74,6 +70,7 @@ def gpu_rate(name: str) -> float:
     return next((rate for key, rate in _GPU_RATES.items() if key in name), 20e12)
 
 
+@refusing("the checkpoint's config", "fetch the checkpoint again")
 def estimate(method: Method, checkpoint: Checkpoint, *, rate: float, bytes_per_number: int) -> Cost | None:
     """The cost of a method on a checkpoint; None if the checkpoint has no denoising network, or the method doesn't say what it asks of it.
 
@@ -85,7 +82,7 @@ def estimate(method: Method, checkpoint: Checkpoint, *, rate: float, bytes_per_n
     network = checkpoint.parts.get("unet")
     if network is None:
         return None
-    config = json.loads((network.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(network.folder / "config.json")
     side = config.get("sample_size", 64)
     height, width = (side, side) if isinstance(side, int) else side
     asked_height, asked_width = (getattr(method, name, None) for name in ("height", "width"))

@@ -97,12 +97,13 @@ def info(arguments: Sequence[str]) -> int:
     options = parse(InfoOptions, arguments, Help("calotype info METHOD", "What a method does, what it needs, its parameters and presets."))
     method = resolve_method(options.method)
     from calotype.runs import call_parameters, field_notes
+    from calotype.runs.presets import preset_instance
     from calotype.runs.values import encode
 
     parameters = call_parameters(method)
-    presets = {name: encode(getattr(method, name)()) for name in method.presets}
+    presets = {name: encode(preset_instance(method, name)) for name in method.presets}
     row = METHODS.get(method.slug)
-    models = [name for name, model in MODELS.items() if model.role == method.role]
+    models = [name for name, model in MODELS.items() if model.role == method.role and not model.removed]
     if options.json:
         print_json(
             {
@@ -114,6 +115,7 @@ def info(arguments: Sequence[str]) -> int:
                 "inputs": [{"name": item.name, "kind": item.kind, "required": item.required, "help": item.help} for item in parameters],
                 "parameters": field_notes(method),
                 "presets": presets,
+                "defaults": encode(preset_instance(method, next(iter(method.presets), ""))),
             }
         )
         return 0
@@ -126,6 +128,8 @@ def _show_info(method: type[Method], parameters: Sequence[Any], presets: dict[st
     from rich.text import Text
 
     from calotype.runs.comparing import flat
+    from calotype.runs.presets import preset_instance
+    from calotype.runs.values import encode
 
     out = console.results()
     row = METHODS.get(method.slug)
@@ -143,17 +147,19 @@ def _show_info(method: type[Method], parameters: Sequence[Any], presets: dict[st
         )
     out.print(_pairs(needs))
     out.print()
-    out.print(Text("Presets", style="bold cyan"))
-    out.print(_pairs([(name, first_paragraph(getattr(method, name))) for name in presets]))
-    out.print()
+    if presets:
+        out.print(Text("Presets", style="bold cyan"))
+        out.print(_pairs([(name, first_paragraph(getattr(method, name))) for name in presets]))
+        out.print()
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
     table.add_column("Parameters", no_wrap=True)
-    for name in presets:
+    shown_as = presets or {"default": encode(preset_instance(method, ""))}
+    for name in shown_as:
         table.add_column(name, no_wrap=True)
     wide = out.width >= 110
     if wide:
         table.add_column("", style="dim")
-    columns = {name: flat(values) for name, values in presets.items()}
+    columns = {name: flat(values) for name, values in shown_as.items()}
     notes = _all_notes(method)
     for parameter in next(iter(columns.values())):
         cells = [_short(column.get(parameter)) for column in columns.values()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,8 +10,8 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.core.errors import CalotypeError, InputError
-from calotype.index import MODELS
+from calotype.core.errors import CalotypeError, InputError, one_line
+from calotype.index import CHECKED, MODELS, ModelRow
 from calotype.registry import did_you_mean
 
 
@@ -63,6 +62,10 @@ def models(arguments: Sequence[str]) -> int:
                 "licence": row.licence,
                 "embedded": row.folder is not None,
                 "megabytes": row.megabytes,
+                "verified": list(row.verified),
+                "removed": row.removed,
+                "mirror": row.mirror,
+                "note": row.note,
                 "state": states[name][0],
                 "detail": states[name][1],
             }
@@ -72,7 +75,9 @@ def models(arguments: Sequence[str]) -> int:
         return 0
     from rich.table import Table
 
-    colours = {"here": "green", "incomplete": "red", "absent": "dim"}
+    from calotype.backbones.hub import removal
+
+    colours = {"here": "green", "incomplete": "red", "unclear": "yellow", "absent": "dim"}
     wide = console.results().width >= 110
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
     table.add_column("Model", overflow="fold")
@@ -82,30 +87,47 @@ def models(arguments: Sequence[str]) -> int:
         table.add_column("Licence", style="dim")
     for name, row in MODELS.items():
         state, detail = states[name]
-        size = f", {row.megabytes / 1000:.1f} GB" if row.megabytes and state != "here" else ""
-        shown = (
-            detail if state == "here" else "incomplete" if state == "incomplete" else "not trained yet" if row.folder else f"not here{size}"
-        )
-        cells = [f"[bold]{name}[/]\n  [dim]{row.summary}[/]", row.role, f"[{colours[state]}]{shown}[/]"]
-        table.add_row(*cells, *([row.licence] if wide else []))
+        licence = "" if wide or row.folder is not None else _marked(row, "licence", row.licence)
+        about = "; ".join(part for part in (row.summary, licence, removal(name), row.note) if part)
+        cells = [f"[bold]{name}[/]\n  [dim]{about}[/]", row.role, f"[{colours[state]}]{_shown(row, state, detail)}[/]"]
+        table.add_row(*cells, *([_marked(row, "licence", row.licence)] if wide else []))
     console.results().print(table)
     console.results().print(
-        "\n[dim]calotype models get NAME downloads one; --model also takes a folder in the diffusers layout.[/]", highlight=False
+        "\n[dim]calotype models get NAME downloads one; --model also takes a folder in the diffusers layout.\n"
+        f"Licences and sizes are as of {CHECKED}, from copies of the hub's pages; what they don't show is marked (unverified).[/]",
+        highlight=False,
     )
     return 0
 
 
+def _marked(row: ModelRow, what: str, text: str) -> str:
+    return text if row.folder is not None or what in row.verified else f"{text} (unverified)"
+
+
+def _shown(row: ModelRow, state: str, detail: str) -> str:
+    """The cell that says whether a checkpoint is here."""
+    if state in ("here", "incomplete"):
+        return detail if state == "here" else "incomplete"
+    if state == "unclear":
+        return "several snapshots"
+    if row.folder is not None:
+        return "not trained yet"
+    if row.removed:
+        return f"removed {row.removed}"
+    return _marked(row, "size", f"not here, {row.megabytes / 1000:.1f} GB") if row.megabytes else "not here, size unverified"
+
+
 def state_of(name: str) -> tuple[str, str]:
-    """("here" | "incomplete" | "absent", what there is to say about it)."""
+    """("here" | "incomplete" | "unclear" | "absent", what there is to say about it)."""
     from calotype.backbones.hub import locate
 
     try:
         found = locate(name)
     except CalotypeError as error:
         text = str(error)
-        return ("incomplete" if "incomplete" in text else "absent"), text
+        return ("unclear" if isinstance(error, InputError) else "incomplete" if "incomplete" in text else "absent"), text
     size = found.checkpoint.bytes / 1e6
-    where = "embedded" if found.embedded else "in the hub cache"
+    where = "embedded" if found.embedded else f"in the hub cache{', without a main branch' if found.note else ''}"
     return "here", f"{where}, {size / 1000:.1f} GB" if size >= 1000 else f"{where}, {size:.0f} MB"
 
 
@@ -114,12 +136,11 @@ def _get(arguments: Sequence[str]) -> int:
         "calotype models get NAME", "Download a checkpoint into the Hugging Face cache: only safetensors, only the parts that are needed."
     )
     options = parse(GetOptions, arguments, page)
-    if options.name not in MODELS and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.name):
-        raise InputError(
-            f"no model {options.name!r}; {did_you_mean(options.name, MODELS)}`calotype models` lists them; a hub id is OWNER/NAME"
-        )
-    from calotype.backbones.hub import download
+    from calotype.backbones.hub import download, is_hub_id
 
+    if options.name not in MODELS and not is_hub_id(options.name):
+        near = did_you_mean(options.name, MODELS)
+        raise InputError(f"no model '{one_line(options.name, 120)}'; {near}`calotype models` lists them; a hub id is OWNER/NAME")
     with console.listening(quiet=options.quiet) as events:
         folder = download(options.name, variant=options.variant, revision=options.revision, events=events)
     if options.json:

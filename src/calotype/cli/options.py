@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 
 from calotype.core.errors import InputError
+from calotype.core.files import json_line
 from calotype.registry import did_you_mean
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Help:
 
 def input_metavar(kind: str) -> str:
     """What stands for an argument of this kind (see `calotype.runs.Parameter`) on help pages."""
-    return "VALUE" if kind == "value" else "FILE..." if kind.endswith("s") else "FILE"
+    return {"value": "VALUE", "model": "NAME"}.get(kind, "FILE..." if kind.endswith("s") else "FILE")
 
 
 def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[str, str] | None = None) -> T:
@@ -284,7 +285,5 @@ def _default_text(flag: Flag) -> str:
 
 def print_json(value: Any) -> None:
     """The one object of `--json`."""
-    import json
-
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json_line(value) + "\n")
     sys.stdout.flush()

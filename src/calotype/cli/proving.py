@@ -94,11 +94,6 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     from calotype import evaluation
 
-    names = list(evaluation.NAMES)
-    if options.name not in names:
-        raise InputError(
-            f"nothing called {options.name!r} can be evaluated; {did_you_mean(options.name, names)}there are {', '.join(names)}"
-        )
     with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
         report = evaluation.evaluate(
             options.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,17 @@ import tyro
 from calotype.cli import console
 from calotype.cli.attending import Watcher
 from calotype.cli.options import Common, Help, input_metavar, parse, print_json
-from calotype.core.errors import InputError
+from calotype.core.errors import InputError, printable
 from calotype.index import MODELS
 from calotype.registry import known_methods, resolve_method
 from calotype.runs.presets import default_model, default_preset, preset_instance
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from calotype.core.method import Method
     from calotype.runs import ModelRequest, Parameter, Run
+    from calotype.runs.entries import OutputEntry
 
 _EXAMPLES = {"image": ".png", "volume": ".nii.gz"}
 """Of what kinds the example on a method's help page shows files, and how they end."""
@@ -71,6 +74,8 @@ class ResumeOptions(Common):
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the interrupted run."""
+    trust: bool = False
+    """Let the record name files and checkpoints outside of its folder; without it you are told which ones it names."""
     preview: bool = False
     """Write pictures of intermediate results to previews/ in the run folder."""
 
@@ -82,7 +87,9 @@ class RerunOptions(Common):
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A run folder, its run.json, or a file that a run made."""
     inputs: Path | None = None
-    """Folder with the input files, if they are neither in the run's folder nor where they were."""
+    """Folder with the input files, if they are not in the run's folder."""
+    trust: bool = False
+    """Let the record name files and checkpoints outside of its folder; without it you are told which ones it names."""
     out: Path | None = None
     """Folder of the new run; by default runs/<time>-<method>."""
     overwrite: bool = False
@@ -121,7 +128,7 @@ def run(arguments: Sequence[str]) -> int:
     preset = _early(rest, "--preset") or default_preset(method, model)
     spec, parameters = _spec(method, preset_instance(method, preset), model, preset)
     page = _page(method, preset, parameters)
-    titles = {"inputs": "What you give", "method": f"Settings of the method (preset {preset})", "options": "The run"}
+    titles = {"inputs": "What you give", "method": f"Settings of the method{f' (preset {preset})' if preset else ''}", "options": "The run"}
     parsed: Any = parse(spec, rest, page, groups=titles)
     options: RunOptions = parsed.options
     given = {name: value for name, value in vars(parsed.inputs).items() if value is not None} if parsed.inputs is not None else {}
@@ -134,6 +141,10 @@ def run(arguments: Sequence[str]) -> int:
             known = "synthetic brains" if method.role == "VolumePrior" else "the toy world"
             events.note(f"no --model was given, so this runs on {model}, which knows {known} only; `calotype models` lists others")
         look(request)
+        for parameter in parameters:
+            if parameter.kind == "model" and parameter.name in given:
+                given[parameter.name] = dataclasses.replace(_request(options, given[parameter.name]), variant=None, revision=None)
+                look(given[parameter.name])
         if options.save_attention and not model:
             raise InputError(f"--save-attention watches a network, and {method.slug} runs without one; leave it out")
         watcher = Watcher(options.save_attention) if options.save_attention else None
@@ -141,7 +152,9 @@ def run(arguments: Sequence[str]) -> int:
             done = runs.run(
                 parsed.method,
                 given,
-                load_model if watcher is None else lambda wanted: watcher.attach(load_model(wanted)),
+                load_model
+                if watcher is None
+                else lambda wanted: watcher.attach(load_model(wanted)) if wanted is request else load_model(wanted),
                 model=request,
                 preset=preset,
                 seed=options.seed,
@@ -173,12 +186,22 @@ def resume(arguments: Sequence[str]) -> int:
         if chains.is_chain(options.run):
             from calotype.cli.chaining import report_chain
 
-            linked = chains.resume_chain(options.run, resolve_method=resolve_method, load_model=load_model, events=events)
+            linked = chains.resume_chain(
+                options.run, resolve_method=resolve_method, load_model=load_model, trust=options.trust, events=events
+            )
             return report_chain(linked, options)
         record, _ = runs.read_record(options.run)
-        if record.status != "finished":
-            look(record.model)
-        done = runs.resume(options.run, resolve_method=resolve_method, load_model=load_model, previews=options.preview, events=events)
+        for request in record.requests.values():
+            if record.status != "finished" and (options.trust or not request.is_folder):
+                look(request)
+        done = runs.resume(
+            options.run,
+            resolve_method=resolve_method,
+            load_model=load_model,
+            trust=options.trust,
+            previews=options.preview,
+            events=events,
+        )
     report_run(done, options)
     return 0
 
@@ -188,7 +211,8 @@ def rerun(arguments: Sequence[str]) -> int:
     page = Help(
         "calotype rerun FILE [--inputs DIR]",
         "Do a run again. On the same machine the result is bit for bit the same; elsewhere you are told what differs.",
-        "The parameters are in the file itself, the input files in the run's folder.",
+        "The parameters are in the file itself, the input files in the run's folder. A file from somebody else reads and writes nothing"
+        " outside of its folder unless you say --trust.",
     )
     options = parse(RerunOptions, arguments, page)
 
@@ -205,11 +229,14 @@ def rerun(arguments: Sequence[str]) -> int:
                 out=options.out,
                 overwrite=options.overwrite,
                 device=options.device,
+                trust=options.trust,
                 events=events,
             )
             return report_chain(linked, options)
         record, _ = runs.read_record(options.file)
-        look(record.model)
+        for request in record.requests.values():
+            if options.trust or not request.is_folder:
+                look(request)
         done = runs.rerun(
             options.file,
             resolve_method=resolve_method,
@@ -217,6 +244,7 @@ def rerun(arguments: Sequence[str]) -> int:
             out=options.out,
             overwrite=options.overwrite,
             input_folder=options.inputs,
+            trust=options.trust,
             device=options.device,
             previews=options.preview,
             command=("calotype", "rerun", *arguments),
@@ -240,21 +268,22 @@ def compare(arguments: Sequence[str]) -> int:
         print_json(comparison.to_json())
         return 0
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
     table.add_column("")
-    table.add_column(comparison.left, overflow="fold")
-    table.add_column(comparison.right, overflow="fold")
+    table.add_column(Text(printable(comparison.left)), overflow="fold")
+    table.add_column(Text(printable(comparison.right)), overflow="fold")
     section, equal = "", 0
     for line in comparison.lines:
         if line.same and not options.all and line.section not in ("results", "metrics"):
             equal += 1
             continue
         if line.section != section:
-            table.add_row(f"[bold]{line.section}[/]", "", "")
+            table.add_row(Text(line.section, style="bold"), "", "")
             section = line.section
         style = "dim" if line.same else ""
-        table.add_row(f"  {line.name}", _cell(line.left), _cell(line.right), style=style)
+        table.add_row(Text(f"  {printable(line.name)}"), _cell(line.left), _cell(line.right), style=style)
     console.results().print(table)
     if equal:
         console.results().print(f"{equal} more values are the same; --all shows them", style="dim", highlight=False)
@@ -278,11 +307,13 @@ def look(request: ModelRequest) -> None:
 
 
 def _request(options: RunOptions, model: str) -> ModelRequest:
+    from calotype.backbones.hub import local_folder
     from calotype.runs import ModelRequest
-    from calotype.runs.record import shortened
+    from calotype.runs.entries import shortened
 
+    folder = local_folder(model) if model and model not in MODELS else None
     return ModelRequest(
-        model if model in MODELS or not model or not Path(model).expanduser().is_dir() else shortened(Path(model).expanduser()),
+        model if folder is None else shortened(folder),
         device=options.device,
         dtype=options.dtype,
         variant=options.variant,
@@ -351,7 +382,8 @@ def _spec(method: type[Method], default: Method, model: str, preset: str) -> tup
     fields: list[Any] = []
     for parameter in parameters:
         several = parameter.kind.endswith("s")
-        kind: Any = parameter.annotation if parameter.kind == "value" else tuple[Path, ...] if several else Path
+        kind: Any = str if parameter.kind == "model" else tuple[Path, ...] if several else Path
+        kind = parameter.annotation if parameter.kind == "value" else kind
         note = tyro.conf.arg(help=parameter.help, metavar=input_metavar(parameter.kind) if parameter.kind != "value" else None)
         if parameter.required:
             fields.append((parameter.name, Annotated[kind, note]))
@@ -373,8 +405,8 @@ def _page(method: type[Method], preset: str, parameters: Sequence[Parameter]) ->
         f"--{parameter.name.replace('_', '-')} {input_metavar(parameter.kind)}" for parameter in parameters if parameter.required
     )
     usage = f"calotype run {method.slug} {needed} [options]"
-    others = [name for name in method.presets if name != preset]
-    details = f"Presets: {preset} (these defaults){''.join(f', {name}' for name in others)}. Nothing is downloaded; nothing is overwritten."
+    others = "".join(f", {name}" for name in method.presets if name != preset)
+    details = f"{f'Presets: {preset} (these defaults){others}. ' if preset else ''}Nothing is downloaded; nothing is overwritten."
     example = f"calotype run {method.slug} " + " ".join(
         f"--{parameter.name.replace('_', '-')} {parameter.name}{_EXAMPLES[parameter.kind]}"
         for parameter in parameters
@@ -396,19 +428,31 @@ def report_run(done: Run, options: Common) -> None:
     if options.quiet:
         out.print(str(done.folder), markup=False, highlight=False, soft_wrap=True)
         return
+    from rich.text import Text
+
+    lines: list[tuple[str, str, str]] = []
     for name, entry in record.outputs.items():
-        out.print(f"  [bold]{name:<14}[/] {done.folder / entry['file']}  [dim]{_shape(entry)}[/]", highlight=False, soft_wrap=True)
-    out.print(f"  [bold]{'record':<14}[/] {done.folder / 'run.json'}", highlight=False, soft_wrap=True)
-    out.print(f"  [bold]{'cost':<14}[/] {_cost(record)}", highlight=False, soft_wrap=True)
+        lines.append((name, str(done.folder / entry.get("file", "")), f"  {_shape(entry)}"))
+    lines += [("record", str(done.folder / "run.json"), ""), ("cost", _cost(record), "")]
+    for name, told, shape in lines:
+        show_place(name, told, shape)
     if done.identical is True:
         out.print("  [green]bit for bit the same as the recorded run[/]", highlight=False)
     elif done.identical is False:
         out.print("  [yellow]not bit for bit the recorded run[/]; `calotype compare` shows how far apart they are", highlight=False)
     for line in done.differences:
-        out.print(f"  [yellow]differs:[/] {line}", highlight=False, soft_wrap=True)
+        out.print(Text.assemble("  ", ("differs:", "yellow"), " ", printable(line)), highlight=False, soft_wrap=True)
 
 
-def _shape(entry: Mapping[str, Any]) -> str:
+def show_place(name: str, place: str | Path, note: str = "") -> None:
+    """One line of a report: what something is called, and where it lies, as it is."""
+    from rich.text import Text
+
+    row = Text.assemble("  ", (f"{printable(name):<14}", "bold"), " ", printable(str(place)), (printable(note), "dim"))
+    console.results().print(row, highlight=False, soft_wrap=True)
+
+
+def _shape(entry: OutputEntry) -> str:
     if "spacing" in entry:
         sizes = "x".join(map(str, entry["size"])), " x ".join(f"{side:.3g}" for side in entry["spacing"])
         return f"{sizes[0]} voxels of {sizes[1]} mm{', in ' if entry['unit'] else ''}{entry['unit']}"
@@ -428,7 +472,10 @@ def _cost(record: Any) -> str:
     return ", ".join(parts)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Text:
+    """A value as it is: records are no markup, and steer no terminal."""
+    from rich.text import Text
+
     if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return Text("-")
+    return Text(f"{value:.6g}" if isinstance(value, float) else printable(str(value)))

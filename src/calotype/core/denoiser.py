@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from calotype.core.errors import InputError
 
-Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
-"""What a network's output means; the first three are diffusers' `prediction_type`."""
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
+"""What a network's output means; the first three are diffusers' `prediction_type`, `edm` is what its EDM schedulers call epsilon."""
 Level = float | Tensor
 """A noise level, or one per row: a tensor that broadcasts against the sample, [B, 1, 1, 1] say."""
 
@@ -65,11 +65,14 @@ class Preconditioner:
     | v_prediction | x / sqrt(s^2 + 1) | (n - s x0) / sqrt(s^2 + 1) | x / (s^2 + 1) - F s / sqrt(s^2 + 1) |
     | sample | x / sqrt(s^2 + 1) | x0 | F |
     | flow | x / (1 + s) | n - x0 | (x - s F) / (1 + s) |
+    | edm | x / sqrt(s^2 + d^2) | (s x0 - d^2 n) / (d sqrt(s^2 + d^2)) | (d^2 x + s d sqrt(s^2 + d^2) F) / (s^2 + d^2) |
 
-    Stable Video Diffusion is `v_prediction` with the timestep 0.25 ln s: the EDM preconditioning for data of unit variance.
+    d is `sigma_data`, the standard deviation of the latents. `v_prediction` is `edm` with the other sign, and takes d as well; its row is
+    that of d = 1. Stable Video Diffusion is `v_prediction` with the timestep 0.25 ln s, Playground 2.5 is `edm` with d = 0.5, CosXL
+    `v_prediction` with d = 1.
 
     Raises:
-        InputError: an unknown prediction.
+        InputError: an unknown prediction, or a `sigma_data` that isn't positive, or not 1 where the prediction knows none.
 
     Example:
         >>> import torch
@@ -82,24 +85,33 @@ class Preconditioner:
     prediction: Prediction
     timestep: Callable[[float], float]
     """The network's timestep of a noise level: `VPSchedule.t`, `edm_timestep` or `flow_timestep`."""
+    sigma_data: float = 1.0
+    """Standard deviation of the clean latents that the network was trained with, for `edm` and `v_prediction`."""
 
     def __post_init__(self) -> None:
         if self.prediction not in get_args(Prediction):
             raise InputError(
                 f"prediction {self.prediction!r} is unknown; this checkpoint must predict one of {', '.join(get_args(Prediction))}"
             )
+        if not 0 < self.sigma_data < inf:
+            raise InputError(f"sigma_data is {self.sigma_data}; it must be a positive number, such as 0.5 or 1")
+        if self.sigma_data != 1 and self.prediction not in ("edm", "v_prediction"):
+            raise InputError(
+                f"sigma_data is {self.sigma_data} and the prediction {self.prediction}; it goes with edm and v_prediction only"
+            )
 
     def scale_input(self, x: Float[Tensor, "batch ..."], sigma: Level) -> Float[Tensor, "batch ..."]:
         """The sample as the network was trained to see it."""
-        return x / (1 + sigma) if self.prediction == "flow" else x / (sigma**2 + 1) ** 0.5
+        return x / (1 + sigma) if self.prediction == "flow" else x / self._spread(sigma)
 
     def estimate(self, x: Float[Tensor, "batch ..."], output: Float[Tensor, "batch ..."], sigma: Level) -> Float[Tensor, "batch ..."]:
         """The estimate of x0, float32. `x` is the sample itself, before `scale_input`."""
         x, output = x.float(), output.float()
         if self.prediction == "epsilon":
             return x - sigma * output
-        if self.prediction == "v_prediction":
-            return x / (sigma**2 + 1) - output * (sigma / (sigma**2 + 1) ** 0.5)
+        if self.prediction in ("v_prediction", "edm"):
+            data, sign = self.sigma_data, 1 if self.prediction == "edm" else -1
+            return x / ((sigma**2 + data**2) / data**2) + output * (sign * sigma * data / self._spread(sigma))
         if self.prediction == "flow":
             return (x - sigma * output) / (1 + sigma)
         return output
@@ -108,9 +120,14 @@ class Preconditioner:
         """What the network should have said for x = x0 + sigma * noise: the regression target of training."""
         if self.prediction == "epsilon":
             return noise
-        if self.prediction == "v_prediction":
-            return (noise - sigma * x0) / (sigma**2 + 1) ** 0.5
+        if self.prediction in ("v_prediction", "edm"):
+            data, sign = self.sigma_data, 1 if self.prediction == "edm" else -1
+            return sign * (sigma * x0 - data**2 * noise) / (data * self._spread(sigma))
         return noise - x0 if self.prediction == "flow" else x0
+
+    def _spread(self, sigma: Level) -> Level:
+        """Standard deviation of the noisy sample."""
+        return (sigma**2 + self.sigma_data**2) ** 0.5
 
 
 def edm_timestep(sigma: float) -> float:

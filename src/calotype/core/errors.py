@@ -8,6 +8,9 @@ class CalotypeError(Exception):
 
     exit_status = 4
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
+
 
 class InputError(CalotypeError):
     """A file, value or argument from the user can't be used."""
@@ -27,3 +30,43 @@ class MissingError(CalotypeError):
 
 class Cancelled(CalotypeError):  # noqa: N818
     """The user stopped the run; its state was saved and `calotype resume` continues it."""
+
+
+def refuse_half_characters(text: str, name: str) -> None:
+    """What a terminal hands on of bytes that are no UTF-8 is text that no tokenizer takes.
+
+    Raises:
+        InputError: the text holds some.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name}: {text[:60]!r} holds bytes that are no UTF-8; write it anew, or set the terminal to UTF-8") from None
+
+
+def printable(text: str) -> str:
+    """Text without what steers a terminal, hides itself or is no Unicode; line ends and tabs stay.
+
+    Example:
+        >>> printable("a" + chr(27) + "[31m")
+        'a\N{REPLACEMENT CHARACTER}[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def one_line(text: str, most: int = 1200) -> str:
+    """A printable text on one line, its middle left out where it is longer than `most` characters.
+
+    Messages quote names and values that others wrote, which may hold anything.
+
+    Example:
+        >>> one_line("a\\tb\\nc"), one_line("abcdefghijkl", 9)
+        ('a b c', 'abc...jkl')
+    """
+    line = printable(" ".join(text.split()))
+    if len(line) <= most:
+        return line
+    half = (most - 3) // 2
+    return f"{line[:half]}...{line[-half:]}"

@@ -5,7 +5,10 @@ Library code never prints. It calls the `Events` object that it was given; progr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,6 +80,44 @@ class Stateless(Events):
     def check(self) -> None:
         """Pass on."""
         self._events.check()
+
+
+class _Notes(logging.Handler):
+    """Notes what one thread logs as a warning, each line once."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(logging.WARNING)
+        self._events, self._thread = events, threading.get_ident()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if record.thread == self._thread and line not in self._said:
+            self._said.add(line)
+            self._events.note(line)
+
+
+@contextmanager
+def warnings_noted(events: Events) -> Iterator[None]:
+    """Within the block, what the library logs as a warning in this thread is a note, each line once.
+
+    Models have no listener: they log what a user should know, such as a prompt that is too long for the text encoder.
+
+    Example:
+        >>> class Prints(Events):
+        ...     def note(self, message: str) -> None:
+        ...         print(message)
+        >>> with warnings_noted(Prints()):
+        ...     for _ in range(2):
+        ...         logging.getLogger("calotype.backbones").warning("the prompt is too long")
+        the prompt is too long
+    """
+    handler, logger = _Notes(events), logging.getLogger("calotype")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 SILENT = Events()

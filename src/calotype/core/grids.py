@@ -6,6 +6,7 @@ An affine takes voxel indices to world millimetres, with x to the patient's righ
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,19 @@ def spacing(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
     return x, y, z
 
 
+def divided(affine: Float64[np.ndarray, "4 4"], factor: Sequence[int]) -> Float64[np.ndarray, "4 4"]:
+    """The affine of the grid that cuts every voxel into `factor` finer ones, per array axis: both cover the same box.
+
+    Example:
+        >>> divided(np.diag([1.0, 1, 4, 1]), (1, 1, 2))[2].tolist()
+        [0.0, 0.0, 2.0, -1.0]
+    """
+    made: Float64[np.ndarray, "4 4"] = affine @ np.diag([*(1 / times for times in factor), 1.0])
+    for axis, times in enumerate(factor):
+        made[:3, 3] -= (times - 1) / 2 * made[:3, axis]
+    return made
+
+
 @dataclass(frozen=True)
 class Orientation:
     """Which way the array's axes point, to the nearest of the patient's."""
@@ -91,12 +105,15 @@ def orientation(affine: Float64[np.ndarray, "4 4"]) -> Orientation:
 
 
 def check_same_grid(
-    volume: Volume, reference: Volume, *, name: str = "mask", reference_name: str = "field", tolerance: float = 1e-3
-) -> None:
+    volume: Volume, reference: Volume, *, name: str = "mask", reference_name: str = "field", tolerance: float = 0.01
+) -> float:
     """Refuse a volume whose voxels are not those of another one.
 
     Args:
-        tolerance: how far apart voxels of the same index may lie, in mm.
+        tolerance: how far apart voxels of the same index may lie, as a share of the shortest voxel side.
+
+    Returns:
+        How far apart they lie at the most, in mm.
 
     Raises:
         InputError: another number of voxels, or another place for them; the message says what differs.
@@ -116,8 +133,9 @@ def check_same_grid(
     # The difference of two affines is affine: it is largest at a corner.
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, side - 1) for side in volume.size))], dtype=np.float64)
     apart = float(np.linalg.norm((corners @ (ours - theirs).T)[:, :3], axis=1).max())
+    tolerance *= min(reference.spacing)
     if apart <= tolerance:
-        return
+        return apart
     if not np.allclose(volume.spacing, reference.spacing, atol=tolerance):
         sizes = ["{:.4g} x {:.4g} x {:.4g}".format(*each.spacing) for each in (volume, reference)]
         differs = f"voxels of {sizes[0]} mm, {reference_name} has {sizes[1]}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from calotype.core.errors import InputError
 
@@ -17,6 +19,15 @@ class Evaluations(NamedTuple):
     """Rows of one call."""
 
 
+class Place(NamedTuple):
+    """Something on this machine that an argument or a setting names."""
+
+    argument: str
+    use: Literal["reads", "writes", "loads"]
+    """A file that is read, one that is written, or a checkpoint: the name of an embedded model, a folder or a hub id."""
+    path: str
+
+
 class Method:
     """Base of every method. Subclasses are `@dataclass(frozen=True, kw_only=True)`.
 
@@ -28,8 +39,8 @@ class Method:
     """Kebab-case name, as in the index."""
     role: ClassVar[str]
     """Name of the protocol in `calotype.core.roles` that the model must satisfy."""
-    presets: ClassVar[tuple[str, ...]] = ("paper",)
-    """Class methods that return a ready-made configuration; the first one is the default."""
+    presets: ClassVar[tuple[str, ...]] = ()
+    """Class methods that return a ready-made configuration; the first one is the default. Without any, the fields' defaults are."""
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The call's arguments as a run records them, before the files among them are read.
@@ -45,6 +56,15 @@ class Method:
         Raises:
             InputError: they can't be used, or don't fit together.
         """
+
+    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
+        """What a call with these plain arguments reads, writes or loads because one of them, or a field, names it.
+
+        A record that came from somebody else is not done again before the user has agreed to these. Every `Path` is found by its type; a
+        method that takes such names as text adds them. Nothing is opened.
+        """
+        own: dict[str, Any] = vars(self)
+        return tuple(Place(name, "reads", str(path)) for name, value in {**own, **arguments}.items() for path in _paths(value))
 
     def evaluations(self) -> Evaluations | None:
         """What one run on one input costs, for estimates; None where that can't be told."""
@@ -68,3 +88,33 @@ class Method:
         fits = isinstance(model, getattr(roles, cls.role)) and (cls.role != "TextToImage" or not isinstance(model, roles.ImageToVideo))
         if not fits or not all(hasattr(model, name) for name in attributes):
             raise InputError(f"{getattr(model, 'name', type(model).__name__)} can't be used: {cls.slug} needs {needs}")
+
+    @staticmethod
+    def refuse_missing_prompt(model: object, prompts: Sequence[str], *, says: str) -> None:
+        """Refuse empty prompts where the checkpoint is guided by its prompt and would wander without one.
+
+        Args:
+            model: what the method was given; those that need a prompt say so by `needs_prompt`.
+            prompts: of every picture or clip.
+            says: what the prompt is to say, for the message.
+
+        Raises:
+            InputError: one of them is empty, or there is none.
+        """
+        if getattr(model, "needs_prompt", False) and not (prompts and all(prompt.strip() for prompt in prompts)):
+            raise InputError(f"prompt is empty and {getattr(model, 'name', 'the model')} is guided by it; say {says}")
+
+
+def _paths(value: Any) -> Iterator[PurePath]:
+    """Every path in a value, however deep."""
+    if isinstance(value, PurePath):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _paths(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _paths(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _paths(getattr(value, field.name))

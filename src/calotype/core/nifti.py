@@ -6,8 +6,11 @@ import gzip
 import json
 import os
 import re
+import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +26,16 @@ _COMMENT = 6
 """The code of header extensions that hold a comment."""
 _MILLIMETRES = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
 """By the code of the unit of length: unknown (taken as mm), metre, millimetre, micrometre."""
+_UNITS = {
+    "ppm": "ppm", "ppb": "ppb", "hz": "hz", "hertz": "hz", "rad": "radians", "rads": "radians", "radian": "radians", "radians": "radians",
+    "tesla": "tesla",
+}  # fmt: skip
+"""Words of a description that name a unit."""
+MOST_EXTENSIONS = 1 << 24
+"""Bytes between a header and its voxels that are read at the most."""
+SCANNER = 1
+"""The code of a placement in the scanner's own frame."""
+_FRAMES = {1: "the scanner's", 2: "aligned to another scan", 3: "Talairach", 4: "MNI", 5: "a template's"}
 _GEOMETRY = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
 )  # fmt: skip
@@ -52,7 +65,8 @@ def is_nifti(path: str | os.PathLike[str]) -> bool:
 def header_affine(header: Any) -> tuple[Float64[np.ndarray, "4 4"], str]:
     """Where a header places the voxels, in mm.
 
-    The sform counts if it has a code, else the qform, else the voxel sizes alone.
+    A header may hold two placements, sform and qform, each with a code: 1 is the scanner's frame, in which the main field runs along z; 2
+    is another scan's frame, 3 to 5 a template's. The scanner's counts if there is one, then the sform, the qform, the voxel sizes.
 
     Args:
         header: nibabel's `Nifti1Header` or `Nifti2Header`.
@@ -60,20 +74,46 @@ def header_affine(header: Any) -> tuple[Float64[np.ndarray, "4 4"], str]:
     Returns:
         The affine, and what is doubtful about it ("" if nothing).
     """
-    scale = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    sform, qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
-    doubt = ""
-    if sform:
-        affine = np.array(header.get_sform(), dtype=np.float64)
-        if qform and not _agree(affine, _qform(header), header.get_data_shape()):
-            doubt = "its sform and qform place the voxels differently; the sform is used"
-    elif qform:
-        affine = _qform(header)
-    else:
+    found = header_placements(header)
+    if not found:
         affine = np.diag([*(float(size) for size in header["pixdim"][1:4]), 1.0])
-        doubt = "its header doesn't say how it lies in the patient; the axes are taken as left-right, back-front, feet-head"
-    affine[:3] *= scale
+        affine[:3] *= _scale(header)
+        return affine, "its header doesn't say how it lies in the patient; the axes are taken as left-right, back-front, feet-head"
+    form, (code, affine) = next(((form, each) for form, each in found.items() if each[0] == SCANNER), next(iter(found.items())))
+    doubt = ""
+    if len(found) == 2:
+        (other, (other_code, there)) = next((name, each) for name, each in found.items() if name != form)
+        if not _agree(affine, there, header.get_data_shape()):
+            doubt = (
+                f"its {form} ({_FRAMES.get(code, code)}) and {other} ({_FRAMES.get(other_code, other_code)}) place the voxels differently; "
+                f"the {form} is used"
+            )
     return affine, doubt
+
+
+def header_placements(header: Any) -> dict[str, tuple[int, Float64[np.ndarray, "4 4"]]]:
+    """The placements that a header has, sform first: their codes and affines in mm."""
+    forms = {"sform": np.array(header.get_sform(), dtype=np.float64), "qform": _qform(header)}
+    found = {form: (int(header[f"{form}_code"]), affine) for form, affine in forms.items() if int(header[f"{form}_code"]) > 0}
+    if len(found) == 2 and not np.isfinite(found["qform"][1]).all():
+        del found["qform"]
+    for _, affine in found.values():
+        affine[:3] *= _scale(header)
+    return found
+
+
+def placements(block: bytes) -> list[Float64[np.ndarray, "4 4"]]:
+    """Every affine that a kept header (`Volume.header`) holds."""
+    return [affine for _, affine in header_placements(_from_bytes(block)).values()]
+
+
+def in_scanner_frame(block: bytes) -> bool:
+    """Whether one of a kept header's placements is the scanner's, so that the main field's direction can be read off it."""
+    return any(code == SCANNER for code, _ in header_placements(_from_bytes(block)).values())
+
+
+def _scale(header: Any) -> float:
+    return _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
 def _qform(header: Any) -> Float64[np.ndarray, "4 4"]:
@@ -166,28 +206,87 @@ def _place(header: Any, affine: Float64[np.ndarray, "4 4"]) -> None:
 
 
 def header_unit(header: Any) -> str:
-    """The unit of the values that `save_volume` noted in the description; "" if there is none."""
-    found = re.fullmatch(r"unit: (.+)", bytes(header["descrip"].item()).rstrip(b"\0").decode("utf-8", "replace"))
-    return found[1] if found else ""
+    """The unit of the values by the description: what `save_volume` noted there, or the one unit that it names; "" if there is none.
+
+    Example:
+        >>> nibabel = medical("nibabel")
+        >>> header = nibabel.Nifti1Header()
+        >>> header["descrip"] = b"B0 field map [Hz]"
+        >>> header_unit(header)
+        'hz'
+    """
+    text = bytes(header["descrip"].item()).rstrip(b"\0").decode("utf-8", "replace")
+    noted = re.fullmatch(r"unit: (.+)", text)
+    if noted:
+        return noted[1]
+    named = {_UNITS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _UNITS}
+    return named.pop() if len(named) == 1 else ""
+
+
+@contextmanager
+def unpacked(path: Path, name: str = "file") -> Iterator[BufferedIOBase]:
+    """A file, unpacked while it is read if it is compressed.
+
+    Raises:
+        InputError: what is read of the compressed file is damaged or ends early.
+    """
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        if not packed:
+            yield raw
+            return
+        try:
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield file
+        except EOFError:
+            raise InputError(f"{name}: {path} is truncated (its gzip stream ends early); copy or save it again") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"{name}: {path} is damaged ({error}); copy or save it again") from None
+
+
+def read_header(file: BufferedIOBase) -> Any | None:
+    """The header at the beginning of a single-file NIfTI, nibabel's `Nifti1Header` or `Nifti2Header`; None if there is none.
+
+    The file is left behind the header's block.
+    """
+    nibabel = medical("nibabel")
+    kinds = {348: (nibabel.Nifti1Header, slice(344, 347), b"n+1"), 540: (nibabel.Nifti2Header, slice(4, 7), b"n+2")}
+    block = file.read(348)
+    for order, sign in (("little", "<"), ("big", ">")):
+        size = int.from_bytes(block[:4], order)  # type: ignore[arg-type]
+        if size in kinds:
+            kind, place, magic = kinds[size]
+            block += file.read(size - len(block))
+            if len(block) == size and block[place] == magic:
+                return kind(block, endianness=sign, check=False)
+    return None
 
 
 def read_comment(path: str | os.PathLike[str]) -> str:
-    """The text of a NIfTI file's first comment; "" if it has none. The voxels are not read.
+    """The text of a NIfTI file's first comment; "" if it has none. The voxels are not read, nor a comment of more than 16 MB.
 
     Raises:
         InputError: it is no NIfTI file.
         MissingError: nibabel is not installed.
     """
-    nibabel = medical("nibabel")
-    try:
-        image = nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{os.fspath(path)} can't be read as NIfTI ({_first_line(error)}); give a volume that calotype wrote") from None
-    for extension in getattr(image.header, "extensions", ()):
-        if extension.get_code() == _COMMENT:
-            return str(extension.content.rstrip(b"\0").decode("utf-8", "replace"))
+    with unpacked(Path(path)) as file:
+        header = read_header(file)
+        if header is None:
+            raise InputError(f"{os.fspath(path)} can't be read as NIfTI; give a volume that calotype wrote")
+        order = "<" if header.endianness == "<" else ">"
+        left = MOST_EXTENSIONS
+        if file.read(4)[:1] in (b"", b"\0"):
+            return ""
+        while left > 8:
+            head = file.read(8)
+            if len(head) < 8:
+                break
+            size, code = struct.unpack(f"{order}ii", head)
+            if not 8 <= size <= left or size % 16:
+                break
+            content = file.read(size - 8)
+            if code == _COMMENT:
+                return content.rstrip(b"\0").decode("utf-8", "replace")
+            left -= size
     return ""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

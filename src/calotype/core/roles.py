@@ -32,7 +32,8 @@ class Model(Protocol):
     """Height and width in pixels that the checkpoint was trained at."""
 
     def sigmas(self, num_inference_steps: int) -> Tensor:
-        """Noise levels of a sampling run, [num_inference_steps + 1], float64, falling, the last one 0."""
+        """Noise levels of a sampling run, [num_inference_steps + 1], float64, falling; the last one is 0, or the lowest level where the
+        checkpoint says so."""
         ...
 
     def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance) -> CountingDenoiser:

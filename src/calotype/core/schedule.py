@@ -5,11 +5,11 @@ Levels are sigma of x = x0 + sigma n, whatever the checkpoint was trained with. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from math import cos, exp, pi
+from math import cos, exp, inf, log, pi
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,6 +21,8 @@ from calotype.core.errors import InputError
 Table = Float64[Tensor, " levels"]
 Spacing = Literal["leading", "trailing", "linspace"]
 SamplerName = Literal["euler", "ddim", "heun", "dpmpp_2m"]
+Respacing = Literal["karras", "exponential", "beta"]
+"""How levels are spread between the two ends of a run, instead of by timesteps."""
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
 ZERO_SNR_ALPHA = 2.0**-24
@@ -49,17 +51,62 @@ def karras_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, 
         >>> karras_sigmas(3, 0.002, 80.0).tolist()[0], karras_sigmas(3, 0.002, 80.0).tolist()[-1]
         (80.0, 0.0)
     """
-    _check_steps(num_inference_steps)
-    if not 0 < sigma_min <= sigma_max or rho <= 0 or (num_inference_steps > 1 and sigma_min == sigma_max):
-        raise InputError(f"sigma_min is {sigma_min}, sigma_max {sigma_max} and rho {rho}; 0 < sigma_min < sigma_max and rho > 0 must hold")
+    _check_ends(num_inference_steps, sigma_min, sigma_max)
+    if not 0 < rho < inf:
+        raise InputError(f"rho is {rho}; it must be positive")
     ramp = torch.linspace(0, 1, num_inference_steps, dtype=torch.float64)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    sigmas = (high + ramp * (low - high)) ** rho
-    # The power loses the last digits of the ends.
-    if num_inference_steps > 1:
-        sigmas[-1] = sigma_min
-    sigmas[0] = sigma_max
-    return torch.cat([sigmas, sigmas.new_zeros(1)])
+    return _between((high + ramp * (low - high)) ** rho, sigma_min, sigma_max)
+
+
+def exponential_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float) -> Table:
+    """Levels evenly spaced in log sigma, as diffusers' `use_exponential_sigmas` and its EDM schedulers' `exponential` have them.
+
+    Args:
+        num_inference_steps: n, at least 1.
+        sigma_min: last level before 0, > 0.
+        sigma_max: first level.
+
+    Returns:
+        [n + 1], float64.
+
+    Raises:
+        InputError: no steps, or 0 < sigma_min < sigma_max doesn't hold.
+
+    Example:
+        >>> [round(s, 6) for s in exponential_sigmas(3, 1.0, 100.0).tolist()]
+        [100.0, 10.0, 1.0, 0.0]
+    """
+    _check_ends(num_inference_steps, sigma_min, sigma_max)
+    sigmas = torch.linspace(log(sigma_max), log(sigma_min), num_inference_steps, dtype=torch.float64).exp()
+    return _between(sigmas, sigma_min, sigma_max)
+
+
+def beta_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, alpha: float = 0.6, beta: float = 0.6) -> Table:
+    """Levels at evenly spaced quantiles of a beta distribution over sigma, denser at both ends (Lee et al. 2024, arXiv 2407.12173).
+
+    Args:
+        num_inference_steps: n, at least 1.
+        sigma_min: last level before 0, > 0.
+        sigma_max: first level.
+        alpha, beta: of the distribution, > 0; below 1 the ends are dense.
+
+    Returns:
+        [n + 1], float64.
+
+    Raises:
+        InputError: no steps, or 0 < sigma_min < sigma_max doesn't hold.
+
+    Example:
+        >>> [round(s, 3) for s in beta_sigmas(3, 1.0, 3.0).tolist()]
+        [3.0, 2.0, 1.0, 0.0]
+    """
+    from scipy.special import betaincinv
+
+    _check_ends(num_inference_steps, sigma_min, sigma_max)
+    quantiles = torch.linspace(1, 0, num_inference_steps, dtype=torch.float64)
+    spread = torch.from_numpy(betaincinv(alpha, beta, quantiles.numpy())).double()
+    return _between(sigma_min + spread * (sigma_max - sigma_min), sigma_min, sigma_max)
 
 
 def flow_sigmas(num_inference_steps: int, *, shift: float = 1.0, num_train_timesteps: int = 1000) -> Table:
@@ -180,6 +227,12 @@ class VPSchedule:
             betas = 1 - torch.cat([rescaled[:1], rescaled[1:] / rescaled[:-1]])
         alphas = torch.cumprod(1 - betas, 0).double()
         if rescale_betas_zero_snr:
+            # With linear betas some alphas before the last are smaller than the cap already: they fall towards it instead.
+            seen = int((alphas > ZERO_SNR_ALPHA).sum().item()) - 1
+            if seen < 0:
+                raise InputError("rescaled to zero terminal SNR these betas leave no signal at any timestep; they must begin near 0")
+            fall = torch.linspace(float(alphas[seen].log()), log(ZERO_SNR_ALPHA), len(alphas) - seen, dtype=torch.float64).exp()
+            alphas[seen + 1 :] = fall[1:]
             alphas[-1] = ZERO_SNR_ALPHA
         return VPSchedule(alphas, interpolation)
 
@@ -187,12 +240,14 @@ class VPSchedule:
     def from_config(config: Mapping[str, Any]) -> VPSchedule:
         """From a diffusers scheduler's configuration (its `scheduler_config.json`).
 
-        Karras tables look their timesteps up in log sigma, as diffusers does.
+        Tables that aren't spaced by timesteps look these up in log sigma, as diffusers does.
 
         Raises:
             InputError: an unknown beta schedule.
         """
-        interpolation: Literal["linear", "log"] = "log" if config.get("use_karras_sigmas") else "linear"
+        interpolation: Literal["linear", "log"] = (
+            "log" if any(config.get(f"use_{name}_sigmas") for name in get_args(Respacing)) else "linear"
+        )
         zero_snr = bool(config.get("rescale_betas_zero_snr"))
         if config.get("trained_betas") is not None:
             betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
@@ -275,17 +330,21 @@ class VPSchedule:
         spacing: Spacing = "leading",
         steps_offset: int = 0,
         sampler: SamplerName = "euler",
-        use_karras_sigmas: bool = False,
+        respacing: Respacing | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
         final: Literal["zero", "first"] = "zero",
     ) -> Table:
         """The levels of a run, as diffusers' scheduler of that name has them.
 
         Args:
             num_inference_steps, spacing, steps_offset, sampler: see `timesteps`.
-            use_karras_sigmas: replace the levels between the ends by `karras_sigmas`. The ends are the run's own; for DPM-Solver++ the
-                schedule's.
-            final: the last level is 0, or that of timestep 0 (diffusers' `set_alpha_to_one=False`). With the latter a run ends slightly
-                noisy, and z = x / sqrt(1 + sigma^2) is what diffusers returns.
+            respacing: replace the levels between the ends by `karras_sigmas`, `exponential_sigmas` or `beta_sigmas`. The ends are the run's
+                own; for DPM-Solver++ the schedule's.
+            sigma_min, sigma_max: other ends for it.
+            final: the last level is 0, or that of timestep 0 (diffusers' `final_sigmas_type="sigma_min"`, and `set_alpha_to_one=False`).
+                With the latter a run ends slightly noisy, and z = x / sqrt(1 + sigma^2) is what diffusers' DDIM returns. A table that is
+                there already ends there, with n levels.
 
         Returns:
             [n + 1], float64.
@@ -293,12 +352,34 @@ class VPSchedule:
         t = self.timesteps(num_inference_steps, spacing=spacing, steps_offset=steps_offset, sampler=sampler)
         linear = VPSchedule(self.alphas_cumprod)
         sigmas = torch.tensor([linear.sigma(float(v)) for v in t], dtype=torch.float64)
-        if use_karras_sigmas:
+        if respacing is not None:
             ends = self.sigmas if sampler == "dpmpp_2m" else sigmas.flip(0)
-            sigmas = karras_sigmas(num_inference_steps, float(ends[0]), float(ends[-1]))[:-1]
+            low, high = (float(end if given is None else given) for given, end in ((sigma_min, ends[0]), (sigma_max, ends[-1])))
+            sigmas = RESPACINGS[respacing](num_inference_steps, low, high)[:-1]
         last = self.sigmas[:1] if final == "first" else sigmas.new_zeros(1)
         # A run whose last timestep is 0 has the first alpha already: there is nothing left to do between equal levels.
-        return sigmas if float(sigmas[-1]) == float(last) else torch.cat([sigmas, last])
+        return sigmas if float(sigmas[-1]) <= float(last) else torch.cat([sigmas, last])
+
+
+RESPACINGS: Mapping[Respacing, Callable[[int, float, float], Table]] = {
+    "karras": karras_sigmas,
+    "exponential": exponential_sigmas,
+    "beta": beta_sigmas,
+}
+
+
+def _between(sigmas: Tensor, sigma_min: float, sigma_max: float) -> Table:
+    """The levels with their exact ends, of which powers and logarithms lose the last digits, and 0 behind them."""
+    if len(sigmas) > 1:
+        sigmas[-1] = sigma_min
+    sigmas[0] = sigma_max
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def _check_ends(num_inference_steps: int, sigma_min: float, sigma_max: float) -> None:
+    _check_steps(num_inference_steps)
+    if not 0 < sigma_min <= sigma_max < inf or (num_inference_steps > 1 and sigma_min == sigma_max):
+        raise InputError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}; 0 < sigma_min < sigma_max must hold")
 
 
 def _check_steps(num_inference_steps: int) -> None:

@@ -234,6 +234,11 @@ class Volume:
         """Distance of neighbouring voxels along each axis, in mm."""
         return grids.spacing(self.affine.cpu().numpy())
 
+    @property
+    def placed(self) -> bool:
+        """Whether anything says where the voxels lie: false for a bare array, which gets the identity as its affine."""
+        return bool(self.header) or not torch.equal(self.affine.cpu(), torch.eye(4, dtype=torch.float64))
+
     def to_numpy(self) -> Float32[np.ndarray, "x y z"]:
         """float32 [X, Y, Z]."""
         array: Float32[np.ndarray, "x y z"] = self.values.detach().cpu().numpy()

@@ -41,7 +41,7 @@ def plain_file(path: str | os.PathLike[str], name: str = "file") -> Path:
         Traceback (most recent call last):
         calotype.core.errors.InputError: start: /dev/null is not a regular file; give the path of a file on disk
     """
-    resolved = Path(path).expanduser()
+    resolved = Path(os.path.expanduser(path))
     try:
         status = resolved.stat()
     except FileNotFoundError:

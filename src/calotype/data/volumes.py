@@ -1,17 +1,16 @@
 """Volumes of the user: NIfTI files, DICOM series and arrays become a `Volume` whose voxels lie where the file says.
 
 Refused with one line: not a regular file, empty, damaged or truncated, not three-dimensional, several volumes in one file, complex or
-colour values, NaN, a side below 2 voxels, more than 134 million voxels by the header, an affine that places no voxels.
+colour values, NaN (unless the caller has a mask that leaves it out), a side below 2 voxels, more than 134 million voxels by the header, an
+affine that places no voxels. Reading takes at most 12 bytes a voxel and 200 MB.
 """
 
 from __future__ import annotations
 
-import gzip
+import itertools
 import math
 import os
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +23,17 @@ from torch import Tensor
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import SILENT, Events
 from calotype.core.grids import check_affine, check_same_grid
-from calotype.core.nifti import header_affine, header_bytes, header_unit, is_nifti, medical
+from calotype.core.nifti import (
+    MOST_EXTENSIONS,
+    header_affine,
+    header_bytes,
+    header_unit,
+    is_nifti,
+    medical,
+    placements,
+    read_header,
+    unpacked,
+)
 from calotype.core.types import Volume
 from calotype.data.files import plain_file, seems_to_be
 
@@ -36,15 +45,17 @@ MAX_VOXELS = 512**3
 """Most voxels that are accepted; the header's figure is checked before anything is decoded."""
 _COMPLEX, _COLOUR = {32, 1792, 2048}, {128, 2304}
 _UNPLACED = "has no voxel size; 1 x 1 x 1 mm and axes that run right, front, up are assumed"
-_GZIP = b"\x1f\x8b"
+_ROUNDING = 1e-3
+"""Distance of voxels, as a share of the shortest side, that the rounding of headers explains."""
 
 
-def read_volume(path: str | os.PathLike[str], *, name: str = "volume", events: Events = SILENT) -> Volume:
+def read_volume(path: str | os.PathLike[str], *, name: str = "volume", finite: bool = True, events: Events = SILENT) -> Volume:
     """Read one volume.
 
     Args:
         path: a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz), a folder with one DICOM series, or a .npy array [X, Y, Z].
         name: what messages call it, such as "field".
+        finite: refuse NaN and infinite values; a caller that has a mask may take them (see `masked_values`).
         events: hears a note for what is doubtful or was converted.
 
     Returns:
@@ -63,18 +74,19 @@ def read_volume(path: str | os.PathLike[str], *, name: str = "volume", events: E
     with source.open("rb") as file:
         head = file.read(132)
     if head.startswith(b"\x93NUMPY"):
-        return _read_npy(source, name, events)
+        return _read_npy(source, name, finite, events)
     if head[128:] == b"DICM":
         raise InputError(f"{name}: {source} is a single DICOM file; give the folder that holds its series, one file a slice")
-    return _read_nifti(source, name, events)
+    return _read_nifti(source, name, finite, events)
 
 
-def as_volume(value: VolumeLike, *, name: str = "volume", events: Events = SILENT) -> Volume:
+def as_volume(value: VolumeLike, *, name: str = "volume", finite: bool = True, events: Events = SILENT) -> Volume:
     """Whatever a caller has for a volume, as a `Volume`.
 
     Args:
         value: a `Volume`, a path, or a real array or tensor [X, Y, Z], whose voxels are taken to be 1 mm wide.
         name: what messages call it.
+        finite: as in `read_volume`.
         events: hears a note for what is doubtful or was converted.
 
     Raises:
@@ -86,15 +98,16 @@ def as_volume(value: VolumeLike, *, name: str = "volume", events: Events = SILEN
         (1.0, 1.0, 1.0)
     """
     if isinstance(value, str | os.PathLike):
-        return read_volume(value, name=name, events=events)
+        return read_volume(value, name=name, finite=finite, events=events)
     if isinstance(value, Volume):
         check_shape(value.size, name)
-        refuse_nan(value.to_numpy(), name)
+        if finite:
+            refuse_nan(value.to_numpy(), name)
         return value
     if isinstance(value, Tensor | np.ndarray):
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         events.note(f"{name}: an array {_UNPLACED}")
-        return _unplaced(array, f"{name}: the {'tensor' if isinstance(value, Tensor) else 'array'}", ShapeError, name, events)
+        return _unplaced(array, f"{name}: the {'tensor' if isinstance(value, Tensor) else 'array'}", ShapeError, name, finite, events)
     raise InputError(f"{name}: a {type(value).__name__} was given; a volume is a path, a Volume, an array or a tensor [x, y, z]")
 
 
@@ -118,7 +131,12 @@ def volume_mask(
         mask = Volume(as_volume(value, name=name).values, reference.affine)
     else:
         mask = as_volume(value, name=name, events=events)
-    check_same_grid(mask, reference, name=name, reference_name=reference_name)
+    if not mask.placed and mask.size == reference.size and reference.placed:
+        events.note(f"{name}: an array doesn't say where it lies; it is laid on {reference_name}'s grid")
+    elif not _shares_a_placement(mask, reference):
+        apart = check_same_grid(mask, reference, name=name, reference_name=reference_name)
+        if apart > _ROUNDING * min(reference.spacing):
+            events.note(f"{name}: its voxels lie up to {apart:.2g} mm beside those of {reference_name}; they are taken as the same")
     values = mask.values
     if bool((values < 0).any()):
         raise InputError(f"{name}: it has values down to {float(values.min()):g}; a mask is 0 outside and positive inside")
@@ -127,6 +145,34 @@ def volume_mask(
     if not bool(marked.any()):
         raise InputError(f"{name}: it marks no voxel; a mask is 0 outside and positive inside")
     return marked
+
+
+def _shares_a_placement(mask: Volume, reference: Volume) -> bool:
+    """Whether some placement in the mask's header is one of the reference's: a tool may copy the template's alone."""
+    if mask.size != reference.size or not mask.header or not reference.header:
+        return False
+    corner = np.array([*mask.size, 1.0])
+    pairs = itertools.product(placements(mask.header), placements(reference.header))
+    return any(float(np.abs((left - right) * corner).max()) <= _ROUNDING * min(reference.spacing) for left, right in pairs)
+
+
+def masked_values(volume: Volume, inside: Bool[Tensor, "x y z"], *, name: str = "field", events: Events = SILENT) -> Volume:
+    """The volume with 0 where it is NaN or infinite outside a mask.
+
+    Raises:
+        InputError: some values inside the mask are NaN or infinite; the message says how many.
+    """
+    broken = ~torch.isfinite(volume.values)
+    if not bool(broken.any()):
+        return volume
+    count, within = int(broken.sum()), int((broken & inside).sum())
+    if within:
+        raise InputError(
+            f"{name}: {within} of the {int(inside.sum())} voxels in the mask are NaN or infinite; mask them out, or set them to 0 "
+            "(numpy.nan_to_num, fslmaths -nan)"
+        )
+    events.note(f"{name}: {count} voxels outside the mask are NaN or infinite; they are taken as 0")
+    return volume.with_values(torch.where(broken, torch.zeros(()), volume.values))
 
 
 def check_shape(shape: Sequence[int], subject: str, kind: type[InputError] = InputError) -> None:
@@ -161,57 +207,42 @@ def refuse_nan(values: np.ndarray, subject: str) -> None:
         raise InputError(f"{subject}: {bad} of {values.size} voxels are NaN or infinite; set them to 0 (numpy.nan_to_num, fslmaths -nan)")
 
 
-def _unplaced(array: np.ndarray, subject: str, kind: type[InputError], name: str, events: Events) -> Volume:
+def _unplaced(array: np.ndarray, subject: str, kind: type[InputError], name: str, finite: bool, events: Events) -> Volume:
     if array.dtype.kind == "c":
         raise kind(f"{subject} is complex ({array.dtype}); take its magnitude or its phase first")
     if array.dtype.kind not in "fiub":
         raise kind(f"{subject} has values of type {array.dtype}; a volume has real numbers")
-    return Volume.from_numpy(_single(array, subject, name, kind, events), np.eye(4))
+    return Volume.from_numpy(_single(array, subject, name, kind, finite, events), np.eye(4))
 
 
-def _single(array: np.ndarray, subject: str, name: str, kind: type[InputError], events: Events) -> np.ndarray:
-    """The one volume of an array as float32, all finite."""
+def _single(array: np.ndarray, subject: str, name: str, kind: type[InputError], finite: bool, events: Events) -> np.ndarray:
+    """The one volume of an array as float32."""
     check_shape(array.shape, subject, kind)
     if array.ndim > 3:
         events.note(f"{name}: {array.ndim}-D with one volume, which is taken")
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array.reshape(array.shape[:3]), dtype=np.float32)
-    refuse_nan(values, name)
+    if finite:
+        refuse_nan(values, name)
     return values
 
 
-def _read_npy(path: Path, name: str, events: Events) -> Volume:
+def _read_npy(path: Path, name: str, finite: bool, events: Events) -> Volume:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception:
         # The header is Python source, and damage to it comes out as whatever numpy's parser and tokenizer raise.
         raise InputError(f"{name}: {path} is damaged, or holds objects and not numbers; save it again with numpy.save") from None
     events.note(f"{name}: {path.name} {_UNPLACED}")
-    return _unplaced(array, f"{name}: {path}", InputError, name, events)
+    return _unplaced(array, f"{name}: {path}", InputError, name, finite, events)
 
 
-@contextmanager
-def _unpacked(path: Path, name: str) -> Iterator[BufferedIOBase]:
-    """A file, unpacked if it is compressed."""
-    with path.open("rb") as raw:
-        packed = raw.read(2) == _GZIP
-        raw.seek(0)
-        if not packed:
-            yield raw
-            return
-        try:
-            with gzip.GzipFile(fileobj=raw) as file:
-                yield file
-        except EOFError:
-            raise InputError(f"{name}: {path} is truncated (its gzip stream ends early); copy or save it again") from None
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{name}: {path} is damaged ({error}); copy or save it again") from None
-
-
-def _read_nifti(path: Path, name: str, events: Events) -> Volume:
+def _read_nifti(path: Path, name: str, finite: bool, events: Events) -> Volume:
     nibabel = medical("nibabel")
-    with _unpacked(path, name) as file:
-        header = _header(path, file, name)
+    with unpacked(path, name) as file:
+        header = read_header(file)
+        if header is None:
+            raise InputError(f"{name}: {path} {_no_volume(path)}")
         code = int(header["datatype"])
         if code in _COMPLEX:
             raise InputError(f"{name}: {path} is complex; take its magnitude or its phase first")
@@ -221,19 +252,12 @@ def _read_nifti(path: Path, name: str, events: Events) -> Volume:
             raise InputError(f"{name}: {path} has a header that makes no sense ({int(header['dim'][0])} axes); save it again")
         check_shape(header.get_data_shape(), f"{name}: {path}")
         try:
-            if header.get_data_dtype().kind not in "fiu":
-                raise TypeError(f"the data type {code}")
-            with np.errstate(all="ignore"):
-                array = np.asarray(header.data_from_fileobj(file))
-            # At the end of a gzip stream its checksum is compared.
-            file.read(1)
+            values = _voxels(header, file)
         except (nibabel.spatialimages.HeaderDataError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise InputError(f"{name}: {path} has a header that makes no sense ({_told(error)}); save it again") from None
-        except OSError as error:
-            if isinstance(error, gzip.BadGzipFile):
-                raise
-            raise InputError(f"{name}: {path} is truncated: its header tells of more voxels than it holds; copy or save it again") from None
-    values = _single(array, f"{name}: {path}", name, InputError, events)
+        if values is None:
+            raise InputError(f"{name}: {path} is truncated: its header tells of more voxels than it holds; copy or save it again")
+    values = _single(values, f"{name}: {path}", name, InputError, finite, events)
     affine, doubt = header_affine(header)
     check_affine(affine, f"{name}: the affine of {path.name}")
     if doubt:
@@ -243,21 +267,39 @@ def _read_nifti(path: Path, name: str, events: Events) -> Volume:
     return Volume(torch.from_numpy(values), torch.from_numpy(affine), header_unit(header), header_bytes(header))
 
 
-def _header(path: Path, file: BufferedIOBase, name: str) -> Any:
-    """The header of a single-file NIfTI, told apart by its content."""
-    nibabel = medical("nibabel")
-    block = file.read(nibabel.Nifti2Header.sizeof_hdr)
-    file.seek(0)
-    sizes = {int.from_bytes(block[:4], "little"): "<", int.from_bytes(block[:4], "big"): ">"}
-    kinds = {348: (nibabel.Nifti1Header, block[344:347], b"n+1"), 540: (nibabel.Nifti2Header, block[4:7], b"n+2")}
-    for size, (kind, magic, expected) in kinds.items():
-        if size in sizes and len(block) >= size:
-            if magic == expected:
-                return kind(block[:size], endianness=sizes[size], check=False)
-            raise InputError(f"{name}: {path} is a header of a pair of files (.hdr, .img); convert it to one NIfTI file, .nii.gz")
+def _voxels(header: Any, file: BufferedIOBase) -> np.ndarray | None:
+    """The scaled voxels as float32, read plane by plane, so that little more than the result is held; None if the file ends early."""
+    kind, shape = header.get_data_dtype(), header.get_data_shape()
+    if kind.kind not in "fiu":
+        raise TypeError(f"the data type {int(header['datatype'])}")
+    start = int(header.get_data_offset())
+    gap = start - file.tell()
+    if not 0 <= gap <= MOST_EXTENSIONS:
+        raise ValueError(f"voxels that begin at byte {start}")
+    file.read(gap)
+    slope, intercept = header.get_slope_inter()
+    plane = math.prod(shape[:2])
+    values = np.empty((math.prod(shape[2:]), plane), dtype=np.float32)
+    for row in values:
+        raw = file.read(plane * kind.itemsize)
+        if len(raw) < plane * kind.itemsize:
+            return None
+        numbers = np.frombuffer(raw, dtype=kind)
+        with np.errstate(all="ignore"):
+            row[:] = numbers if slope is None else numbers.astype(np.float64) * slope + intercept
+    # At the end of a gzip stream its checksum is compared.
+    file.read(1)
+    return values.reshape(shape[::-1]).transpose()
+
+
+def _no_volume(path: Path) -> str:
     what = seems_to_be(path)
+    with unpacked(path) as file:
+        head = file.read(348)
+    if len(head) == 348 and {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")} & {348, 540}:
+        return "is a header of a pair of files (.hdr, .img); convert it to one NIfTI file, .nii.gz"
     told = f"is {what}, no volume that can be read" if what and what != "a gzip file" else "is no NIfTI file (damaged, or another format)"
-    raise InputError(f"{name}: {path} {told}; give .nii.gz, .nii, .npy or a folder with a DICOM series")
+    return f"{told}; give .nii.gz, .nii, .npy or a folder with a DICOM series"
 
 
 def _told(error: Exception) -> str:

@@ -6,16 +6,22 @@ import os
 from importlib import import_module
 from typing import Any
 
-from calotype.core.errors import InputError
+from calotype.core.errors import CalotypeError, InputError
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.report import Claim, Report, Row
+from calotype.registry import EVALUATIONS, did_you_mean, plugins, resolve_evaluation
 
-__all__ = ["NAMES", "Claim", "Report", "Row", "evaluate"]
+__all__ = ["NAMES", "Claim", "Report", "Row", "evaluate", "names"]
 
 MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v", "toy-subject", "toy-qsm")
 METHODS = ("time-reversal-fusion", "anyv2v", "design-edit", "ovam", "harmonized-customization", "qsmdiff")
 NAMES = (*METHODS, *MODELS)
-"""What can be evaluated."""
+"""What can be evaluated without other packages."""
+
+
+def names() -> tuple[str, ...]:
+    """What can be evaluated, the methods of other packages included."""
+    return (*NAMES, *(slug for slug, plugin in plugins(EVALUATIONS).items() if not plugin.problem))
 
 
 def evaluate(
@@ -32,8 +38,11 @@ def evaluate(
 ) -> Report:
     """Evaluate a method or an embedded model on scenes of the eval split.
 
+    A package that adds a method can prove it, too: its function in the entry-point group `calotype.evaluations` is called with `seed`,
+    `count`, `quick`, `device` and `events`, and returns a `Report`.
+
     Args:
-        name: one of `NAMES`.
+        name: one of `names()`.
         seed: makes the scenes and the noise; a claim should hold on any.
         count: scenes; the experiment's own number by default, which takes at most 8 minutes on 2 cores.
         quick: a few scenes only, to see that it runs.
@@ -48,12 +57,14 @@ def evaluate(
 
     Raises:
         InputError: an unknown name, `count` below 1, or an option that the evaluation doesn't have.
-        MissingError: an embedded checkpoint is missing.
+        MissingError: an embedded checkpoint is missing, or the package that brings the evaluation is broken.
+        CalotypeError: another package's evaluation returned something else than a report.
     """
     if count is not None and count < 1:
         raise InputError(f"count is {count}; it must be 1 or more")
-    if name not in NAMES:
-        raise InputError(f"there is no evaluation of {name!r}; choose one of: {', '.join(NAMES)}")
+    if name not in names() and name not in plugins() and name not in plugins(EVALUATIONS):
+        known = names()
+        raise InputError(f"nothing called {name!r} can be evaluated; {did_you_mean(name, known)}there are {', '.join(known)}")
     if (noise is not None or data is not None) and name != "qsmdiff":
         raise InputError(f"noise and data are for qsmdiff; {name} takes neither")
     if data is not None and (count is not None or record):
@@ -63,6 +74,10 @@ def evaluate(
         from calotype.evaluation import toy_models
 
         report = toy_models.evaluate(name, record=record, **settings)
+    elif name not in METHODS:
+        report = resolve_evaluation(name)(**settings)
+        if not isinstance(report, Report):
+            raise CalotypeError(f"the evaluation of {name} returned a {type(report).__name__}; a calotype.evaluation.Report is expected")
     else:
         extra = {} if name != "qsmdiff" else {"noise_ppm": noise, "data": data}
         report = import_module(f"calotype.evaluation.{name.replace('-', '_')}").evaluate(**settings, **extra)

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from calotype.core.dipole import DipoleOperator, b0_direction
+from calotype.core.grids import divided
 from calotype.core.types import Volume
 from calotype.methods.qsmdiff.resolution import Resolution
 from calotype.metrics.volumes import cone_energy, hfen, nrmse_percent, roi_slope, ssim
@@ -122,9 +124,10 @@ def scan_thick(case: Case, factor: tuple[int, int, int]) -> tuple[Volume, Volume
     """
     brain, head = case.head.brain, case.head
     resolution = Resolution([size // times for size, times in zip(brain.mask.shape, factor, strict=True)], factor)
-    every = tuple(slice(None, None, times) for times in factor)
-    affine = case.field.affine.numpy() @ np.diag([*factor, 1.0])
-    thick = Brain(resolution.lower(brain.susceptibility), brain.mask[every], brain.magnitude[every], brain.regions[every], affine)
+    affine = case.field.affine.numpy() @ np.linalg.inv(divided(np.eye(4), factor))
+    mask, magnitude = (avg_pool3d(values[None], factor)[0] for values in (brain.mask, brain.magnitude))
+    regions = brain.regions[tuple(slice(times // 2, None, times) for times in factor)]
+    thick = Brain(resolution.lower(brain.susceptibility), (mask >= 0.5).float(), magnitude, regions, affine)
     values = measured_field(thick, noise_ppm=case.noise_ppm, split=head.split, seed=head.seed, index=head.index, direction=case.direction)
     placed = torch.from_numpy(affine)
     return Volume(values, placed, "ppm"), Volume(thick.mask, placed)

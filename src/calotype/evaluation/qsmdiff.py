@@ -68,12 +68,14 @@ class Experiment(Table):
         made = run_batches([[case] for case in some], lambda batch, events: [make(case, events) for case in batch], self.events)
         self.add(variant, role, [{**case.measure(chi), **spent} for case, chi, spent in made])
 
-    def found(self, *, b0: tuple[float, float, float] | None = None, **changes: object) -> Maker:
+    def found(self, *, b0_direction: tuple[float, float, float] | None = None, **changes: object) -> Maker:
         """The method, told the noise, with some settings changed or another main field."""
 
         def make(case: Case, events: Events) -> Map:
             method = dataclasses.replace(self.settings, **{"noise": case.noise_ppm, **changes})  # type: ignore[arg-type]
-            return method(self.model, case.field, case.mask, b0=b0, seed=self.seed + case.head.index, events=events).chi.values
+            return method(
+                self.model, case.field, case.mask, b0_direction=b0_direction, seed=self.seed + case.head.index, events=events
+            ).chi.values
 
         return make
 
@@ -122,7 +124,7 @@ def rows(test: Experiment, noise_ppm: float) -> None:
     test.run("no-prior", "ablation", main, test.without_prior())
     test.run("no-guidance", "ablation", main, test.found(guidance_mode="none"))
     test.run("patch-guidance", "ablation", main, test.found(guidance_scope="window"))
-    test.run("wrong-b0", "ablation", main, test.found(b0=(0.0, 1.0, 0.0)))
+    test.run("wrong-b0", "ablation", main, test.found(b0_direction=(0.0, 1.0, 0.0)))
     for end, noise, tilt in ((f"@noise-{CLEAN_PPM:g}", CLEAN_PPM, 0.0), (f"@tilt-{TILT_DEGREES:g}", noise_ppm, TILT_DEGREES)):
         some = test.cases(noise, tilt)
         test.run(f"method{end}", "method", some, test.found())

@@ -159,7 +159,7 @@ class TimeReversalFusion(Method):
             model: an image-to-video model of the SVD family, as `calotype.load` returns it.
             start: the first frame: a path, a PIL picture, an array or an `Image`.
             end: the last frame; without it the clip returns to `start` and is a loop.
-            prompt: what is to be seen, for a model with a text encoder (toy-i2v); others ignore it.
+            prompt: what is to be seen, for a model with a text encoder (toy-i2v); I2VGen-XL needs one, others ignore it.
             seed: of all noise.
             events: hears steps, previews and notes, and keeps the state of a run that may be interrupted.
 
@@ -167,7 +167,7 @@ class TimeReversalFusion(Method):
             `num_frames` frames at `fps`; one fewer for a loop with `drop_last_frame`.
 
         Raises:
-            InputError: `model` has another role, or a picture can't be used.
+            InputError: `model` has another role or is guided by a prompt that is empty, or a picture can't be used.
         """
         self.refuse_other_roles(model, needs=_NEEDS)
         size = (self.height or model.size[0], self.width or model.size[1])
@@ -203,6 +203,7 @@ class TimeReversalFusion(Method):
         Returns:
             One clip per pair.
         """
+        self.refuse_missing_prompt(model, prompts, says="what is to be seen between the two pictures")
         frames, pairs = self.num_frames or model.num_frames, len(starts)
         shape, sigmas = model.latent_shape(frames, starts[0].size), model.sigmas(self.num_inference_steps)
         weights = frame_weights(self.weights, frames)

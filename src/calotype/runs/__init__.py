@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calotype.runs.comparing import Comparison, compare
-    from calotype.runs.record import ModelRequest, Record, read_record
+    from calotype.runs.entries import ModelRequest, Record
+    from calotype.runs.record import read_record
     from calotype.runs.running import Run, rerun, resume, run
     from calotype.runs.signature import Parameter, call_parameters, field_notes
 
 _HOMES = {
     "Comparison": "comparing",
-    "ModelRequest": "record",
+    "ModelRequest": "entries",
     "Parameter": "signature",
-    "Record": "record",
+    "Record": "entries",
     "Run": "running",
     "call_parameters": "signature",
     "compare": "comparing",

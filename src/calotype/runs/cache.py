@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from calotype.core.errors import InputError
-from calotype.core.files import atomic_path
+from calotype.core.files import atomic_path, disk_trouble, user_path
 
 VARIABLE = "CALOTYPE_CACHE"
 """Environment variable that moves the cache."""
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
     """Where caches lie: `$CALOTYPE_CACHE`, else `calotype` in `$XDG_CACHE_HOME`, else `~/.cache/calotype`."""
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calotype"
 
 
@@ -68,13 +68,15 @@ class TensorCache:
     def __init__(self, name: str, max_megabytes: float, *, root: Path | None = None) -> None:
         self.folder = (root or cache_folder()) / name
         self.max_megabytes = max_megabytes
+        self.trouble = ""
+        """Why the last `put` kept nothing; "" if it did."""
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """What was put under a key, or None."""
         path = self._path(key)
-        if self.max_megabytes <= 0 or not path.is_file():
-            return None
         try:
+            if self.max_megabytes <= 0 or not path.is_file():
+                return None
             found = load_file(path)
         except (SafetensorError, OSError, ValueError):
             with suppress(OSError):
@@ -85,16 +87,19 @@ class TensorCache:
         return found
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> bool:
-        """Keep tensors under a key, whole or not at all; returns whether they are kept."""
+        """Keep tensors under a key, whole or not at all; returns whether they are kept. If not, `trouble` says why."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 1e6
         if size > self.max_megabytes:
+            self.trouble = f"they are larger than its bound of {self.max_megabytes:g} MB"
             return False
         try:
             with atomic_path(self._path(key), overwrite=True) as temporary:
                 save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
             self._shrink(self._path(key))
-        except (OSError, InputError):
+        except (OSError, InputError, SafetensorError) as error:
+            self.trouble = disk_trouble(error) or " ".join(str(error).split())[:200]
             return False
+        self.trouble = ""
         return True
 
     def _shrink(self, newest: Path) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calotype.runs.entries import Record
 from calotype.runs.kinds import KINDS, contents, is_glance, kind_of_file
-from calotype.runs.record import Record, read_record
+from calotype.runs.record import own_file, read_record
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ def _values(record: Record) -> dict[tuple[str, str], Any]:
         ("run", "seed"): record.seed,
         ("run", "status"): record.status,
     }
-    if record.checkpoint.get("sha256"):
-        values["run", "checkpoint"] = record.checkpoint["sha256"][:12]
+    values.update({("run", name): request.name for name, request in record.models.items()})
+    for label, found in {"": record.checkpoint, **{f"{name} ": found for name, found in record.checkpoints.items()}}.items():
+        if found.get("sha256"):
+            values["run", f"{label}checkpoint"] = found["sha256"][:12]
     for name, told in record.inputs.items():
         values["inputs", name] = f"{told['name']} ({told['sha256'][:8]})"
     for section, source in (("parameters", record.parameters), ("arguments", record.arguments), ("metrics", record.metrics)):
@@ -126,12 +129,15 @@ def _merge(left: dict[tuple[str, str], Any], right: dict[tuple[str, str], Any]) 
 
 def _distance(first: Record, first_folder: Path | None, second: Record, second_folder: Path | None, name: str) -> str:
     """PSNR between two results of one shape, of volumes the RMSE in their own unit, as far as the files are there."""
-    if first_folder is None or second_folder is None or not first.outputs[name].get("file"):
+    files = first.outputs[name].get("file", ""), second.outputs[name].get("file", "")
+    if first_folder is None or second_folder is None or not all(files):
         return "different values"
-    places = first_folder / first.outputs[name]["file"], second_folder / second.outputs[name]["file"]
-    if not all(place.is_file() for place in places):
+    places = [own_file(first_folder, files[0]), own_file(second_folder, files[1])]
+    if places[0] is None or places[1] is None:
         return "different values (a file is gone)"
     kind = kind_of_file(places[0])
+    if kind is None or kind != kind_of_file(places[1]):
+        return "different kinds of files"
     values = [contents(KINDS[kind].read(place))[0] for place in places]
     if values[0].shape != values[1].shape:
         return "different size or length"

@@ -10,25 +10,27 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from calotype.core.errors import InputError
+from calotype.core.errors import InputError, printable
 from calotype.core.events import Events
-from calotype.core.files import atomic_path, file_suffix
+from calotype.core.files import atomic_path, file_suffix, user_path
 from calotype.core.nifti import medical
 from calotype.data.files import plain_file
-from calotype.runs.hashing import path_digest
+from calotype.runs.entries import InputEntry, plain_name, shortened
+from calotype.runs.hashing import checked_digest, path_digest, regular_files
 from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors
-from calotype.runs.record import shortened
+from calotype.runs.record import INPUTS, input_suffix, own_copy
 from calotype.runs.signature import Parameter
 
-FOLDER = "inputs"
 _EXACT = ".safetensors"
 
 
-def split(parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
-    """The given arguments, split into files and plain values.
+def split(
+    parameters: Sequence[Parameter], arguments: Mapping[str, Any]
+) -> tuple[dict[str, tuple[str, Any]], dict[str, Any], dict[str, Any]]:
+    """The given arguments, split into files, checkpoints and plain values.
 
     Returns:
-        {name or name.index: (kind, path or object)} and {name: value}.
+        {name or name.index: (kind, path or object)}, {name: name of a checkpoint} and {name: value}.
 
     Raises:
         InputError: an argument that the method doesn't have, or a required one that is missing.
@@ -38,6 +40,7 @@ def split(parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> tupl
         if name not in known:
             raise InputError(f"{name}: the method has no such argument; it takes {', '.join(sorted(known))}")
     media: dict[str, tuple[str, Any]] = {}
+    models: dict[str, Any] = {}
     plain: dict[str, Any] = {}
     for parameter in parameters:
         value = arguments.get(parameter.name, parameter.default)
@@ -45,11 +48,13 @@ def split(parameters: Sequence[Parameter], arguments: Mapping[str, Any]) -> tupl
             raise InputError(f"{parameter.name}: nothing was given and the method needs it; pass {parameter.name}")
         if parameter.kind == "value":
             plain[parameter.name] = value
+        elif parameter.kind == "model":
+            models.update({parameter.name: value} if value is not None else {})
         elif parameter.kind.endswith("s") and value is not None:
             media.update({f"{parameter.name}.{index}": (parameter.kind[:-1], item) for index, item in enumerate(value)})
         elif value is not None:
             media[parameter.name] = (parameter.kind, value)
-    return media, plain
+    return media, models, plain
 
 
 def read(kind: str, value: Any, name: str, events: Events) -> Media:
@@ -64,7 +69,7 @@ def read(kind: str, value: Any, name: str, events: Events) -> Media:
         medical("nibabel")
     if isinstance(value, Media):
         return value
-    path = Path(value).expanduser()
+    path = user_path(value)
     if path.suffix == _EXACT:
         return suited(kind, read_exact(path, name), f"{name}: {path} holds")
     found: Media = KINDS[kind].read(path, name=name, events=events)
@@ -77,39 +82,51 @@ def read_exact(path: Path, name: str = "file") -> Media:
     Raises:
         InputError: no such file, or one that holds something else.
     """
+    source = plain_file(path, name)
     try:
-        tensors = load_file(plain_file(path, name))
-    except SafetensorError as error:
-        raise InputError(f"{name}: {path} can't be read ({error}); give a picture, or a file that a run kept") from None
-    found = from_tensors(tensors)
+        tensors = load_file(source)
+    except (SafetensorError, ValueError, TypeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: {path} can't be read ({told}); give a picture, or a file that a run kept") from None
+    try:
+        found = from_tensors(tensors)
+    except InputError as error:
+        raise InputError(f"{name}: {path} can't be used: {error}") from None
     if found is None:
-        raise InputError(f"{name}: {path} holds nothing that a run kept; it has {', '.join(sorted(tensors)) or 'no tensors'}")
+        held = ", ".join(sorted(tensors)[:8]) or "no tensors"
+        raise InputError(f"{name}: {path} holds nothing that a run kept; it has {printable(held)[:200]}")
     return found
 
 
-def entry(kind: str, value: Any, name: str) -> dict[str, Any]:
-    """What the record says of an input before it is copied; objects that came from no file have no path."""
+def entry(kind: str, value: Any, name: str) -> InputEntry:
+    """What the record says of an input before it is copied; objects that came from no file have no path.
+
+    Raises:
+        InputError: a pipe, a device, or a folder with one in it or with a link that leaves it.
+    """
     if isinstance(value, Media):
-        return {"kind": kind, "file": f"{FOLDER}/{name}{_EXACT}", "path": "", "name": f"{name}{_EXACT}", "sha256": ""}
-    path = Path(value).expanduser()
-    target = f"{FOLDER}/{name}{'' if path.is_dir() else file_suffix(path)}"
-    return {"kind": kind, "file": target, "path": shortened(path), "name": path.name, "sha256": path_digest(path)}
+        return {"kind": kind, "file": f"{INPUTS}/{name}{_EXACT}", "path": "", "name": f"{name}{_EXACT}", "sha256": ""}
+    path = user_path(value)
+    target = f"{INPUTS}/{name}{'' if path.is_dir() else input_suffix(path)}"
+    own_name = plain_name(path.name or path.absolute().name)
+    return {"kind": kind, "file": target, "path": printable(shortened(path)), "name": own_name, "sha256": checked_digest(path, name)}
 
 
-def keep(folder: Path, value: Any, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy one input into the run folder, whole or not at all. Returns its entry with the hash of what was kept."""
-    target = folder / told["file"]
+def keep(place: Path, value: Any, told: InputEntry) -> InputEntry:
+    """Copy one input into the folder that stands for `inputs/`, whole or not at all. Returns its entry with the hash of what was kept.
+
+    Raises:
+        InputError: as `entry`.
+    """
+    target = place / Path(told["file"]).name
     if isinstance(value, Media):
         write_exact(value, target)
         return {**told, "sha256": path_digest(target)}
-    source = Path(value).expanduser()
-    if source.resolve() == target.resolve():
-        return dict(told)
-    files = [item for item in source.rglob("*") if item.is_file()] if source.is_dir() else [source]
-    for file in files:
+    source = user_path(value)
+    for file in regular_files(source, told["name"]):
         with atomic_path(target / file.relative_to(source) if source.is_dir() else target, overwrite=True) as temporary:
             shutil.copyfile(file, temporary)
-    return dict(told)
+    return told
 
 
 def write_exact(value: Media, path: Path) -> None:
@@ -118,31 +135,47 @@ def write_exact(value: Media, path: Path) -> None:
         save_file(to_tensors(value), temporary)
 
 
-def find(name: str, told: Mapping[str, Any], run_folder: Path | None, extra: Path | None) -> Path:
-    """Where an input of a recorded run is: the run's own copy, the recorded path, or the folder that the user names.
+def find(name: str, told: InputEntry, run_folder: Path | None, extra: Path | None, *, trust: bool = False) -> Path:
+    """Where an input of a recorded run is: the run's own copy, the recorded path if the record is trusted, or the user's folder.
+
+    Args:
+        name: the argument.
+        told: what the record says of it.
+        run_folder: the run's folder.
+        extra: the folder that the user names.
+        trust: whether the recorded path may be followed.
 
     Raises:
         InputError: no file with the recorded contents is in any of these places.
     """
     tried = []
-    for place in _places(told, run_folder, extra):
+    for place in _places(told, run_folder, extra, trust):
         tried.append(str(place))
-        if place.exists() and path_digest(place) == told["sha256"]:
+        if _holds(place, told):
             return place
     if extra is not None and extra.is_dir():
         for place in sorted(extra.rglob("*"))[:5000]:
-            if place.is_file() and path_digest(place) == told["sha256"]:
+            if place.is_file() and file_suffix(place) == file_suffix(told["name"]) and _holds(place, told):
                 return place
     where = ", ".join(dict.fromkeys(tried)) or "nowhere"
     wanted = f"the file {told['name']} (sha256 {told['sha256'][:12]}...)"
     raise InputError(f"{name}: {wanted} of that run was not found (looked at {where}); give --inputs DIR")
 
 
-def _places(told: Mapping[str, Any], run_folder: Path | None, extra: Path | None) -> Iterator[Path]:
-    if run_folder is not None:
-        yield run_folder / told["file"]
-    if told.get("path"):
-        yield Path(told["path"]).expanduser()
+def _holds(place: Path, told: InputEntry) -> bool:
+    """Whether a place has the recorded contents; what can't be read, or is no file and no folder of files, has not."""
+    try:
+        return place.exists() and checked_digest(place) == told["sha256"]
+    except (InputError, OSError):
+        return False
+
+
+def _places(told: InputEntry, run_folder: Path | None, extra: Path | None, trust: bool) -> Iterator[Path]:
+    own = own_copy(run_folder, told["file"]) if run_folder is not None else None
+    if own is not None:
+        yield own
+    if trust and told["path"]:
+        yield user_path(told["path"])
     if extra is not None:
         yield extra / told["name"]
         yield extra / Path(told["file"]).name

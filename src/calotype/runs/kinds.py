@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -17,6 +18,8 @@ from calotype.data import as_mask, contact_sheet, read_image, read_video, read_v
 
 Media: TypeAlias = Image | Mask | Video | Volume
 """One input or result that is more than a plain value."""
+_MOST_TEXT = 10_000
+"""Longest unit or header, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ KINDS: Mapping[str, Kind] = {
     "image": Kind(Image, "an image", read_image, ".png"),
     "mask": Kind(Mask, "a mask", as_mask, ".png"),
     "video": Kind(Video, "a video", read_video, ".mp4", "contact-sheet", contact_sheet),
-    "volume": Kind(Volume, "a volume", read_volume, ".nii.gz", "planes", planes),
+    "volume": Kind(Volume, "a volume", partial(read_volume, finite=False), ".nii.gz", "planes", planes),
 }
 
 
@@ -54,9 +57,9 @@ def kind_of(value: Media) -> str:
     return next(name for name, kind in KINDS.items() if isinstance(value, kind.type))
 
 
-def kind_of_file(path: Path) -> str:
-    """The first row whose results end as this file does."""
-    return next(name for name, kind in KINDS.items() if path.name.endswith(kind.suffix))
+def kind_of_file(path: Path) -> str | None:
+    """The first row whose results end as this file does, None if none does."""
+    return next((name for name, kind in KINDS.items() if path.name.endswith(kind.suffix)), None)
 
 
 def glance_name(kind: str, result: str) -> str:
@@ -95,11 +98,19 @@ def to_tensors(value: Media) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Media | None:
-    """What `to_tensors` took apart; None if these tensors are none of the kinds."""
+    """What `to_tensors` took apart; None if these tensors are none of the kinds.
+
+    Raises:
+        InputError: the names are those of a kind, and a type, a shape or a value is not.
+    """
     for kind in KINDS.values():
         known = {field.name: str(field.type) for field in fields(kind.type)}
         if known.keys() == tensors.keys():
-            return cast(Media, kind.type(**{name: _unpack(tensor, known[name]) for name, tensor in tensors.items()}))
+            made = cast(Media, kind.type(**{name: _unpack(tensor, known[name], name) for name, tensor in tensors.items()}))
+            for tensor in contents(made):
+                if not tensor.numel() or not bool(tensor.isfinite().all()):
+                    raise InputError(f"{kind.phrase} without values, or with values that are no numbers; make the file again")
+            return made
     return None
 
 
@@ -112,10 +123,14 @@ def _pack(value: Any) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def _unpack(tensor: Tensor, annotation: str) -> Any:
+def _unpack(tensor: Tensor, annotation: str, name: str) -> Any:
     if annotation == "float":
+        if tensor.dtype != torch.float64 or tensor.numel() != 1:
+            raise InputError(f"{name} is {tensor.dtype} {list(tensor.shape)[:8]}; one float64 number is expected")
         return float(tensor)
     if annotation in ("str", "bytes"):
+        if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > _MOST_TEXT:
+            raise InputError(f"{name} is {tensor.dtype} {list(tensor.shape)[:8]}; bytes are expected")
         content = tensor.numpy().tobytes()
-        return content.decode() if annotation == "str" else content
+        return content.decode("utf-8", "replace") if annotation == "str" else content
     return tensor

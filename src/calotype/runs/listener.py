@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,13 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
-from calotype.core.errors import Cancelled, InputError
+from calotype.core.errors import InputError
 from calotype.core.events import Events
+from calotype.core.files import json_line
 from calotype.core.types import Image, Video
+from calotype.core.untrusted import number
 from calotype.data import contact_sheet
 from calotype.runs.state import StateStore
 
 PROGRESS_NAME = "progress.jsonl"
+_TAIL = 65_536
+"""Bytes at its end that are looked at."""
 
 
 class RunEvents(Events):
@@ -26,12 +29,13 @@ class RunEvents(Events):
 
     Args:
         folder: the run folder.
-        inner: another listener that hears everything too; it may raise `Cancelled` in `check`, and the state is then saved first.
+        file: descriptor of `progress.jsonl` in it, for appending; whoever opened it closes it.
+        inner: another listener that hears everything too; it may raise `Cancelled` in `check`.
         previews: write previews to `previews/`.
         elapsed: seconds that earlier sessions of this run took.
     """
 
-    def __init__(self, folder: Path, inner: Events, *, previews: bool = False, elapsed: float = 0.0) -> None:
+    def __init__(self, folder: Path, file: int, inner: Events, *, previews: bool = False, elapsed: float = 0.0) -> None:
         self.folder = folder
         self.inner = inner
         self.previews = previews
@@ -41,22 +45,7 @@ class RunEvents(Events):
         self._began = time.monotonic() - elapsed
         self._steps = 0
         self._next_preview = 0.0
-        folder.mkdir(parents=True, exist_ok=True)
-        # One write a line in append mode: a killed process leaves whole lines.
-        self._file = os.open(folder / PROGRESS_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._lock()
-
-    def _lock(self) -> None:
-        """One process a run folder; the lock goes with the process, however it ends."""
-        if sys.platform == "win32":
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._file)
-            raise InputError(f"{self.folder} is still being worked on by another process; wait for it or stop it first") from None
+        self._file = file
 
     @property
     def elapsed(self) -> float:
@@ -65,18 +54,14 @@ class RunEvents(Events):
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to `progress.jsonl`."""
-        line = json.dumps({"seconds": round(self.elapsed, 3), "event": event, **values}, ensure_ascii=False)
+        line = json_line({"seconds": round(self.elapsed, 3), "event": event, **values})
         os.write(self._file, f"{line}\n".encode())
-
-    def close(self) -> None:
-        """Close `progress.jsonl`."""
-        os.close(self._file)
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._steps = 0
         self.log("stage", name=name, total=total)
         self.inner.stage(name, total)
-        self._check()
+        self.check()
 
     def step(self, advance: int = 1) -> None:
         self._steps += advance
@@ -114,25 +99,15 @@ class RunEvents(Events):
         return self.store.load(key)
 
     def check(self) -> None:
-        self._check()
+        self.inner.check()
 
-    def _check(self) -> None:
+
+def last_second(file: int) -> float:
+    """The time of the last whole line in `progress.jsonl`, given as its descriptor; 0.0 if there is none."""
+    os.lseek(file, max(0, os.fstat(file).st_size - _TAIL), os.SEEK_SET)
+    for line in reversed(os.read(file, _TAIL).decode("utf-8", "replace").splitlines()):
         try:
-            self.inner.check()
-        except Cancelled:
-            self.store.flush()
-            raise
-
-
-def last_second(folder: Path) -> float:
-    """The time of the last whole line in `progress.jsonl`, 0.0 if there is none."""
-    try:
-        lines = (folder / PROGRESS_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return 0.0
-    for line in reversed(lines):
-        try:
-            return float(json.loads(line)["seconds"])
-        except (ValueError, KeyError, TypeError):
+            return number(json.loads(line)["seconds"], "seconds", 0, 1e9)
+        except (ValueError, KeyError, TypeError, RecursionError, InputError):
             continue
     return 0.0

@@ -10,9 +10,9 @@ from typing import Any
 
 from calotype.core.errors import CalotypeError
 from calotype.core.types import Video, Volume
+from calotype.runs.entries import OutputEntry, Record
 from calotype.runs.hashing import file_digest
 from calotype.runs.kinds import KINDS, Media, contents, glance_name, kind_of
-from calotype.runs.record import Record
 
 Result = Media
 
@@ -35,13 +35,13 @@ def named_results(value: Any) -> dict[str, Result]:
     raise CalotypeError(f"the method returned a {type(value).__name__}; a run saves {known}, or several of them by name")
 
 
-def save(folder: Path, results: Mapping[str, Result], record: Record) -> dict[str, dict[str, Any]]:
+def save(folder: Path, results: Mapping[str, Result], record: Record) -> dict[str, OutputEntry]:
     """Write every result, replacing those of an earlier session of the same run.
 
     Returns:
         The record's entries by name; a clip has its contact sheet beside it, a volume its three planes.
     """
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, OutputEntry] = {}
     for name, result in results.items():
         kind = KINDS[kind_of(result)]
         told = describe(name, result)
@@ -53,13 +53,13 @@ def save(folder: Path, results: Mapping[str, Result], record: Record) -> dict[st
     return entries
 
 
-def describe(name: str, result: Result) -> dict[str, Any]:
+def describe(name: str, result: Result) -> OutputEntry:
     """Name, shape and the hash of the values, which tells whether two results are bit for bit the same (of volumes, with their affine)."""
     tensors = contents(result)
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.numpy().tobytes())
-    told: dict[str, Any] = {"name": name, "pixels_sha256": digest.hexdigest()}
+    told: OutputEntry = {"name": name, "pixels_sha256": digest.hexdigest()}
     if isinstance(result, Volume):
         return {**told, "size": list(result.size), "spacing": list(result.spacing), "unit": result.unit}
     told["height"], told["width"] = (int(side) for side in tensors[0].shape[-2:])
@@ -74,8 +74,8 @@ def _write(
     result: Result,
     metadata: Mapping[str, str],
     name: str,
-    told: Mapping[str, Any],
-    entries: dict[str, dict[str, Any]],
+    told: OutputEntry,
+    entries: dict[str, OutputEntry],
 ) -> None:
     result.save(folder / file, metadata=metadata, overwrite=True)
     entries[name] = {**told, "file": file, "sha256": file_digest(folder / file)}

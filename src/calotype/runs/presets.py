@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calotype.core.errors import InputError
+from calotype.core.errors import InputError, MissingError
 from calotype.index import MODELS
 from calotype.registry import did_you_mean
 
@@ -32,36 +30,46 @@ def default_model(method: type[Method]) -> str:
 
 
 def default_preset(method: type[Method], model: str) -> str:
-    """The preset that the checkpoint's card names for the method, else `toy` for an embedded checkpoint, else the first."""
+    """The preset that the checkpoint's card names for the method, else `toy` for an embedded checkpoint, else the first; "" without any."""
     named = _card(model).get("presets", {})
     preset = named.get(method.slug) if isinstance(named, dict) else None
     if preset in method.presets:
         return str(preset)
     row = MODELS.get(model)
     embedded = row is not None and row.folder is not None
-    return "toy" if embedded and "toy" in method.presets else method.presets[0]
+    return "toy" if embedded and "toy" in method.presets else next(iter(method.presets), "")
 
 
 def preset_instance(method: type[Method], preset: str) -> Method:
-    """The configuration of that name.
+    """The configuration of that name; of a method without presets, the fields' defaults for "".
 
     Raises:
         InputError: the method has no such preset.
+        MissingError: the method names it and doesn't have it.
     """
+    if not method.presets:
+        if preset:
+            raise InputError(f"{method.slug} has no presets, and {preset!r} was asked for; leave out --preset")
+        return method()
     if preset not in method.presets:
         known = ", ".join(method.presets)
         raise InputError(f"{method.slug} has no preset {preset!r}; {did_you_mean(preset, method.presets)}it has {known}")
-    made: Method = getattr(method, preset)()
+    make = getattr(method, preset, None)
+    if make is None:
+        raise MissingError(f"{method.slug} names a preset {preset!r} and has no class method of that name; update the package that adds it")
+    made: Method = make()
     return made
 
 
 def _card(model: str) -> dict[str, object]:
-    from calotype.backbones.hub import CHECKPOINTS
+    from calotype.backbones.headers import read_json
+    from calotype.backbones.hub import CHECKPOINTS, local_folder
 
     row = MODELS.get(model)
-    folder = CHECKPOINTS / row.folder if row is not None and row.folder is not None else Path(model).expanduser()
-    try:
-        card = json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    folder = CHECKPOINTS / row.folder if row is not None and row.folder is not None else local_folder(model)
+    if folder is None or not (folder / CARD_NAME).is_file():
         return {}
-    return card if isinstance(card, dict) else {}
+    try:
+        return read_json(folder / CARD_NAME)
+    except InputError:
+        return {}

@@ -1,127 +1,42 @@
-"""`run.json`: everything that is needed to do a run again, and what came of it."""
+"""Records as a stranger may have written them, read into checked values: the only place where a `Record` is made from JSON.
+
+What comes out of here names no place outside of the run folder but in `InputEntry.path`, `ModelRequest.name` and what a method makes of its
+own arguments; `calotype.runs.trust` decides whether these may be followed.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from calotype.core.errors import InputError
-from calotype.core.files import write_json
+from calotype.core.files import file_suffix, user_path
 from calotype.core.media import read_metadata
+from calotype.core.untrusted import choice, file_name, listed, mapping, number, parse_json, short, text, whole
 from calotype.data.files import plain_file
+from calotype.runs.entries import FORMAT, METADATA_KEY, RECORD_NAME, InputEntry, ModelRequest, OutputEntry, Record
+from calotype.runs.signature import MEDIA
 
-RECORD_NAME = "run.json"
-METADATA_KEY = "calotype"
-"""The text entry of results that holds the record."""
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """Which checkpoint to load, and how: the arguments of `calotype.load`."""
-
-    name: str
-    device: str = "auto"
-    dtype: str = "auto"
-    variant: str | None = None
-    revision: str | None = None
-    offload: str | None = None
-    max_rows: int | None = None
-    decode_chunk_size: int | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a run folder says about itself."""
-
-    method: str
-    """Slug."""
-    model: ModelRequest
-    preset: str
-    parameters: dict[str, Any]
-    """Every field of the method, resolved."""
-    arguments: dict[str, Any]
-    """The plain arguments of the call; files are in `inputs`."""
-    seed: int
-    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By argument name (`name` or `name.3`): `file` in the run folder, `path` where the user has it, `sha256`."""
-    environment: dict[str, Any] = field(default_factory=dict)
-    checkpoint: dict[str, Any] = field(default_factory=dict)
-    """What the checkpoint says of itself, and `sha256` over its files."""
-    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By name: `file` in the run folder, `sha256` of the file, `pixels_sha256` of what it was made from, size, frames."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
-    status: str = "running"
-    """"running", "interrupted", "failed" or "finished"."""
-    sessions: int = 1
-    """1 + how often the run was resumed. `metrics` and `peak_memory_bytes` are those of the last session."""
-    started: str = ""
-    finished: str = ""
-    command: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    error: str = ""
-    rerun_of: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON, the format's number first."""
-        return {"calotype_run": FORMAT, **asdict(self)}
-
-    @staticmethod
-    def from_json(values: Mapping[str, Any], source: str = "run.json") -> Record:
-        """The record that `to_json` wrote; entries that it doesn't know are left out.
-
-        Raises:
-            InputError: it is no record, or one of a later format.
-        """
-        if not isinstance(values, Mapping) or "calotype_run" not in values:
-            raise InputError(f"{source} holds no Calotype run; give a run folder, its run.json, or a file that a run made")
-        if values["calotype_run"] != FORMAT:
-            raise InputError(
-                f"{source} has run format {values['calotype_run']}, this version reads {FORMAT}; use the version that wrote it"
-            )
-        known = {item.name for item in fields(Record)}
-        chosen = {key: value for key, value in values.items() if key in known}
-        try:
-            chosen["model"] = ModelRequest(**chosen["model"])
-            chosen["command"], chosen["notes"] = tuple(chosen.get("command", ())), tuple(chosen.get("notes", ()))
-            return Record(**chosen)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{source} is not a complete run record ({error}); give another file of the same run") from None
-
-    def write(self, folder: Path) -> None:
-        """Write `run.json`, whole or not at all."""
-        write_json(folder / RECORD_NAME, self.to_json())
-
-    def embedded(self, output: Mapping[str, Any]) -> dict[str, str]:
-        """The entry that a result carries: no times and no folders, so that doing the run again gives the same file.
-
-        Args:
-            output: what is known of this result, such as its `pixels_sha256`.
-        """
-        kept = {key: getattr(self, key) for key in ("method", "preset", "parameters", "arguments", "seed")}
-        environment = {key: value for key, value in self.environment.items() if key != "git"}
-        inputs = {name: {key: entry[key] for key in ("kind", "file", "path", "sha256", "name")} for name, entry in self.inputs.items()}
-        whole = {
-            "calotype_run": FORMAT,
-            **kept,
-            "model": asdict(self.model),
-            "inputs": inputs,
-            "environment": environment,
-            "checkpoint": self.checkpoint,
-            "outputs": {str(output.get("name", "result")): dict(output)},
-            "status": "finished",
-        }
-        return {METADATA_KEY: json.dumps(whole, ensure_ascii=True, separators=(",", ":"), allow_nan=False)}
-
-    def changed(self, **values: Any) -> Record:
-        """A copy with other values."""
-        return replace(self, **values)
+INPUTS = "inputs"
+"""The folder, in a run's, of copies of the user's files."""
+STATUSES = ("running", "interrupted", "failed", "finished")
+MOST_SEED = (1 << 32) - 1
+_REMEDY = "give another file of the same run"
+_ARGUMENT = r"[A-Za-z_][A-Za-z0-9_]{0,99}(\.\d{1,6})?"
+_SUFFIX = r"(\.[a-z0-9_+-]{1,20}){0,2}"
+_DIGEST = r"[0-9a-f]{64}"
+_SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_REVISION = r"[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*"
+_DEVICE = r"(?!meta)[a-z]{1,20}(:\d{1,3})?"
+_KINDS = tuple(name.lower() for name in MEDIA)
+_MANY = 1_000_000
+_LONGEST = 4_000_000
+"""Characters of what is shown and never followed, such as a command line."""
 
 
 def read_record(source: str | os.PathLike[str]) -> tuple[Record, Path | None]:
@@ -131,38 +46,209 @@ def read_record(source: str | os.PathLike[str]) -> tuple[Record, Path | None]:
         The record, and the run folder if `source` is one or lies in the one that made it.
 
     Raises:
-        InputError: nothing there, or nothing that a run of ours made.
+        InputError: nothing there, nothing that a run of ours made, or a value in it that no run of ours writes.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         if not (path / RECORD_NAME).is_file():
             raise InputError(f"{path} holds no {RECORD_NAME}, so it is no run folder (or was stopped before the run began)")
         path = path / RECORD_NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(f"{path} does not exist; give a run folder, its run.json, or a file that a run made")
     if path.suffix == ".json":
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not readable JSON ({error}); give another file of the same run") from None
-        return Record.from_json(values, str(path)), path.parent
+        return parse_record(parse_json(plain_file(path, "record").read_bytes(), str(path), _REMEDY), str(path)), path.parent
     try:
-        text = read_metadata(plain_file(path)).get(METADATA_KEY, "")
+        content = read_metadata(plain_file(path)).get(METADATA_KEY, "")
     except InputError:
-        text = ""
-    try:
-        values = json.loads(text) if text else {}
-    except ValueError:
-        values = {}
-    record = Record.from_json(values, str(path))
+        content = ""
+    values = parse_json(content, str(path), _REMEDY) if content else {}
     beside = path.parent / RECORD_NAME
-    return record, path.parent if beside.is_file() else None
+    return parse_record(values, str(path)), path.parent if beside.is_file() else None
 
 
-def shortened(path: Path) -> str:
-    """An absolute path, with `~` for the home folder, so that results which are passed on don't tell whose it is."""
-    absolute = Path(os.path.abspath(path))
-    try:
-        return f"~/{absolute.relative_to(Path.home()).as_posix()}"
-    except (ValueError, RuntimeError):
-        return str(absolute)
+def parse_record(values: Any, source: str = RECORD_NAME) -> Record:
+    """The record that `Record.to_json` wrote; entries that it doesn't know are left out.
+
+    Args:
+        values: as `parse_json` gives them.
+        source: what messages call it.
+
+    Raises:
+        InputError: no record, one of a later format, or a value of another type or out of its range.
+    """
+    if not isinstance(values, Mapping) or "calotype_run" not in values:
+        raise InputError(f"{source} holds no Calotype run; give a run folder, its run.json, or a file that a run made")
+    if values["calotype_run"] != FORMAT:
+        told = short(values["calotype_run"])
+        raise InputError(f"{source} has run format {told}, this version reads {FORMAT}; use the version that wrote it")
+    for key in ("method", "model", "preset", "parameters", "arguments", "seed"):
+        if key not in values:
+            raise InputError(f"{source} is not a complete run record ({key} is missing); {_REMEDY}")
+
+    def of(key: str) -> str:
+        return f"{source}: {key}"
+
+    def entries(key: str) -> dict[str, Any]:
+        return mapping(values.get(key, {}), of(key))
+
+    def line(key: str) -> str:
+        return text(values.get(key, ""), of(key), most=_LONGEST)
+
+    def lines(key: str) -> tuple[str, ...]:
+        return tuple(text(each, of(key), most=_LONGEST) for each in listed(values.get(key, []), of(key)))
+
+    return Record(
+        method=text(values["method"], of("method"), pattern=_SLUG, expected="the name of a method"),
+        model=parse_model(values["model"], of("model")),
+        preset=text(values["preset"], of("preset"), pattern=f"({_WORD})?", expected="the name of a preset"),
+        parameters=entries("parameters"),
+        arguments=entries("arguments"),
+        seed=whole(values["seed"], of("seed"), 0, MOST_SEED),
+        inputs={name: _input(name, told, of(f"inputs: {short(name)}")) for name, told in entries("inputs").items()},
+        environment=_environment(values.get("environment", {}), of("environment")),
+        checkpoint=_checkpoint(values.get("checkpoint", {}), of("checkpoint")),
+        models={_argument(name, of("models")): parse_model(told, of(f"models: {short(name)}")) for name, told in entries("models").items()},
+        checkpoints={
+            _argument(name, of("checkpoints")): _checkpoint(told, of(f"checkpoints: {short(name)}"))
+            for name, told in entries("checkpoints").items()
+        },
+        outputs={name: _output(name, told, of(f"outputs: {short(name)}")) for name, told in entries("outputs").items()},
+        metrics={name: number(value, of(f"metrics: {short(name)}")) for name, value in entries("metrics").items()},
+        seconds={name: number(value, of(f"seconds: {short(name)}"), 0, 1e12) for name, value in entries("seconds").items()},
+        peak_memory_bytes={name: whole(value, of("peak_memory_bytes")) for name, value in entries("peak_memory_bytes").items()},
+        status=choice(values.get("status", "running"), of("status"), STATUSES),
+        sessions=whole(values.get("sessions", 1), of("sessions"), 1, _MANY),
+        started=line("started"),
+        finished=line("finished"),
+        command=lines("command"),
+        notes=lines("notes"),
+        error=line("error"),
+        rerun_of=line("rerun_of"),
+    )
+
+
+def parse_model(value: Any, name: str) -> ModelRequest:
+    """A model of a run: what to load, and how.
+
+    Raises:
+        InputError: a value that `calotype.load` takes from nobody.
+    """
+    told = mapping(value, name)
+
+    def optional(key: str, pattern: str) -> str | None:
+        found = told.get(key)
+        return None if found is None else text(found, f"{name}: {key}", most=200, pattern=pattern)
+
+    def bound(key: str) -> int | None:
+        found = told.get(key)
+        return None if found is None else whole(found, f"{name}: {key}", 1, _MANY)
+
+    offload = told.get("offload")
+    return ModelRequest(
+        name=text(told.get("name"), f"{name}: name", pattern=r"[^\x00-\x1f\x7f]*", expected="a model, a folder or a hub id"),
+        device=text(told.get("device", "auto"), f"{name}: device", pattern=_DEVICE, expected="a device such as cpu"),
+        dtype=choice(told.get("dtype", "auto"), f"{name}: dtype", ("auto", "float32", "float16", "bfloat16")),
+        variant=optional("variant", _WORD),
+        revision=optional("revision", _REVISION),
+        offload=None if offload is None else choice(offload, f"{name}: offload", ("model", "sequential")),
+        max_rows=bound("max_rows"),
+        decode_chunk_size=bound("decode_chunk_size"),
+    )
+
+
+def _argument(name: str, subject: str) -> str:
+    return text(name, subject, pattern=_ARGUMENT, expected="the name of an argument")
+
+
+def _input(key: str, value: Any, name: str) -> InputEntry:
+    """The file's place is made from the argument's name and a suffix, whatever the record says."""
+    _argument(key, name)
+    told = mapping(value, name)
+    file = text(told.get("file"), f"{name}: file", expected="a file in inputs/")
+    suffix = file.removeprefix(f"{INPUTS}/{key}")
+    if f"{INPUTS}/{key}{suffix}" != file:
+        raise InputError(f"{name}: file is {short(file)}; {INPUTS}/{key} and a suffix are expected")
+    text(suffix, f"{name}: file", pattern=_SUFFIX, expected=f"{INPUTS}/{key} and a suffix")
+    return {
+        "kind": choice(told.get("kind"), f"{name}: kind", _KINDS),
+        "file": f"{INPUTS}/{key}{suffix}",
+        "path": text(told.get("path", ""), f"{name}: path"),
+        "name": file_name(told.get("name"), f"{name}: name"),
+        "sha256": text(told.get("sha256"), f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal"),
+    }
+
+
+def _output(key: str, value: Any, name: str) -> OutputEntry:
+    file_name(key, name)
+    told = mapping(value, name)
+    digest = text(told.get("pixels_sha256"), f"{name}: pixels_sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
+    made: OutputEntry = {"name": key, "pixels_sha256": digest}
+    if "spacing" in told:
+        made["size"] = [whole(side, f"{name}: size", 1, _MANY) for side in _three(told.get("size"), f"{name}: size")]
+        made["spacing"] = [number(side, f"{name}: spacing", 0, 1e6) for side in _three(told["spacing"], f"{name}: spacing")]
+        made["unit"] = text(told.get("unit", ""), f"{name}: unit", most=40)
+    else:
+        made["height"] = whole(told.get("height"), f"{name}: height", 1, _MANY)
+        made["width"] = whole(told.get("width"), f"{name}: width", 1, _MANY)
+    if "frames" in told:
+        made["frames"] = whole(told["frames"], f"{name}: frames", 1, _MANY)
+        made["fps"] = number(told.get("fps"), f"{name}: fps", 0, 1e6)
+    if "file" in told:
+        made["file"] = file_name(told["file"], f"{name}: file")
+        made["sha256"] = text(told.get("sha256"), f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
+    return made
+
+
+def _three(value: Any, name: str) -> list[Any]:
+    found = listed(value, name)
+    if len(found) != 3:
+        raise InputError(f"{name} is {short(value)}; three numbers are expected")
+    return found
+
+
+def _environment(value: Any, name: str) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, told in mapping(value, name, most=100).items():
+        if key == "versions":
+            made[key] = {package: text(found, f"{name}: {short(package)}", most=200) for package, found in mapping(told, name).items()}
+        elif key == "threads":
+            made[key] = None if told is None else whole(told, f"{name}: threads", 1, 100_000)
+        elif key == "device":
+            made[key] = text(told, f"{name}: device", pattern=_DEVICE, expected="a device such as cpu")
+        elif told is not None:
+            made[key] = text(told, f"{name}: {short(key)}")
+    return made
+
+
+def _checkpoint(value: Any, name: str) -> dict[str, Any]:
+    """What the checkpoint said of itself is compared and shown, and never followed."""
+    made = dict(mapping(value, name, most=1000))
+    if "sha256" in made:
+        made["sha256"] = text(made["sha256"], f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
+    return made
+
+
+def own_copy(folder: Path, file: str) -> Path | None:
+    """The file or folder at a place in a folder of ours, `name` or `folder/name`; None if it isn't there, or only by a link."""
+    place = folder
+    for name in file.split("/"):
+        place = place / name
+        try:
+            status = place.lstat()
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            return None
+    return place
+
+
+def own_file(folder: Path, name: str) -> Path | None:
+    """The same for a regular file."""
+    place = own_copy(folder, name)
+    return place if place is not None and place.is_file() else None
+
+
+def input_suffix(path: Path) -> str:
+    """The suffix that the copy of a file gets: its own where that is one of letters and digits, else none."""
+    suffix = file_suffix(path)
+    return suffix if re.fullmatch(_SUFFIX, suffix) else ""

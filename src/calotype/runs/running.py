@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from calotype.core.errors import CalotypeError, Cancelled, InputError
-from calotype.core.events import SILENT, Events
-from calotype.core.method import Method
+from calotype.core.errors import CalotypeError, Cancelled, InputError, printable
+from calotype.core.events import SILENT, Events, warnings_noted
+from calotype.core.files import atomic_path, disk_trouble, user_path
+from calotype.core.method import Method, Place
+from calotype.core.untrusted import short, whole
 from calotype.runs import inputs, outputs
+from calotype.runs.entries import InputEntry, ModelRequest, Record, recordable, shortened
 from calotype.runs.environment import differences, environment, peak_memory, repeatable
-from calotype.runs.listener import PROGRESS_NAME, RunEvents, last_second
+from calotype.runs.folders import TRACEBACK_NAME, Taken, locked, sweep, taken
+from calotype.runs.listener import RunEvents, last_second
 from calotype.runs.outputs import Result, named_results
-from calotype.runs.record import RECORD_NAME, ModelRequest, Record, read_record, shortened
+from calotype.runs.record import MOST_SEED, read_record
 from calotype.runs.signature import call_parameters
+from calotype.runs.trust import named_places, trusted_inputs
 from calotype.runs.values import decode, decode_dataclass, encode
 
 LoadModel = Callable[[ModelRequest], Any]
 """Loads the checkpoint that a request names."""
 ResolveMethod = Callable[[str], type[Method]]
 """Finds the class of a method by its slug."""
-
-TRACEBACK_NAME = "traceback.log"
 
 
 @dataclass(frozen=True)
@@ -63,18 +67,19 @@ def run(
 ) -> Run:
     """Call `method(loaded model, **arguments, seed=seed, events=...)` and keep everything about it in a folder.
 
-    The user's files are read, checked and copied before the checkpoint is loaded. The folder holds the results, `inputs/`, `run.json` and
-    `progress.jsonl`; while it runs also `state/`, from which `resume` continues.
+    The user's files are read, checked and copied before the checkpoint is loaded; a run that is replaced stays until then. The folder
+    holds the results, `inputs/`, `run.json` and `progress.jsonl`; while it runs also `state/`, from which `resume` continues.
 
     Args:
         method: the configured method.
-        arguments: its call's arguments by name: paths (or `Image`, `Mask`, `Video`, `Volume`) for files, plain values for the rest.
+        arguments: its call's arguments by name: paths (or `Image`, `Mask`, `Video`, `Volume`) for files, names (or a `ModelRequest`) for
+            further checkpoints, which are loaded as `model` is, plain values for the rest.
         load_model: loads the checkpoint.
         model: what to load; with an empty name nothing is loaded and the method gets None.
         preset: the name of the preset that the configuration began as, for the record.
         seed: seed of all noise.
         out: the folder; `./runs/<time>-<slug>` if None.
-        overwrite: replace the run that is in `out`.
+        overwrite: replace the run that is in `out`: the files that its record lists, if they are as it wrote them, and nothing else.
         previews: write pictures of intermediate results to `previews/`.
         command: the command line, for the record.
         events: hears what the method tells; its `check` may raise `Cancelled`.
@@ -84,27 +89,28 @@ def run(
         Cancelled: the user stopped it; the state is saved.
         CalotypeError: the method failed; unexpected errors leave `traceback.log` in the folder.
     """
-    media, plain = inputs.split(call_parameters(type(method)), method.prepare(arguments))
+    whole(seed, "seed", 0, MOST_SEED)
+    media, named, plain = inputs.split(call_parameters(type(method)), method.prepare(arguments))
+    models = {name: value if isinstance(value, ModelRequest) else _like(model, value) for name, value in named.items()}
     heard = _Heard(events)
     values = {name: inputs.read(kind, value, name, heard) for name, (kind, value) in media.items()}
-    method.check({**_grouped(values), **plain})
+    method.check({**_grouped(values), **models, **plain})
     told = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}
     record = Record(
         method=method.slug,
         model=model,
+        models=models,
         preset=preset,
         parameters=encode(method, "parameters"),
         arguments={name: encode(value, name) for name, value in plain.items()},
         seed=seed,
         started=_now(),
-        command=tuple(command),
+        command=tuple(map(recordable, command)),
         notes=tuple(heard.notes),
     )
-    folder = make_folder(out, method.slug, overwrite)
-    kept = {name: inputs.keep(folder, value, told[name]) for name, (_, value) in media.items()}
-    record = record.changed(inputs=kept)
-    record.write(folder)
-    return _execute(method, record, folder, values, plain, load_model, events, previews=previews)
+    sources = {name: (value, told[name]) for name, (_, value) in media.items()}
+    with taken(out, method.slug, overwrite) as held:
+        return _begin(method, record, held, sources, values, plain, load_model, events, previews=previews)
 
 
 def resume(
@@ -112,13 +118,22 @@ def resume(
     *,
     resolve_method: ResolveMethod,
     load_model: LoadModel,
+    trust: bool = False,
     previews: bool = False,
     events: Events = SILENT,
 ) -> Run:
     """Continue an interrupted run where its last state was saved; the result is bit for bit that of an uninterrupted one.
 
+    Args:
+        source: the run's folder.
+        resolve_method, load_model: find the method and load the checkpoint.
+        trust: whether the record may name files and checkpoints outside of its folder (see `calotype.runs.trust`).
+        previews: as `run`.
+        events: as `run`.
+
     Raises:
-        InputError: no run folder, another process works on it, or the checkpoint is not the one that it began with.
+        InputError: no run folder, another process works on it, it names places outside and `trust` is false, or the checkpoint is not the
+            one that it began with.
         Cancelled, CalotypeError: as `run`.
     """
     record, folder = read_record(source)
@@ -127,14 +142,16 @@ def resume(
     if record.status == "finished":
         events.note(f"{folder} is finished already; `calotype rerun` does it again")
         return Run(folder, record)
-    for stale in folder.rglob(".*.tmp*"):
-        stale.unlink(missing_ok=True)
-    method = _method(record, resolve_method)
-    places = {name: inputs.find(name, told, folder, None) for name, told in record.inputs.items()}
-    values = {name: inputs.read(record.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
-    plain = _plain_arguments(method, record)
-    record = record.changed(sessions=record.sessions + 1, error="")
-    return _execute(method, record, folder, values, plain, load_model, events, previews=previews, resumed=True)
+    with locked(folder) as file:
+        record, _ = read_record(folder)
+        sweep(folder)
+        method = _method(record, resolve_method)
+        plain = _plain_arguments(method, record)
+        places = trusted_inputs(record, plain, method, source, folder, None, events, trust=trust, flag=False)
+        values = {name: inputs.read(record.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
+        method.check({**_grouped(values), **record.models, **plain})
+        record = record.changed(sessions=record.sessions + 1, error="")
+        return _execute(method, record, folder, file, values, plain, load_model, events, previews=previews, resumed=True)
 
 
 def rerun(
@@ -145,6 +162,7 @@ def rerun(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     input_folder: str | os.PathLike[str] | None = None,
+    trust: bool = False,
     device: str | None = None,
     previews: bool = False,
     command: Sequence[str] = (),
@@ -154,51 +172,103 @@ def rerun(
 
     Args:
         source: a run folder, its `run.json`, or a file that a run made.
-        input_folder: where to look for the input files if they are neither in the run's folder nor where they were.
+        input_folder: where to look for the input files if they are not in the run's folder.
+        trust: whether the record may name files and checkpoints outside of its folder: the inputs where they were, files that arguments
+            name, a model's folder. A record that came with a picture from somebody else should not.
         device: another device than the recorded one.
 
     Raises:
-        InputError: no record, an input that is not found, or a parameter that this version doesn't have.
+        InputError: no record, an input that is not found, a parameter that this version doesn't have, or places outside of the record's
+            folder and `trust` is false.
         Cancelled, CalotypeError: as `run`.
     """
     old, old_folder = read_record(source)
     method = _method(old, resolve_method)
-    extra = Path(input_folder).expanduser() if input_folder is not None else None
-    places = {name: inputs.find(name, told, old_folder, extra) for name, told in old.inputs.items()}
+    plain = _plain_arguments(method, old)
+    extra = user_path(input_folder) if input_folder is not None else None
+    places = trusted_inputs(old, plain, method, source, old_folder, extra, events, trust=trust)
     values = {name: inputs.read(old.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
-    model = old.model if device is None else ModelRequest(**{**asdict(old.model), "device": device})
-    folder = make_folder(out, old.method, overwrite)
-    kept = {name: inputs.keep(folder, place, old.inputs[name]) for name, place in places.items()}
+    method.check({**_grouped(values), **old.models, **plain})
+    requests = {name: request if device is None else replace(request, device=device) for name, request in old.requests.items()}
     record = Record(
         method=old.method,
-        model=model,
+        model=requests.pop("model"),
+        models=requests,
         preset=old.preset,
         parameters=encode(method, "parameters"),
         arguments=old.arguments,
         seed=old.seed,
-        inputs=kept,
         started=_now(),
-        command=tuple(command),
+        command=tuple(map(recordable, command)),
         environment={"threads": old.environment.get("threads")},
-        rerun_of=shortened(Path(source).expanduser()),
+        rerun_of=shortened(user_path(source)),
     )
-    record.write(folder)
-    done = _execute(method, record, folder, values, _plain_arguments(method, record), load_model, events, previews=previews)
+    sources = {name: (place, old.inputs[name]) for name, place in places.items()}
+    with taken(out, old.method, overwrite) as held:
+        done = _begin(method, record, held, sources, values, plain, load_model, events, previews=previews)
     told = differences(old.environment, done.record.environment)
-    then, now = old.checkpoint.get("sha256"), done.record.checkpoint.get("sha256")
-    if then and now and then != now:
-        told.append(f"checkpoint {old.model.name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
+    for name, (then, now) in _other_weights(old, done.record).items():
+        told.append(f"checkpoint {name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
     if encode(method, "parameters") != old.parameters:
         told.append("parameters that the record lacks took this version's defaults")
     pairs = [(entry, done.record.outputs[name]) for name, entry in old.outputs.items() if name in done.record.outputs]
     same = all(before["pixels_sha256"] == after["pixels_sha256"] for before, after in pairs) if pairs else None
-    return Run(folder, done.record, done.results, same, tuple(told))
+    return Run(done.folder, done.record, done.results, same, tuple(told))
+
+
+def _begin(
+    method: Method,
+    record: Record,
+    held: Taken,
+    sources: Mapping[str, tuple[Any, InputEntry]],
+    values: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    load_model: LoadModel,
+    events: Events,
+    *,
+    previews: bool,
+) -> Run:
+    """Fill the folder and run. A run that is in it is replaced once everything that the new one needs is there."""
+    record = record.changed(inputs=held.stage(sources))
+    loaded = None
+    if held.replaced is not None:
+        heard = _Heard(events)
+        with warnings_noted(heard):
+            loaded = _loaded(record, load_model, events)
+        record = record.changed(notes=(*record.notes, *heard.notes))
+    held.begin(record)
+    return _execute(method, record, held.folder, held.file, values, plain, load_model, events, previews=previews, loaded=loaded)
+
+
+def _like(model: ModelRequest, name: str) -> ModelRequest:
+    """Another checkpoint, loaded as the main one is."""
+    return ModelRequest(name, device=model.device, dtype=model.dtype, offload=model.offload)
+
+
+def _loaded(record: Record, load_model: LoadModel, events: Events) -> tuple[dict[str, Any], float]:
+    """The checkpoints of a run by what they are called, `model` None where none is named, and the seconds that they took."""
+    began = time.monotonic()
+    loaded: dict[str, Any] = {"model": None}
+    for name, request in record.requests.items():
+        if request.name:
+            events.stage(f"load {request.name}")
+            loaded[name] = load_model(request)
+    return loaded, round(time.monotonic() - began, 3)
+
+
+def _other_weights(before: Record, after: Record) -> dict[str, tuple[str, str]]:
+    """The names of a run's checkpoints whose weights changed, and both hashes."""
+    pairs = {before.model.name: (before.checkpoint, after.checkpoint)}
+    pairs |= {request.name: (before.checkpoints.get(name, {}), after.checkpoints.get(name, {})) for name, request in before.models.items()}
+    hashes = {name: (then.get("sha256"), now.get("sha256")) for name, (then, now) in pairs.items()}
+    return {name: (then, now) for name, (then, now) in hashes.items() if then and now and then != now}
 
 
 def _execute(
     method: Method,
     record: Record,
     folder: Path,
+    file: int,
     values: Mapping[str, Any],
     plain: Mapping[str, Any],
     load_model: LoadModel,
@@ -206,28 +276,32 @@ def _execute(
     *,
     previews: bool,
     resumed: bool = False,
+    loaded: tuple[dict[str, Any], float] | None = None,
 ) -> Run:
-    before = last_second(folder) if resumed else 0.0
-    listener = RunEvents(folder, events, previews=previews, elapsed=before)
+    before = last_second(file) if resumed else 0.0
+    listener = RunEvents(folder, file, events, previews=previews, elapsed=before)
     seconds = {"total": 0.0}
+    places = named_places(method, plain, record.requests)
+    again = f"calotype resume {folder}{' --trust' if places else ''}"
     try:
         if resumed:
             listener.log("resumed", session=record.sessions)
         record = record.changed(status="running")
         record.write(folder)
-        if record.model.name:
-            listener.stage(f"load {record.model.name}")
-        began = time.monotonic()
-        model = load_model(record.model) if record.model.name else None
-        seconds["load"] = round(time.monotonic() - began, 3)
-        threads = _threads(record)
-        record = _located(record, model, listener, resumed)
-        record.write(folder)
-        with repeatable(record.environment["device"], threads):
-            record.environment["threads"] = torch.get_num_threads()
-            began = time.monotonic()
-            returned = method(model, **_grouped(values), **plain, seed=record.seed, events=listener)  # type: ignore[operator]
-            seconds["method"] = round(time.monotonic() - began, 3)
+        with warnings_noted(listener):
+            if loaded is None:
+                loaded = _loaded(record, load_model, listener)
+            models, seconds["load"] = loaded
+            threads = _threads(record)
+            record = _located(record, models, listener, resumed)
+            model = models.pop("model")
+            record.write(folder)
+            with repeatable(record.environment["device"], threads):
+                record.environment["threads"] = torch.get_num_threads()
+                began = time.monotonic()
+                given = {**_grouped(values), **models, **plain}
+                returned = method(model, **given, seed=record.seed, events=listener)  # type: ignore[operator]
+                seconds["method"] = round(time.monotonic() - began, 3)
         listener.stage("save")
         results = named_results(returned)
         saved = outputs.save(folder, results, record)
@@ -237,33 +311,46 @@ def _execute(
         listener.store.clear()
         return Run(folder, record, results)
     except (Cancelled, KeyboardInterrupt):
-        told = "the state is saved, continue with" if listener.store.flush() else "there is no state yet, begin again with"
-        _ended(record, listener, seconds, "interrupted").write(folder)
-        raise Cancelled(f"stopped; {told}: calotype resume {folder}") from None
-    except CalotypeError as error:
-        _ended(record, listener, seconds, "failed").changed(error=str(error)).write(folder)
-        raise
+        told = "the state is saved, continue with" if _flushed(listener) else "there is no state yet, begin again with"
+        _ended(record, listener, seconds, "interrupted").settle(folder)
+        raise Cancelled(f"stopped; {told}: {again}") from None
     except Exception as error:
-        listener.store.flush()
-        (folder / TRACEBACK_NAME).write_text(traceback.format_exc(), encoding="utf-8")
+        trouble = disk_trouble(error)
+        _flushed(listener)
+        if trouble:
+            # A full disk is no fault of the run: with room it goes on.
+            _ended(record, listener, seconds, "interrupted").changed(error=trouble).settle(folder)
+            raise CalotypeError(f"{trouble}; the run is interrupted: mend that, then continue with: {again}") from error
+        if isinstance(error, CalotypeError):
+            _ended(record, listener, seconds, "failed").changed(error=printable(str(error))).settle(folder)
+            raise
+        with suppress(OSError), atomic_path(folder / TRACEBACK_NAME, overwrite=True) as temporary:
+            temporary.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         line = _described(error)
-        _ended(record, listener, seconds, "failed").changed(error=line).write(folder)
+        _ended(record, listener, seconds, "failed").changed(error=printable(line)).settle(folder)
         raise CalotypeError(f"{line} (traceback: {folder / TRACEBACK_NAME})") from error
-    finally:
-        listener.close()
 
 
-def _located(record: Record, model: Any, listener: RunEvents, resumed: bool) -> Record:
-    """The record with the device and the checkpoint that were found; a resumed run needs the ones that it began with."""
-    device = str(getattr(model, "device", "cpu"))
-    found, checkpoint = environment(device), checkpoint_description(model)
+def _flushed(listener: RunEvents) -> str:
+    """Write the state that is in memory, as far as the disk takes it. Returns what is wrong with the disk, "" for nothing."""
+    try:
+        listener.store.flush()
+    except (OSError, SafetensorError, CalotypeError) as error:
+        return disk_trouble(error) or str(error)
+    return ""
+
+
+def _located(record: Record, models: Mapping[str, Any], listener: RunEvents, resumed: bool) -> Record:
+    """The record with the device and the checkpoints that were found; a resumed run needs the ones that it began with."""
+    found = environment(str(getattr(models["model"], "device", "cpu")))
+    checkpoints = {name: checkpoint_description(model) for name, model in models.items()}
+    located = record.changed(environment=found, checkpoint=checkpoints.pop("model"), checkpoints=checkpoints)
     if resumed:
         for line in differences({**record.environment, "threads": found["threads"]}, found):
             listener.note(f"this run began elsewhere: {line}")
-        then, now = record.checkpoint.get("sha256"), checkpoint.get("sha256")
-        if then and now and then != now:
-            raise InputError(f"the checkpoint {record.model.name} has changed since this run began; start it anew with: calotype rerun")
-    return record.changed(environment=found, checkpoint=checkpoint)
+        for name in _other_weights(record, located):
+            raise InputError(f"the checkpoint {name} has changed since this run began; start it anew with: calotype rerun")
+    return located
 
 
 def checkpoint_description(model: Any) -> dict[str, Any]:
@@ -286,6 +373,18 @@ def _ended(record: Record, listener: RunEvents, seconds: dict[str, float], statu
         peak_memory_bytes=peak_memory(device),
         notes=tuple(dict.fromkeys((*record.notes, *listener.notes))),
     )
+
+
+def recorded_places(record: Record, resolve_method: ResolveMethod) -> list[Place]:
+    """What going on with a recorded run touches outside of its folder, but its inputs; nothing if it ended.
+
+    Raises:
+        InputError: a method, a setting or an argument that this version doesn't have.
+    """
+    if record.status == "finished":
+        return []
+    method = _method(record, resolve_method)
+    return named_places(method, _plain_arguments(method, record), record.requests)
 
 
 def _threads(record: Record) -> int | None:
@@ -312,54 +411,29 @@ def _method(record: Record, resolve_method: ResolveMethod) -> Method:
 
 
 def _plain_arguments(method: Method, record: Record) -> dict[str, Any]:
-    known = {parameter.name: parameter for parameter in call_parameters(type(method))}
-    return {name: decode(known[name].annotation, value, name) for name, value in record.arguments.items() if name in known}
-
-
-def make_folder(out: str | os.PathLike[str] | None, slug: str, overwrite: bool) -> Path:
-    """A folder for a run: `out`, or `./runs/<time>-<slug>`.
+    """The plain arguments of a recorded run, and a look whether its inputs are those that the method takes.
 
     Raises:
-        InputError: it holds something and `overwrite` is false, or it can't be made.
+        InputError: an argument that the method doesn't have or that doesn't fit, or one that it needs and that is missing.
     """
-    try:
-        if out is None:
-            return _fresh_folder(slug)
-        folder = Path(out).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--out {folder} is a file; give the name of a folder")
-        if folder.is_dir() and any(folder.iterdir()):
-            if not overwrite:
-                raise InputError(f"--out {folder} holds files already; choose another folder or pass --overwrite")
-            if (folder / RECORD_NAME).is_file():
-                _clear(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the run folder can't be made ({error.strerror or error}): give another one with --out") from None
-    return folder
-
-
-def _fresh_folder(slug: str) -> Path:
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{slug}"
-    root = Path("runs")
-    root.mkdir(exist_ok=True)
-    for number in range(1, 1000):
-        folder = root / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise InputError(f"{root} holds a thousand runs of this second; give a folder with --out")
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run left, its record last, and nothing else."""
-    for name in (inputs.FOLDER, "previews", "attention", "state"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    record, _ = read_record(folder)
-    for name in (PROGRESS_NAME, TRACEBACK_NAME, *(entry["file"] for entry in record.outputs.values()), RECORD_NAME):
-        (folder / name).unlink(missing_ok=True)
+    known = {parameter.name: parameter for parameter in call_parameters(type(method))}
+    counts: dict[str, int] = {}
+    for name, told in record.inputs.items():
+        head, _, index = name.partition(".")
+        kind = known[head].kind if head in known else ""
+        if kind != f"{told['kind']}{'s' if index else ''}" or (index and int(index) != counts.get(head, 0)):
+            raise InputError(f"{name}: {method.slug} takes no such {told['kind']} here; use the version that wrote the record")
+        counts[head] = counts.get(head, 0) + 1
+    for name in record.arguments:
+        if name not in known or known[name].kind != "value":
+            raise InputError(f"{short(name)}: {method.slug} has no such argument; use the version that wrote the record")
+    for name in record.models:
+        if name not in known or known[name].kind != "model":
+            raise InputError(f"{short(name)}: {method.slug} takes no such checkpoint; use the version that wrote the record")
+    for name, parameter in known.items():
+        if parameter.required and name not in (*counts, *record.arguments, *record.models):
+            raise InputError(f"{name}: the record lacks it and {method.slug} needs it; give another file of the same run")
+    return {name: decode(known[name].annotation, value, name) for name, value in record.arguments.items()}
 
 
 def _described(error: Exception) -> str:

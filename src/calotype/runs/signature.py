@@ -17,6 +17,7 @@ from typing import Any
 from calotype.core.errors import InputError
 
 _HANDLED = ("self", "model", "seed", "events")
+_ROLES = "calotype.core.roles"
 MEDIA = ("Image", "Mask", "Video", "Volume")
 """The types that are given as files: those of `calotype.runs.kinds`, by name, since a help page needs no torch."""
 
@@ -27,9 +28,10 @@ class Parameter:
 
     name: str
     kind: str
-    """"image", "mask", "video" or "volume" for one file, "images" and so on for several, "value" for anything else."""
+    """"image", "mask", "video" or "volume" for one file, "images" and so on for several, "model" for a second checkpoint (annotated with a
+    role), "value" for anything else."""
     annotation: Any
-    """The type that a plain value has; for files, None."""
+    """The type that a plain value has; for files and checkpoints, None."""
     default: Any
     """The default, or `inspect.Parameter.empty` where the user must give one."""
     help: str
@@ -42,7 +44,7 @@ class Parameter:
 
 
 def call_parameters(method: type) -> tuple[Parameter, ...]:
-    """The arguments of `method.__call__` that a user gives: all but the model, the seed and the events.
+    """The arguments of `method.__call__` that a user gives: all but the main model, the seed and the events.
 
     Raises:
         InputError: an argument without an annotation, or one that can't be resolved.
@@ -93,7 +95,7 @@ def resolve(annotation: Any, owner: type) -> Any:
 
 
 def _kind(annotation: Any) -> str:
-    """Whether an annotation asks for files, and of what kind."""
+    """Whether an annotation asks for files, and of what kind, or for a checkpoint."""
     members = (
         typing.get_args(annotation) if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union else ()
     )
@@ -101,6 +103,8 @@ def _kind(annotation: Any) -> str:
         name = getattr(member, "__name__", "")
         if name in MEDIA and isinstance(member, type):
             return name.lower()
+        if getattr(member, "__module__", "") == _ROLES:
+            return "model"
         inner = typing.get_args(member)
         if inner and typing.get_origin(member) is not typing.Literal and getattr(inner[0], "__name__", "") in MEDIA:
             return f"{inner[0].__name__.lower()}s"

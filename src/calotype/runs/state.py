@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -42,24 +42,30 @@ class StateStore:
         if time.monotonic() - self._written.get(key, self._began) >= self.interval:
             self._write(key)
 
-    def flush(self) -> bool:
-        """Write what was offered and not yet written. Returns whether there is any state on disk."""
+    def flush(self) -> None:
+        """Write what was offered and not yet written."""
         for key in list(self._pending):
             self._write(key)
+
+    def kept(self) -> bool:
+        """Whether there is any state on disk."""
         return self.folder.is_dir() and any(self.folder.glob("[!.]*.safetensors"))
 
     def load(self, key: str) -> dict[str, Tensor] | None:
         """The last state that was written under a key; None if there is none or it can't be read."""
         path = self._path(key)
         try:
-            return load_file(path) if path.is_file() else None
+            return load_file(path) if path.is_file() and not path.is_symlink() else None
         except (SafetensorError, OSError, ValueError):
             return None
 
     def clear(self) -> None:
         """Remove every state."""
         self._pending.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            for path in [*self.folder.glob("[!.]*.safetensors"), self.folder / "state.json"]:
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def _write(self, key: str) -> None:
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self._pending.pop(key).items()}

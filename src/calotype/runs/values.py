@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from calotype.core.errors import InputError
+from calotype.core.untrusted import MOST_WHOLE, short
+from calotype.runs.entries import recordable
 from calotype.runs.signature import field_types
 
 
@@ -27,12 +29,14 @@ def encode(value: Any, name: str = "value") -> Any:
     """
     if isinstance(value, Enum):
         return value.value
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return recordable(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Path):
-        return str(value)
+        return recordable(str(value))
     if isinstance(value, tuple | list):
         return [encode(item, name) for item in value]
     if isinstance(value, Mapping):
@@ -88,16 +92,20 @@ def _decode_plain(annotation: type, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
         return decode_dataclass(annotation, value, name)
     if annotation is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            raise _misfit(annotation, value, name) from None
+        # Infinity is text in a record, since JSON has no such number; NaN is a value of nothing.
+        if isinstance(value, str) and value not in ("inf", "-inf"):
+            raise _misfit(annotation, value, name)
+        if math.isnan(float(value)):
+            raise _misfit(annotation, value, name)
+        return float(value)
     if issubclass(annotation, Enum):
         try:
             return annotation(value)
-        except ValueError:
+        except (ValueError, TypeError):
             raise _misfit(annotation, value, name) from None
-    if annotation is Path and isinstance(value, str):
+    if annotation is int and isinstance(value, int) and abs(value) > MOST_WHOLE:
+        raise _misfit(annotation, value, name)
+    if annotation is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
     if isinstance(value, annotation) and not (annotation is int and isinstance(value, bool)):
         return value
@@ -113,10 +121,12 @@ def decode_dataclass(kind: type, values: Mapping[str, Any], name: str) -> Any:
     annotations = field_types(kind)
     unknown = [key for key in values if key not in annotations]
     if unknown:
-        raise InputError(f"{name}: the record has {', '.join(unknown)}, which this version doesn't know; use the version that wrote it")
+        raise InputError(
+            f"{name}: the record has {short(', '.join(unknown))}, which this version doesn't know; use the version that wrote it"
+        )
     return kind(**{key: decode(annotations[key], value, f"{name}.{key}") for key, value in values.items()})
 
 
 def _misfit(annotation: Any, value: Any, name: str) -> InputError:
     wanted = getattr(annotation, "__name__", str(annotation))
-    return InputError(f"{name}: the record holds {value!r}, {wanted} is expected; use the version that wrote it")
+    return InputError(f"{name}: the record holds {short(value)}, {wanted} is expected; use the version that wrote it")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calotype.core.errors import InputError, MissingError
 from calotype.core.events import SILENT, Events
@@ -15,7 +15,10 @@ from calotype.train.loop import Fitted, Loop, accelerator_for
 from calotype.train.recipe import Recipe
 from calotype.train.recipes import RECIPES, find
 from calotype.train.shipping import GATES, device_words, export, missing_gates, read_gates, weights_mark, write_card, write_gates
-from calotype.train.state import POINTER, read_counters
+from calotype.train.state import POINTER, locked, read_counters
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 """Where the package keeps its embedded models."""
@@ -82,9 +85,35 @@ def train(
     recipe = recipe or find(name)
     home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
     run = Path(out) if out is not None else Path("training") / name
-    shipped = home / name
     asked = Budget.parse(budget)
-    with accelerator_for(device).main_process_first():
+    accelerator = accelerator_for(device)
+    # Everything in the folder is read and written under the lock: two trainings that start in a new one must not both make it.
+    with locked(run) if accelerator.is_main_process else nullcontext():
+        return _train(
+            name, recipe, run, home, asked, seed=seed, device=device, warm_start=warm_start, ship=ship, events=events,
+            save_every=save_every, report_every=report_every, accelerator=accelerator,
+        )  # fmt: skip
+
+
+def _train(
+    name: str,
+    recipe: Recipe,
+    run: Path,
+    home: Path,
+    asked: Budget,
+    *,
+    seed: int,
+    device: str,
+    warm_start: bool,
+    ship: bool,
+    events: Events,
+    save_every: float,
+    report_every: float,
+    accelerator: Accelerator,
+) -> TrainResult:
+    """`train`, in a folder that this process has locked."""
+    shipped = home / name
+    with accelerator.main_process_first():
         counters = read_counters(run)
         if counters is not None and counters.get("closed"):
             _clear(run)
@@ -282,7 +311,7 @@ def _clear(run: Path) -> None:
     import shutil
 
     number = 1 + len(list(run.glob("progress-*.jsonl")))
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         (run / "progress.jsonl").rename(run / f"progress-{number}.jsonl")
     for path in _state_files(run):
         path.unlink(missing_ok=True)

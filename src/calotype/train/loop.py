@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from calotype.train.latents import Chunks
 from calotype.train.muon import Muon
 from calotype.train.precision import precision_for, precision_words
 from calotype.train.recipe import Recipe, Settings, Source
-from calotype.train.state import POINTER, load_tensors, locked, read_counters, save_state
+from calotype.train.state import POINTER, load_tensors, read_counters, save_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -139,14 +138,11 @@ class Loop:
 
         A budget of time holds for all that and for the export, as far as it can: training itself gets at least half.
 
+        The caller holds the folder's lock (`calotype.train.state.locked`).
+
         Raises:
-            InputError: another process trains in this folder.
             CalotypeError: the loss is no number any more.
         """
-        with locked(self.folder) if self.accelerator.is_main_process else nullcontext():
-            return self._fit()
-
-    def _fit(self) -> Fitted:
         counters = self._resume()
         draw = True
         if not counters.get("finished"):

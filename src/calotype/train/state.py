@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from calotype.core.errors import InputError
-from calotype.core.files import atomic_path
+from calotype.core.files import atomic_path, open_own, take_lock
+from calotype.core.untrusted import file_name, mapping, parse_json, whole
 
 POINTER = "state.json"
 
@@ -44,10 +45,12 @@ def read_counters(folder: Path) -> dict[str, Any] | None:
     path = folder / POINTER
     if not path.is_file():
         return None
-    try:
-        counters: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not a training state ({error}); delete the folder to start anew") from error
+    counters = mapping(parse_json(path.read_bytes(), str(path), "delete the folder to start anew"), str(path))
+    if "tensors" in counters:
+        file_name(counters["tensors"], f"{path}: tensors")
+    for name in ("step", "seed", "batch_size", "ema_updates"):
+        if name in counters:
+            whole(counters[name], f"{path}: {name}")
     return counters
 
 
@@ -75,22 +78,18 @@ def load_tensors(
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a folder; the lock ends with the process, however that ends. Without POSIX locks it does nothing.
+    """Keep other trainings out of a folder, which is made; the lock ends with the process, however that ends.
 
     Raises:
-        InputError: another process trains in it.
+        InputError: another process trains in it, or the lock is a link.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open_own(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        import fcntl
-    except ImportError:
+        take_lock(file, f"another process is training in {folder}; wait for it, or choose another folder with --out")
         yield
-        return
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another process is training in {folder}; wait for it, or choose another folder with --out") from error
-        yield
+    finally:
+        os.close(file)
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -33,10 +33,11 @@ def validate(folder: Path, *, seed: int, count: int, device: str = "auto", event
 
     Returns:
         `first_frame_psnr_db`: of the clip's first frame. `kept`: share of clips in whose last frame the recogniser finds the object with
-        its colour. `moves`: share in which the object's centre travels more than 2 px, or which turn it (mean change inside the object from
-        first to last frame above 0.1). `flicker`: mean |change| of ground pixels minus that of the reconstructed true clip. `path_px`: mean
-        path. `motion_rank_correlation`: Spearman's, of the motion bucket with the path, mean over scenes. `nose_first`: share of directed
-        objects whose displacement points along the nose. `inversion_psnr_db`: of true clips inverted and sampled again without guidance.
+        its colour. `moves`: of the clips whose truth does so, the share in which the object's centre travels more than 2 px, or the object
+        turns (mean change inside it from first to last frame above 0.1); a turn by a few degrees is no motion by that measure. `flicker`:
+        mean |change| of ground pixels minus that of the reconstructed true clip. `path_px`: mean path. `motion_rank_correlation`:
+        Spearman's, of the motion bucket with the path, mean over scenes. `nose_first`: share of directed objects whose displacement points
+        along the nose. `inversion_psnr_db`: of true clips inverted and sampled again without guidance.
     """
     import calotype
 
@@ -108,7 +109,8 @@ def _clips(model: Any, wanted: Sequence[Scene], seed: int, events: Events) -> di
     for scene, clip, true in zip(wanted, made, truth, strict=True):
         found, ground = _follow(scene, clip)
         paths.append(_path(found))
-        moves.append(moved(scene, clip))
+        if moved(scene, true):
+            moves.append(moved(scene, clip))
         again = model.decode(model.encode(true.to(model.device)), 7.0).frames
         value = flicker(clip, again, ground & _ground(scene, true))
         if math.isfinite(value):
@@ -119,7 +121,7 @@ def _clips(model: Any, wanted: Sequence[Scene], seed: int, events: Events) -> di
         "last_frame_psnr_db": float(psnr(made[:, -1], truth[:, -1]).mean()),
         "kept": kept["found"],
         "kept_truth": recognised(truth[:, -1], wanted)["found"],
-        "moves": sum(moves) / len(moves),
+        "moves": sum(moves) / max(1, len(moves)),
         "path_px": sum(paths) / len(paths),
         "flicker": sum(flickers) / max(1, len(flickers)),
     }

@@ -51,7 +51,7 @@ def _lively(**wanted: Any) -> Scene:
     """The next scene whose motion is well seen, in the order of the stream; each kind of motion starts elsewhere in it."""
     first = 40 * (len(str(wanted["motion"])) + len(str(wanted["camera"])))
     for index in range(first, first + 1000):
-        scene = sample_scene("small", split="tune", seed=4, index=index, num_frames=8, **wanted)
+        scene = sample_scene("full", split="tune", seed=4, index=index, num_frames=8, **wanted)
         if scene.motion_bucket_id >= (30 if scene.camera == Camera() else 12):
             break
     return scene

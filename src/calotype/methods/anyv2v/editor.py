@@ -21,27 +21,6 @@ STEPS, SCALE, IMAGE_SCALE = 100, 7.5, 1.5
 """The official code's settings."""
 
 
-def edit_first_frame(editor: str, frame: Image, instruction: str, *, seed: int = 0, events: Events = SILENT) -> Image:
-    """Load an editor and edit a picture with it.
-
-    Args:
-        editor: a folder or a hub id.
-        frame: the picture, any size.
-        instruction: what to change.
-
-    Raises:
-        InputError: the checkpoint has another role.
-    """
-    from calotype.backbones import load
-
-    model = load(editor)
-    if not isinstance(model, PictureEditor):
-        raise InputError(f"editor: {editor} is a {getattr(model, 'role', 'model')}; give an InstructPix2Pix checkpoint")
-    edited = edit_picture(model, frame, instruction, seed=seed, events=events)
-    events.preview(lambda: edited)
-    return edited
-
-
 def edit_picture(
     model: PictureEditor,
     picture: Image,
@@ -63,8 +42,13 @@ def edit_picture(
         guidance_scale: by the instruction.
         image_guidance_scale: by the picture; more keeps more of it.
         seed: of the noise.
-        events: hears the steps.
+        events: hears the steps and a preview of the result.
+
+    Raises:
+        InputError: the checkpoint has another role.
     """
+    if not isinstance(model, PictureEditor):
+        raise InputError(f"editor is a {getattr(model, 'role', type(model).__name__)}; give a loaded InstructPix2Pix checkpoint")
     size = working_size(model, picture.size)
     pixels = resize_pixels(picture.pixels[None], size)
     condition = model.condition(pixels, instruction)
@@ -74,4 +58,6 @@ def edit_picture(
     sigmas = model.sigmas(num_inference_steps)
     start = batch_noise(model.latent_shape(size), seed, 1) * sqrt(float(sigmas[0]) ** 2 + 1)
     x = sample(denoise, start.to(condition.tensors["text"].device), sigmas, events=events, key="first-frame")
-    return Image(resize_pixels(model.decode(x).cpu(), picture.size)[0].clamp(0, 1))
+    edited = Image(resize_pixels(model.decode(x).cpu(), picture.size)[0].clamp(0, 1))
+    events.preview(lambda: edited)
+    return edited

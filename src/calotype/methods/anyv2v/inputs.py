@@ -41,7 +41,7 @@ def check_pair(clip: Video, frame: Image) -> None:
         )
 
 
-def check_choice(framed: bool, instruction: str, editor: str) -> None:
+def check_choice(framed: bool, instruction: str, editor: bool) -> None:
     """The edit is given as a frame, or as an instruction to an editor.
 
     Raises:
@@ -54,8 +54,6 @@ def check_choice(framed: bool, instruction: str, editor: str) -> None:
     if not instruction and not editor:
         raise InputError("edited_first_frame is missing: give the clip's first frame after the edit, or instruction and editor")
     if not editor:
-        raise InputError(
-            "editor is missing: an instruction needs an InstructPix2Pix checkpoint; give its folder, or an edited frame instead"
-        )
+        raise InputError("editor is missing: an instruction needs an InstructPix2Pix checkpoint; give one, or an edited frame instead")
     if not instruction.strip():
         raise InputError("instruction is empty; say what the editor should change, such as 'make it snowy'")

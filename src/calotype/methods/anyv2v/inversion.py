@@ -129,7 +129,8 @@ class Inverter:
         inversion = self._inverted(clips, events, key)
         if name and self.cache.max_megabytes > 0 and not self.cache.put(name, _packed(inversion)):
             events.note(
-                f"the inversion ({inversion.trajectory.megabytes:.0f} MB) is not kept for a next edit: the cache has no room for it"
+                f"the inversion ({inversion.trajectory.megabytes:.0f} MB) is not kept for a next edit in {self.cache.folder}: "
+                f"{self.cache.trouble}"
             )
         return inversion
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -35,15 +35,15 @@ from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
-from calotype.core.method import Evaluations, Method
+from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
-from calotype.core.roles import ImageToVideo
+from calotype.core.roles import ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
 from calotype.core.types import Image, Video
 from calotype.data import as_image
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
-from calotype.methods.anyv2v.editor import edit_first_frame
+from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, Injection, check_rows, sigma_of_tau
 from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
 from calotype.methods.anyv2v.inversion import SOLVERS, Inversion, Inverter, Solver, Windows, nested_tables
@@ -192,7 +192,7 @@ class AnyV2V(Method):
         *,
         prompt: str = "",
         instruction: str = "",
-        editor: str = "",
+        editor: PictureEditor | None = None,
         seed: int = 0,
         events: Events = SILENT,
     ) -> Video:
@@ -203,7 +203,7 @@ class AnyV2V(Method):
             video: the clip to edit, of any size, rate and length from 2 frames.
             edited_first_frame: its first frame after the edit, uncropped: a picture of the clip's shape, such as DesignEdit's result.
             instruction: what to change in the first frame ("make it snowy"), in place of an edited one; needs `editor`.
-            editor: an InstructPix2Pix checkpoint, a folder or a hub id that is on this machine.
+            editor: the InstructPix2Pix checkpoint that follows the instruction.
             prompt: what the *result* shows, not an instruction; for models that read prompts.
             seed: of the noise on the conditions, and of fresh noise where there is any.
             events: hears steps and notes, and keeps the state of a run that may be interrupted.
@@ -215,14 +215,13 @@ class AnyV2V(Method):
             InputError: the model has another role, the clip or the frame can't be used, or they don't fit together.
         """
         self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
-        check_choice(edited_first_frame is not None, instruction, editor)
-        if getattr(model, "needs_prompt", False) and not prompt.strip():
-            raise InputError(f"prompt is empty and {model.name} is guided by it; say what the edited clip shows (not what to change)")
+        check_choice(edited_first_frame is not None, instruction, editor is not None)
+        self.refuse_missing_prompt(model, [prompt], says="what the edited clip shows (not what to change)")
         check_rows(model, self.rows)
         size = (self.height or model.size[0], self.width or model.size[1])
         whole = read_clip(video, self.max_frames, events)
         if edited_first_frame is None:
-            edited_first_frame = edit_first_frame(editor, whole[0], instruction, seed=seed, events=events)
+            edited_first_frame = edit_picture(cast(PictureEditor, editor), whole[0], instruction, seed=seed, events=events)
         check_pair(whole, as_image(edited_first_frame, name="edited_first_frame"))
         clip = read_clip(whole, None, events, size)
         frame = as_image(edited_first_frame, size=size, name="edited_first_frame", events=events)
@@ -335,6 +334,11 @@ class AnyV2V(Method):
             seed=seed,
         )
 
+    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
+        """The editor's checkpoint."""
+        editor = str(arguments.get("editor") or "")
+        return (*super().places(arguments), *((Place("editor", "loads", editor),) if editor else ()))
+
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse an edit that is given twice or by half, and a frame that isn't of the clip's shape.
 
@@ -342,7 +346,7 @@ class AnyV2V(Method):
             InputError: the clip or the frame can't be used, or they don't fit together.
         """
         check_choice(
-            arguments.get("edited_first_frame") is not None, str(arguments.get("instruction", "")), str(arguments.get("editor", ""))
+            arguments.get("edited_first_frame") is not None, str(arguments.get("instruction", "")), arguments.get("editor") is not None
         )
         if arguments.get("video") is not None:
             clip = read_clip(arguments["video"], self.max_frames, SILENT)

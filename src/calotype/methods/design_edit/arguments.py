@@ -15,8 +15,8 @@ from calotype.core.types import Image, Mask
 from calotype.data import as_image, as_mask
 from calotype.data.images import ImageLike
 from calotype.index import SOURCES
-from calotype.methods.design_edit.plan import PICTURES, Edit, Layer, Plan, single_edits
-from calotype.methods.design_edit.regions import RegionLike, Regions, WordMask, split_region
+from calotype.methods.design_edit.plan import PICTURES, Edit, Layer, Plan, is_json, single_edits
+from calotype.methods.design_edit.regions import RegionLike, Regions, WordMask, mask_file, split_region
 from calotype.methods.design_edit.tasks import make_task
 
 _SINGLE = ("remove", "refine", "move", "dx", "dy", "scale", "flip", "swap", "pan", "zoom_out")
@@ -49,10 +49,41 @@ def recorded(arguments: Mapping[str, Any]) -> dict[str, Any]:
     masks, pictures = list(given.pop("masks", ()) or ()), list(given.pop("pictures", ()) or ())
     whole = whole.map_files(lambda path: _named("masks", path, masks), lambda path: _named("pictures", path, pictures))
     if "image" in given:
-        read = [as_mask(each, name=f"masks {Path(each).name}" if isinstance(each, str | Path) else "masks") for each in masks]
+        read = [
+            mask_file(each, f"masks {Path(each).name}") if isinstance(each, str | Path) else as_mask(each, name="masks") for each in masks
+        ]
         shown = [as_image(each, name="pictures") for each in pictures]
         check(with_pictures(whole.edits, shown, SILENT), Regions(as_image(given["image"], name="image"), read))
     return {**given, "plan": whole.to_json(), **({"masks": masks} if masks else {}), **({"pictures": pictures} if pictures else {})}
+
+
+def named_files(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The files that the arguments name without being inputs, each with the argument; nothing is opened.
+
+    Raises:
+        InputError: a plan of JSON text that is none.
+
+    Example:
+        >>> named_files({"plan": '{"remove": ["file:/a/mask.png", "word:lamp"]}', "move": "box:0,0,9,9"})
+        [('plan', '/a/mask.png')]
+    """
+    found: list[tuple[str, str]] = []
+    plan = str(arguments.get("plan") or "")
+    if plan and not is_json(plan):
+        found.append(("plan", plan))
+    elif plan:
+
+        def of(path: Path) -> str:
+            found.append(("plan", str(path)))
+            return "word:named"
+
+        Plan.read(plan).map_files(of, of)
+    for name in ("remove", "refine", "move", "swap"):
+        value = arguments.get(name) or ()
+        for region in value if isinstance(value, list | tuple) else (value,):
+            kind, rest = split_region(region) if isinstance(region, str | Path) else ("", "")
+            found += [(name, rest)] if kind == "file" else []
+    return found
 
 
 def _named(kind: str, path: Path, files: list[Any]) -> str:

@@ -28,13 +28,13 @@ from calotype.backbones.suiting import note_unfamiliar, working_size
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import invert
-from calotype.core.method import Evaluations, Method
+from calotype.core.method import Evaluations, Method, Place
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
 from calotype.core.types import Image, Mask
 from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
-from calotype.methods.design_edit.arguments import check, chosen_edits, recorded, with_pictures, word_finder
+from calotype.methods.design_edit.arguments import check, chosen_edits, named_files, recorded, with_pictures, word_finder
 from calotype.methods.design_edit.layered import CellMasks, LayeredStep, Masked, Masking, Network, Schedule, to_cells
 from calotype.methods.design_edit.plan import Flip, Plan, single_edits
 from calotype.methods.design_edit.regions import Regions, Window, dilate
@@ -337,6 +337,10 @@ class DesignEdit(Method):
     def prepare(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a run as the run folder keeps them: see `arguments.recorded`."""
         return recorded(arguments)
+
+    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
+        """The plan, if it is a file, and every mask and picture that it or a single edit names."""
+        return (*super().places(arguments), *(Place(name, "reads", path) for name, path in named_files(arguments)))
 
     def _inverted(self, network: Network, clean: Tensor, sigmas: Tensor, events: Events, key: str) -> list[Tensor]:
         """The latents at every level of the run, the clean ones last."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from calotype.core.errors import InputError
+from calotype.core.files import user_path
+from calotype.core.untrusted import parse_json, short
 from calotype.data.files import plain_file
 from calotype.data.images import ImageLike
 from calotype.methods.design_edit.regions import RegionLike, split_region
@@ -111,34 +114,29 @@ class Plan:
             >>> Plan.read('{"remove": ["word:house"]}').edits[0].remove
             ('word:house',)
         """
-        text, folder, name = str(source), Path(), "plan"
-        if not text.lstrip().startswith("{"):
+        content: str | bytes
+        content, folder, name = str(source), Path(), "plan"
+        if not is_json(str(source)):
             path = plain_file(source, "plan")
             folder, name = path.parent, f"plan {path.name}"
-            try:
-                text = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                raise InputError(f"plan: {path} is no text; a plan is a JSON file") from None
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{name} is no JSON ({error}); check commas, quotes and brackets") from None
+            content = path.read_bytes()
+        value = parse_json(content, name)
         values = _fields(value, name, {"edits": False, **_EDIT}) if isinstance(value, dict) and "edits" not in value else value
         if isinstance(values, dict) and "edits" in values:
             listed = _fields(values, name, {"edits": True})["edits"]
-            if not isinstance(listed, list):
-                raise InputError(f"{name}: edits holds {_short(listed)}; a list of edits is expected")
+            if not isinstance(listed, list) or len(listed) > _MOST:
+                raise InputError(f"{name}: edits holds {_short(listed)}; a list of at most {_MOST} edits is expected")
             return cls(edits=tuple(_edit(each, f"{name}: edits[{i}]", folder) for i, each in enumerate(listed)))
         return cls(edits=(_edit(values, name, folder),))
 
     def map_files(self, of_mask: Callable[[Path], str], of_picture: Callable[[Path], str]) -> Plan:
-        """The plan with every file replaced by what stands for it."""
+        """The plan with every file replaced by what stands for it, and every other region with its kind before it."""
 
         def region(value: RegionLike) -> RegionLike:
             if not isinstance(value, str | Path):
                 return value
             kind, rest = split_region(value)
-            return of_mask(Path(rest)) if kind == "file" else value
+            return of_mask(Path(rest)) if kind == "file" else f"{kind}:{rest}"
 
         def layer(value: Layer) -> Layer:
             image = value.image
@@ -171,7 +169,20 @@ class Plan:
         return json.dumps({"edits": [_plain(edit, Edit) for edit in self.edits]})
 
 
+def is_json(plan: str) -> bool:
+    """Whether a plan is given as JSON text and not as a file.
+
+    Example:
+        >>> is_json('{"remove": ["word:lamp"]}'), is_json("plan.json")
+        (True, False)
+    """
+    return plan.lstrip().startswith("{")
+
+
 _TEXT, _NUMBER, _PAIR = "text", "a number", "two numbers"
+_LONGEST, _MOST = 1_000_000, 1000
+"""Characters of a text and entries of a list, at most."""
+_LARGE = 1e9
 _EDIT: Mapping[str, bool] = dict.fromkeys(("remove", "refine", "layers", "swap", "pan", "zoom_out"), False)
 _LAYER: Mapping[str, bool] = {"mask": True, **dict.fromkeys(("image", "dx", "dy", "scale", "flip", "erase", "hidden_by"), False)}
 
@@ -182,7 +193,7 @@ def _fields(value: Any, name: str, known: Mapping[str, bool]) -> dict[str, Any]:
         raise InputError(f"{name} holds {_short(value)}; an object with the keys {', '.join(known)} is expected")
     for key in value:
         if key not in known:
-            raise InputError(f"{name}: the key {key!r} is unknown; {did_you_mean(key, known)}it takes {', '.join(known)}")
+            raise InputError(f"{name}: the key {short(key)!r} is unknown; {did_you_mean(key, known)}it takes {', '.join(known)}")
     missing = [key for key, needed in known.items() if needed and key not in value]
     if missing:
         raise InputError(f"{name}: {missing[0]} is missing; it takes {', '.join(known)}")
@@ -218,7 +229,7 @@ def _layer(value: Any, name: str, folder: Path) -> Layer:
         if fields.get(key) is not None:
             made[key] = _text(fields[key], f"{name}: {key}")
     if "image" in made and not made["image"].startswith(PICTURES):
-        made["image"] = str(folder / Path(made["image"]).expanduser())
+        made["image"] = str(folder / os.path.expanduser(made["image"]))
     if fields.get("hidden_by") is not None:
         made["hidden_by"] = _region(fields["hidden_by"], f"{name}: hidden_by", folder)
     if "erase" in fields:
@@ -239,34 +250,31 @@ def _said(make: Callable[[], Made], name: str) -> Made:
 def _list(value: Any, name: str) -> list[Any]:
     if isinstance(value, str):
         return [value]
-    if not isinstance(value, list):
-        raise InputError(f"{name} holds {_short(value)}; a list is expected")
+    if not isinstance(value, list) or len(value) > _MOST:
+        raise InputError(f"{name} holds {_short(value)}; a list of at most {_MOST} is expected")
     return value
 
 
 def _region(value: Any, name: str, folder: Path) -> str:
     text = _text(value, name)
-    kind, rest = split_region(text)
-    if kind == "word" and ":" not in text and (folder / text).is_file():
-        kind, rest = "file", text
-    return f"file:{folder / Path(rest).expanduser()}" if kind == "file" else f"{kind}:{rest}"
+    kind, rest = split_region(text, folder)
+    return f"file:{folder / user_path(rest)}" if kind == "file" else f"{kind}:{rest}"
 
 
 def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST:
         raise InputError(f"{name} holds {_short(value)}; {_TEXT} is expected")
     return value
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGE:
         raise InputError(f"{name} holds {_short(value)}; {_NUMBER} is expected")
     return float(value)
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return short(json.dumps(value), 40)
 
 
 def _plain(value: Any, kind: type) -> Any:

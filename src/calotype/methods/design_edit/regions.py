@@ -6,6 +6,7 @@ Pixel coordinates: x to the right, y down, (0, 0) is the upper left corner of th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from calotype.core.errors import InputError
+from calotype.core.files import user_path
 from calotype.core.types import Image, Mask
-from calotype.data import as_mask
+from calotype.data import as_mask, check_image
 
 RegionLike: TypeAlias = str | os.PathLike[str] | Mask | Tensor | np.ndarray
 """What stands for a region: a `Mask`, a boolean array or tensor [H, W], or text (see `Regions`)."""
@@ -35,7 +37,7 @@ class Regions:
     """Reads regions of one picture.
 
     As text a region is `box:left,top,right,bottom` or `polygon:x,y x,y x,y` in pixels, `file:mask.png`, `word:house`, `masks:0` (one of the
-    masks that were given beside), or short: the name of an existing file, or a word.
+    masks that were given beside), or short: a path, or a word (see `split_region`).
 
     Example:
         >>> import torch
@@ -72,7 +74,7 @@ class Regions:
                 raise InputError(f"{name}: {region!r} names none of the {len(self.masks)} masks that were given; the first one is masks:0")
             return self._checked(self.masks[int(rest)], name)
         if kind == "file":
-            return self._checked(as_mask(rest, name=name), f"{name}: {rest}")
+            return self._checked(mask_file(rest, name), f"{name}: {rest}")
         return self._drawn(kind, rest, name)
 
     def union(self, regions: Sequence[RegionLike], name: str) -> Mask:
@@ -147,8 +149,18 @@ class Window:
         return made
 
 
-def split_region(region: str | os.PathLike[str]) -> tuple[str, str]:
+def split_region(region: str | os.PathLike[str], folder: Path = Path()) -> tuple[str, str]:
     """The kind of a region that is given as text, and what it says.
+
+    Without a kind before it, a text is a path if it looks like one (it has a folder or a suffix in it, or is a path object), otherwise a
+    word. A folder of a word's name, or a file that is no picture, leaves it a word.
+
+    Args:
+        region: the text.
+        folder: where a bare name is looked for.
+
+    Raises:
+        InputError: a bare name that can be read both ways, because a picture is called so.
 
     Example:
         >>> split_region("box:1,2,3,4"), split_region("house"), split_region("a/mask.png")
@@ -158,9 +170,38 @@ def split_region(region: str | os.PathLike[str]) -> tuple[str, str]:
     kind, colon, rest = text.partition(":")
     if colon and kind in SHAPES:
         return kind, rest.strip()
-    if Path(text).suffix or "/" in text or Path(text).expanduser().exists():
+    if not isinstance(region, str) or _looks_like_a_path(text):
         return "file", text
+    if _is_picture(folder / text):
+        raise InputError(
+            f"{text!r} is a word and the name of a picture here; write ./{text} (or file:{text}) for the picture, word:{text} for the word"
+        )
     return "word", text
+
+
+def _looks_like_a_path(text: str) -> bool:
+    # What stands behind a full stop is a suffix only if it is short and begins with a letter: "U.S. flag" and "no. 5" are words.
+    return "/" in text or "\\" in text or text.startswith("~") or re.search(r"\.[A-Za-z]\w{1,7}$", text) is not None
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        check_image(path)
+    except (InputError, OSError, ValueError):
+        return False
+    return True
+
+
+def mask_file(path: str | os.PathLike[str], name: str) -> Mask:
+    """A mask from a file.
+
+    Raises:
+        InputError: no such file, or one that is no mask.
+    """
+    place = user_path(path)
+    if not os.path.lexists(place):
+        raise InputError(f"{name}: {os.fspath(path)} does not exist; check the path, or write word:{place.name} if it is a word")
+    return as_mask(place, name=name)
 
 
 def _points(kind: str, text: str, name: str) -> list[tuple[float, float]]:

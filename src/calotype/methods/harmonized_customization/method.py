@@ -275,8 +275,8 @@ class HarmonizedCustomization(Method):
             swapping = Swapping(
                 control=control, labels=guidance.labels, form=self.swap, layers=self.swap_layers, start=self.swap_start,
                 stop=self.swap_stop, halves=self.swap_halves, subject_mask=self.subject_mask == "on", threshold=self.mask_threshold,
-                latent_size=shape[1:], main_words=given[0].main_words, auxiliary_words=given[0].auxiliary_words,
-                hidden_words=[] if given[0].hidden is None else [given[0].hidden],
+                latent_size=shape[1:], main_words=[one.main_words for one in given], auxiliary_words=[one.auxiliary_words for one in given],
+                hidden_words=_stacked([one.hidden for one in given]),
             )  # fmt: skip
             x = sample(
                 SwappingDenoiser(controlled(denoise, control, sigmas), swapping),
@@ -337,6 +337,12 @@ def _both(model: SubjectToImage, states: Float[Tensor, "rows length width"], neg
     """The conditions of the guidance's branches; the negative prompt is a plain one."""
     none = model.condition([negative]).tensors["text"].expand(len(states), -1, -1)
     return {"cond": Condition({"text": states.to(none)}), "uncond": Condition({"text": none})}
+
+
+def _stacked(hidden: Sequence[Tensor | None]) -> Float[Tensor, "batch 1 length"] | None:
+    """All pictures hide words, or none does."""
+    masks = [mask for mask in hidden if mask is not None]
+    return torch.stack(masks)[:, None] if masks else None
 
 
 def _check_prompt(prompt: str) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from calotype.attention import AttentionControl, Capture, KeyBias, OutBlend, Rule, Selector, Site, Swap, TokenMaps, sites, when
+from calotype.core.stepping import StepContext
 
 Form = Literal["kv", "concat", "blend", "off"]
 Layers = Literal["up", "mid-up", "all"]
@@ -42,6 +44,28 @@ def roles(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{label}:{run}" for label in labels for run in (MAIN, AUXILIARY))
 
 
+class WordMaps:
+    """A reducer like `TokenMaps` that averages over the tokens of one word, which stands at other places in each picture's prompt.
+
+    Args:
+        words: for each row of the role, the places of its word; a row without any gets a flat map.
+    """
+
+    def __init__(self, words: Sequence[Sequence[int]]) -> None:
+        self.words = [list(places) for places in words]
+        self._mean = TokenMaps()
+
+    def __call__(self, site: Site, values: Tensor, context: StepContext, row: int, rows: int, start: int) -> None:
+        """Take probabilities [1, heads, queries, keys]."""
+        places = self.words[row]
+        mean = values[..., places].float().mean(-1, keepdim=True) if places else torch.zeros_like(values[..., :1])
+        self._mean(site, mean, context, row, rows, start)
+
+    def combined(self, size: tuple[int, int]) -> Float[Tensor, "batch h w"]:
+        """The mean over sites and steps, resized to `size`."""
+        return self._mean.combined(size)[:, 0]
+
+
 @dataclass(eq=False)
 class Swapping:
     """Holds the rules of a run, and renews those with masks at every step."""
@@ -57,17 +81,17 @@ class Swapping:
     """Limit the auxiliary keys, and with `blend` the main queries, to where the target's word looks."""
     threshold: float
     latent_size: tuple[int, int]
-    main_words: Sequence[int] = ()
-    """Places of the target's word in the main condition."""
-    auxiliary_words: Sequence[int] = ()
-    hidden_words: Sequence[Tensor] = ()
-    """For a visual-only condition that is the whole one with its words masked: 1 for each key that is left out, [length]."""
-    _maps: dict[str, TokenMaps] = field(init=False, default_factory=dict)
+    main_words: Sequence[Sequence[int]] = ()
+    """For each picture, the places of the target's word in the main condition."""
+    auxiliary_words: Sequence[Sequence[int]] = ()
+    hidden_words: Float[Tensor, "batch 1 length"] | None = None
+    """For a visual-only condition that is the whole one with its words masked: 1 for each key that is left out."""
+    _maps: dict[str, WordMaps] = field(init=False, default_factory=dict)
     _held: list[Rule] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        for hidden in self.hidden_words:
-            self.control.add(KeyBias(mask=hidden, rows=f"cond:{AUXILIARY}", select=sites(kind="cross")))
+        if self.hidden_words is not None:
+            self.control.add(KeyBias(mask=self.hidden_words, rows=f"cond:{AUXILIARY}", select=sites(kind="cross")))
         if self.form == "off":
             return
         if not self.masked:
@@ -76,7 +100,7 @@ class Swapping:
             return
         chosen = self._map_sites()
         for run, words in ((MAIN, self.main_words), (AUXILIARY, self.auxiliary_words)):
-            self._maps[run] = TokenMaps(tokens=tuple(words))
+            self._maps[run] = WordMaps(words)
             self.control.add(Capture(what="probs", select=chosen, rows=f"cond:{run}", reduce=self._maps[run]))
 
     @property
@@ -118,7 +142,7 @@ class Swapping:
     def _mask(self, run: str) -> Float[Tensor, "batch h w"]:
         """1 where the target's words have at least `threshold` of their map's range, averaged over the steps so far; everywhere where the
         map is flat, as it is for words that are left out of the condition."""
-        found = self._maps[run].combined(self.latent_size).mean(1)
+        found = self._maps[run].combined(self.latent_size)
         low, high = found.amin((1, 2), keepdim=True), found.amax((1, 2), keepdim=True)
         return (((found - low) / (high - low).clamp(min=1e-8) >= self.threshold) | (high - low < 1e-8)).float()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl, Capture, KeySums, Site, StepContext, sites
 from calotype.core.errors import InputError
+from calotype.core.offload import awake
 from calotype.methods.ovam.maps import Attended, Layer, attend, in_prompt, key_rows, open_vocabulary, resize
 from calotype.methods.ovam.words import Question, ask, places_in_prompt, rival_rows, whole_prompts
 
@@ -76,7 +77,8 @@ class Look:
             raise InputError("the queries were not kept, only the maps of the words named before; look again with store='queries'")
         if question.embeddings.shape[0] not in (1, self.rows):
             raise InputError(f"the question is about {question.embeddings.shape[0]} pictures, the queries are of {self.rows}")
-        keys = key_rows(projections(self.model, [layer.name for layer in self.layers]), self.layers, question.embeddings)
+        with awake(self.model.unet):
+            keys = word_keys(self.model, self.layers, question)
         return tuple(attend(layer, key, question.allowed) for layer, key in zip(self.layers, keys, strict=True))
 
     def shares(self, question: Question) -> Float[Tensor, "batch tokens height width"]:
@@ -149,9 +151,10 @@ def prompt_question(look: Look) -> Question:
     return whole_prompts(look.model, look.prompts, (int(height), int(width)))
 
 
-def projections(model: Any, names: Sequence[str]) -> Mapping[str, torch.nn.Module]:
-    """`to_k` of the attention modules of these names."""
-    return {name: model.unet.get_submodule(name).to_k for name in names}
+def word_keys(model: Any, layers: Sequence[Layer], question: Question) -> list[Float[Tensor, "batch heads tokens width"]]:
+    """The keys that the network's layers make of the question's tokens; its weights must be where it computes."""
+    projections = {layer.name: model.unet.get_submodule(layer.name).to_k for layer in layers}
+    return key_rows(projections, layers, question.embeddings.to(model.device))
 
 
 @dataclass(kw_only=True)
@@ -236,7 +239,7 @@ class QuestionSums:
         layer = Layer(site.name, site.grid, values[None])
         if site.name not in self._keys:
             with torch.no_grad():
-                self._keys[site.name] = key_rows(projections(self.model, [site.name]), [layer], self.question.embeddings)[0]
+                self._keys[site.name] = word_keys(self.model, [layer], self.question)[0]
         keys = self._keys[site.name]
         allowed = self.question.allowed
         own = slice(row, row + 1) if keys.shape[0] > 1 else slice(None)

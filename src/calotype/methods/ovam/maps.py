@@ -136,12 +136,11 @@ def key_rows(
     Args:
         projections: `to_k` of each layer by the layer's name.
         layers: where the queries are from.
-        embeddings: what a text encoder returned for the tokens, or a fitted token; its gradient is kept.
+        embeddings: what a text encoder returned for the tokens, or a fitted token, on the network's device; its gradient is kept.
     """
     found = []
     for layer in layers:
         project = projections[layer.name]
-        weight = next(project.parameters())
-        keys: Tensor = project(embeddings.to(weight.device, weight.dtype))
+        keys: Tensor = project(embeddings.to(next(project.parameters()).dtype))
         found.append(keys.view(*keys.shape[:2], layer.heads, -1).transpose(1, 2))
     return found

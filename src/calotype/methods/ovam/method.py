@@ -10,7 +10,6 @@ vector, so a token can be fitted to one annotated picture (`calotype.methods.ova
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -24,10 +23,10 @@ from calotype.backbones.suiting import note_unfamiliar, working_size
 from calotype.core.denoiser import Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events, Stateless
-from calotype.core.files import refuse_existing
+from calotype.core.files import file_stems, refuse_existing
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
-from calotype.core.method import Evaluations, Method
+from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
@@ -189,7 +188,8 @@ class OpenVocabularyAttentionMaps(Method):
             events: hears steps and notes, and the metrics `model_calls` and, per word, its largest share.
 
         Returns:
-            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size.
+            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; the
+            names are those of `calotype.core.files.file_stems`.
 
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
@@ -235,6 +235,12 @@ class OpenVocabularyAttentionMaps(Method):
         _refuse_nothing(image, arguments.get("prompt", ""))
         picture = None if image is None else as_image(image, name="image")
         self._check_fit(words, picture, None if mask is None else as_mask(mask), token, arguments.get("save_token", ""))
+
+    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
+        """The files of tokens."""
+        uses: tuple[tuple[str, Literal["reads", "writes"]], ...] = (("token", "reads"), ("save_token", "writes"))
+        named = tuple(Place(name, use, str(arguments[name])) for name, use in uses if arguments.get(name))
+        return (*super().places(arguments), *named)
 
     def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: str, save_token: str) -> None:
         if (token or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
@@ -441,8 +447,7 @@ class OpenVocabularyAttentionMaps(Method):
         masks = self.masks(look, maps)
         picture = look.pictures[0].float()
         found: dict[str, Image | Mask] = {"picture": Image(picture)}
-        for word, one, mask in zip(words, maps[0], masks[0], strict=True):
-            name = re.sub(r"[^\w-]+", "-", word).strip("-") or "word"
+        for name, word, one, mask in zip(file_stems(words), words, maps[0], masks[0], strict=True):
             peak = float(one.max())
             events.metric(f"peak_share {word}", peak)
             if not bool(mask.any()):

@@ -19,6 +19,8 @@ from torch import Tensor
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.files import atomic_path
+from calotype.core.untrusted import listed as listed_json
+from calotype.core.untrusted import parse_json, short, text
 from calotype.data.files import plain_file
 from calotype.methods.ovam.look import Look
 from calotype.methods.ovam.maps import resize
@@ -26,6 +28,8 @@ from calotype.methods.ovam.words import Question, ask, listed, rival_rows
 
 Loss = Literal["shares", "minmax"]
 FORMAT = "calotype.ovam.token"
+_LONGEST = 1_000_000
+"""Characters of an entry of a token file's metadata, at most."""
 PERFECT_MINMAX = math.log1p(math.exp(-1.0))
 """What the "minmax" loss is for a map that is the mask itself: logits 0 and 1 leave 0.313 (the official code's floor)."""
 
@@ -81,15 +85,22 @@ class Token:
         from safetensors import SafetensorError, safe_open
 
         source = plain_file(path, "token")
+        subject = f"token: {source.name}"
         try:
             with safe_open(source, framework="pt") as file:
                 told = dict(file.metadata() or {})
                 embeddings = file.get_tensor("embeddings")
-            words = tuple(json.loads(told.pop("words")))
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"token: {source.name} is no token file ({error}); give one that --save-token wrote") from None
-        if told.pop("format", "") != FORMAT or embeddings.ndim != 2 or embeddings.shape[0] != len(words) + 1:
-            raise InputError(f"token: {source.name} is no token file; give one that --save-token wrote")
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise InputError(f"{subject} is no token file ({short(error)}); give one that --save-token wrote") from None
+        if told.pop("format", "") != FORMAT:
+            raise InputError(f"{subject} is no token file; give one that --save-token wrote")
+        told = {text(name, subject): text(value, f"{subject}: {short(name)}", most=_LONGEST) for name, value in told.items()}
+        listing = parse_json(told.pop("words", ""), f"{subject}: words", "give one that --save-token wrote")
+        words = tuple(text(word, f"{subject}: words", most=200) for word in listed_json(listing, f"{subject}: words", most=1000))
+        if embeddings.ndim != 2 or embeddings.shape[0] != len(words) + 1 or not embeddings.is_floating_point():
+            raise InputError(f"{subject} holds {list(embeddings.shape)[:8]} for {len(words)} words; give one that --save-token wrote")
+        if not words or not embeddings.numel() or not bool(embeddings.isfinite().all()):
+            raise InputError(f"{subject} holds no words, or values that are no numbers; fit the token again")
         return cls(words, embeddings.float(), told)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.core.errors import InputError, refuse_half_characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def listed(words: str | Sequence[str]) -> tuple[str, ...]:
     """Words as the command line has them: separated by commas; each may be a phrase.
 
     Raises:
-        InputError: there is none, or one comes twice.
+        InputError: there is none, one comes twice, or one is no text.
 
     Example:
         >>> listed("house, red ball")
@@ -56,6 +56,8 @@ def listed(words: str | Sequence[str]) -> tuple[str, ...]:
     """
     parts = words.split(",") if isinstance(words, str) else list(words)
     found = tuple(" ".join(part.split()) for part in parts)
+    for word in found:
+        refuse_half_characters(word, "words")
     if not any(found):
         raise InputError("no words were given; name what to look for, such as --words 'house,red ball'")
     if not all(found):

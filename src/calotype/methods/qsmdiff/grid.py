@@ -95,15 +95,6 @@ class WorkingGrid:
         back = whole.flip([dim for dim, flip in enumerate(self._flipped) if flip])
         return back.permute([self._axes.index(axis) for axis in range(3)]).contiguous()
 
-    def finer(self, affine: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:
-        """The affine of the grid that is `factor` times finer. The voxel that is furthest left, back and down keeps its place."""
-        made = affine.clone()
-        for axis, flip, times in zip(self._axes, self._flipped, self.factor, strict=True):
-            made[:3, axis] /= times
-            if flip:
-                made[:3, 3] -= (times - 1) * made[:3, axis]
-        return made
-
     def _upright(self, values: Tensor) -> Tensor:
         return values.permute(self._axes).flip([dim for dim, flip in enumerate(self._flipped) if flip])
 

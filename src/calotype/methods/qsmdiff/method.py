@@ -27,29 +27,31 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.core.denoiser import Denoiser
-from calotype.core.dipole import DipoleOperator, b0_direction
+from calotype.core.dipole import DipoleOperator
+from calotype.core.dipole import b0_direction as along_z
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
+from calotype.core.grids import divided
 from calotype.core.method import Method
+from calotype.core.nifti import in_scanner_frame
 from calotype.core.noise import batch_noise, renoiser
 from calotype.core.paths import Path, fuse, volume_windows
 from calotype.core.roles import VolumePrior
 from calotype.core.samplers import ddim_step, sample
 from calotype.core.schedule import karras_sigmas
 from calotype.core.types import Volume
-from calotype.data.volumes import VolumeLike, as_volume, volume_mask
+from calotype.data.volumes import VolumeLike, as_volume, masked_values, volume_mask
 from calotype.methods.qsmdiff.grid import SAME, WorkingGrid
 from calotype.methods.qsmdiff.guidance import Guidance, Guide, Measurement, data_consistency, gradient_steps, proximal
 from calotype.methods.qsmdiff.resolution import Resolution
+from calotype.methods.qsmdiff.units import FieldUnit, field_in_ppm
 
 Task = Literal["inversion", "super-resolution", "both", "denoising"]
 """What was measured: a field; a coarse map; a coarse field; a noisy map."""
-LARGE_PPM = 2.0
-"""A brain's local field in ppm stays far below; above it, the file holds hertz or radians."""
 _NEEDS = "a prior of volumes; take toy-qsm, or a folder that `calotype train toy-qsm --out` made"
 
 
@@ -170,14 +172,9 @@ class QSMDiff(Method):
         )
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse volumes that don't fit each other, and a main field without a direction."""
-        measured = as_volume(arguments["field"], name="field")
-        b0 = arguments.get("b0")
-        if b0 is None:
-            b0_direction(measured.affine.numpy())
-        else:
-            _check_direction(b0)
-        _check_field(measured, volume_mask(arguments["mask"], measured))
+        """Refuse volumes that don't fit each other, a field in another unit, and a main field without a direction."""
+        known = {name: arguments.get(name) for name in ("b0_direction", "field_unit", "te_ms", "b0_tesla")}
+        self._measured(arguments["field"], arguments["mask"], **known, events=SILENT)
 
     def __call__(
         self,
@@ -185,7 +182,10 @@ class QSMDiff(Method):
         field: VolumeLike,
         mask: VolumeLike,
         *,
-        b0: tuple[float, float, float] | None = None,
+        b0_direction: tuple[float, float, float] | None = None,
+        field_unit: FieldUnit | None = None,
+        te_ms: float | None = None,
+        b0_tesla: float | None = None,
         seed: int = 0,
         events: Events = SILENT,
     ) -> SusceptibilityMap:
@@ -193,9 +193,13 @@ class QSMDiff(Method):
 
         Args:
             model: a prior of susceptibility maps, as `calotype.load("toy-qsm")` returns it.
-            field: the local field in ppm of the main field, background removed; for super-resolution and denoising a map in ppm.
+            field: the local field, background removed, in ppm of the main field unless `field_unit` or the file says otherwise; for
+                super-resolution and denoising a map in ppm.
             mask: the brain, on the same grid.
-            b0: direction of the main field in the axes of the file, any length; read off the affine by default.
+            b0_direction: direction of the main field in the axes of the file, any length; by default along the scanner's z axis.
+            field_unit: unit of the field.
+            te_ms: echo time in milliseconds, for a field in radians.
+            b0_tesla: strength of the main field in tesla, for a field in hz, radians or tesla.
             seed: of the noise; sample i is the first of seed + i.
             events: hears steps, notes and the metrics `model_calls` and `residual_ppm`, and keeps the state of an interrupted run.
 
@@ -203,16 +207,16 @@ class QSMDiff(Method):
             The map in ppm on the field's grid (or the finer one), what of the field it leaves, and with several samples their spread.
 
         Raises:
-            InputError: the model has another role, a volume is refused, the two don't share a grid, or b0 has no length.
+            InputError: the model has another role, a volume is refused, the two don't share a grid, the field's unit isn't known, or
+                b0_direction has no length.
         """
         self.refuse_other_roles(model, needs=_NEEDS)
-        measured = as_volume(field, name="field", events=events)
-        brain = volume_mask(mask, measured, events=events)
-        _check_field(measured, brain)
-        self._check_unit(measured, brain, events)
+        measured, brain, b0 = self._measured(
+            field, mask, b0_direction=b0_direction, field_unit=field_unit, te_ms=te_ms, b0_tesla=b0_tesla, events=events
+        )
         grid = WorkingGrid(brain, measured.affine, spacing=model.spacing, least=model.window, factor=self.factor)
         self._note_grid(model, grid, events)
-        direction = grid.direction(_check_direction(b0) if b0 is not None else b0_direction(measured.affine.numpy()))
+        direction = grid.direction(b0)
         values, known = grid.enter(measured.values, brain)
         device, dipole = getattr(model, "device", "cpu"), None
         if self.task in ("inversion", "both"):
@@ -233,9 +237,7 @@ class QSMDiff(Method):
         """Maps in units of the prior's scale for one measurement; the method without files and grids."""
         device = measured.values.device
         resolution = Resolution(measured.values.shape, factor, device)
-        mask = measured.mask
-        for axis, times in enumerate(factor):
-            mask = mask.repeat_interleave(times, axis)
+        mask = resolution.divide(measured.mask)
         bound = model.limit / model.scale
         network = model.denoiser()
         guide = None if self.guidance_mode == "none" else self.guide(measured)
@@ -300,14 +302,34 @@ class QSMDiff(Method):
 
         return windowed
 
-    def _check_unit(self, measured: Volume, brain: Tensor, events: Events) -> None:
-        values = measured.values[brain].abs()
-        largest = float(torch.quantile(values[:: max(1, len(values) // 1_000_000)], 0.99))
-        if largest > LARGE_PPM or measured.unit not in ("", "ppm"):
+    def _measured(
+        self,
+        field: VolumeLike,
+        mask: VolumeLike,
+        *,
+        b0_direction: Sequence[float] | None,
+        field_unit: FieldUnit | None,
+        te_ms: float | None,
+        b0_tesla: float | None,
+        events: Events,
+    ) -> tuple[Volume, Bool[Tensor, "x y z"], tuple[float, float, float]]:
+        """The measurement in ppm, the brain, and the main field's direction in the file's axes."""
+        measured = as_volume(field, name="field", finite=False, events=events)
+        b0 = along_z(measured.affine.numpy()) if b0_direction is None else _unit_vector(b0_direction)
+        brain = volume_mask(mask, measured, events=events)
+        measured = masked_values(measured, brain, events=events)
+        if not bool(measured.values[brain].any()):
+            raise InputError("field: it is 0 everywhere in the mask; give the local field in ppm")
+        if self.task in ("inversion", "both"):
+            measured = field_in_ppm(measured, brain, unit=field_unit, te_ms=te_ms, b0_tesla=b0_tesla, events=events)
+        elif field_unit not in (None, "ppm") or measured.unit not in ("", "ppm") or te_ms is not None or b0_tesla is not None:
+            raise InputError(f"task {self.task} takes a map in ppm, and field_unit, te_ms and b0_tesla are for fields; convert the map")
+        if b0_direction is None and measured.header and not in_scanner_frame(measured.header):
             events.note(
-                f"field: the hundredth largest of its values is {largest:.3g} {measured.unit}; a brain's local field in ppm stays below "
-                f"{LARGE_PPM:g}: divide hertz by the resonance frequency in MHz, and radians by calotype.methods.qsmdiff.radians_per_ppm"
+                "field: its header doesn't say how the head lay in the scanner (neither sform nor qform has code 1); the main field "
+                "is taken along its feet-head axis: if the head was tilted, give --b0-direction"
             )
+        return measured, brain, b0
 
     def _note_grid(self, model: VolumePrior, grid: WorkingGrid, events: Events) -> None:
         fine = [size / times for size, times in zip(grid.spacing, grid.factor, strict=True)]
@@ -330,10 +352,10 @@ class QSMDiff(Method):
         chi = maps.mean(0)
         left = (at.values - at.forward(resolution.lower(chi) / model.scale)) * model.scale
         events.metric("residual_ppm", float(left[at.mask].square().mean().sqrt()))
-        fine = measured if self.factor == (1, 1, 1) else _finer(measured, self.factor, grid)
-        inside = brain
-        for axis, times in enumerate(self.factor):
-            inside = inside.repeat_interleave(times, axis)
+        fine, inside = measured, brain
+        if self.factor != (1, 1, 1):
+            inside = Resolution(brain.shape, self.factor).divide(brain)
+            fine = Volume(torch.zeros(inside.shape), torch.from_numpy(divided(measured.affine.numpy(), self.factor)), "ppm")
         values = grid.leave(chi.cpu(), fine=True)
         values = (values - values[inside].mean()) * inside
         std = None
@@ -342,21 +364,13 @@ class QSMDiff(Method):
         return SusceptibilityMap(fine.with_values(values, "ppm"), measured.with_values(grid.leave(left.cpu()) * brain, "ppm"), std)
 
 
-def _check_field(measured: Volume, brain: Tensor) -> None:
-    if not bool(measured.values[brain].any()):
-        raise InputError("field: it is 0 everywhere in the mask; give the local field in ppm")
-
-
-def _finer(volume: Volume, factor: Sequence[int], grid: WorkingGrid) -> Volume:
-    """An empty volume on the grid that is `factor` times finer."""
-    return Volume(torch.zeros([size * times for size, times in zip(volume.size, factor, strict=True)]), grid.finer(volume.affine), "ppm")
-
-
-def _check_direction(b0: Sequence[float]) -> tuple[float, float, float]:
-    length = math.hypot(*b0)
-    if len(b0) != 3 or not 0 < length < math.inf:
-        raise InputError(f"b0 is {list(b0)}; it must be three numbers that are not all 0, the main field's direction in the file's axes")
-    x, y, z = b0
+def _unit_vector(direction: Sequence[float]) -> tuple[float, float, float]:
+    length = math.hypot(*direction)
+    if len(direction) != 3 or not 0 < length < math.inf:
+        raise InputError(
+            f"b0_direction is {list(direction)}; it must be three numbers that are not all 0, the main field's direction in the file's axes"
+        )
+    x, y, z = direction
     return float(x) / length, float(y) / length, float(z) / length
 
 

@@ -17,6 +17,8 @@ from calotype.core.errors import InputError, ShapeError
 
 GYROMAGNETIC_RATIO = 42.577478518
 """Of the proton, in MHz per tesla (CODATA 2018)."""
+RAW = 100
+"""Span in whole numbers from which a field of whole numbers is taken for a scanner's raw phase."""
 WRAPPED = 0.002
 """Share of neighbouring voxels that differ by more than pi from which a phase is taken to be wrapped."""
 
@@ -40,6 +42,21 @@ def radians_per_ppm(echo_time: float, field_strength: float) -> float:
     if not 0 < echo_time < 0.5:
         raise InputError(f"the echo time is {echo_time}; it must be in seconds, such as 0.02")
     return 2 * math.pi * GYROMAGNETIC_RATIO * field_strength * echo_time
+
+
+def refuse_raw_phase(values: Float[Tensor, "*batch x y z"], inside: Bool[Tensor, "x y z"], name: str = "the phase") -> None:
+    """Refuse what a scanner stores as phase: whole numbers that stand for -pi to pi.
+
+    Raises:
+        InputError: all values in the mask are whole, and they span more than `RAW` of them.
+    """
+    chosen = values[..., inside]
+    if bool((chosen == chosen.round()).all()) and float(chosen.max() - chosen.min()) > RAW:
+        low, high = int(chosen.min()), int(chosen.max())
+        raise InputError(
+            f"{name} holds whole numbers from {low} to {high}, as scanners store phase (often -4096 to 4095, or 0 to 4095, for -pi to pi); "
+            "scale it to radians, unwrap it and remove the background field first"
+        )
 
 
 def wrapped_share(phase: Float[Tensor, "*batch x y z"], mask: Bool[Tensor, "x y z"]) -> float:
@@ -76,7 +93,7 @@ def field_from_phase(
 
     Raises:
         ShapeError: shapes differ, or not as many echo times as echoes.
-        InputError: the phase is wrapped or not finite in the mask; a number out of range.
+        InputError: the phase is a scanner's raw one, wrapped, or not finite in the mask; a number out of range.
 
     Example:
         >>> import torch
@@ -94,6 +111,7 @@ def field_from_phase(
         raise InputError(f"sign is {sign}; it must be 1 or -1")
     if not bool(torch.isfinite(echoes[:, mask]).all()):
         raise InputError("the phase is NaN or infinite inside the mask; mask such voxels out")
+    refuse_raw_phase(echoes, mask)
     share = wrapped_share(echoes, mask)
     if share > WRAPPED:
         raise InputError(

@@ -13,9 +13,10 @@ from calotype.core.errors import InputError
 
 
 class Resolution:
-    """R: keep a fine volume's frequencies up to the coarse grid's highest and sample it at every `factor`-th voxel; voxel 0 stays in place.
+    """R: keep a fine volume's frequencies up to the coarse grid's highest and sample it in the middle of each block of `factor` voxels.
 
-    `refine` is the band-limited interpolation, R's right inverse: lower(refine(y)) = y. Both are real matrices, one per axis.
+    A coarse voxel is the block of fine ones that it is divided into, so both grids cover the same box. `refine` is the band-limited
+    interpolation, R's right inverse: lower(refine(y)) = y. Both are real matrices, one per axis.
 
     Args:
         coarse: sizes of the coarse volume.
@@ -49,6 +50,12 @@ class Resolution:
         """R fine."""
         return _along(fine, self._lower)
 
+    def divide(self, coarse: Tensor) -> Tensor:
+        """Each coarse voxel's value in all the fine voxels of its block, of masks say; [*batch, cx, cy, cz] to [*batch, x, y, z]."""
+        for dim, times in enumerate(self.factor, start=-3):
+            coarse = coarse.repeat_interleave(times, dim)
+        return coarse
+
     def refine(self, coarse: Float[Tensor, "*batch cx cy cz"]) -> Float[Tensor, "*batch x y z"]:
         """The band-limited fine volume that goes through `coarse`."""
         return _along(coarse, self._refine)
@@ -67,7 +74,8 @@ def _dirichlet(coarse: int, times: int, highest: float) -> Float[Tensor, "coarse
     put in only half of each, 1.
     """
     fine = coarse * times
-    distance = torch.arange(coarse, dtype=torch.float64)[:, None] * times - torch.arange(fine, dtype=torch.float64)
+    middle = torch.arange(coarse, dtype=torch.float64)[:, None] * times + (times - 1) / 2
+    distance = middle - torch.arange(fine, dtype=torch.float64)
     frequencies = torch.arange(coarse // 2 + 1, dtype=torch.float64)
     weights = torch.full_like(frequencies, 2.0)
     weights[0] = 1.0

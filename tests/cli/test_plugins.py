@@ -1,0 +1,124 @@
+"""Methods of other packages: without presets, with an evaluation of their own, or broken."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import calotype
+from calotype.cli import app
+from calotype.core.errors import CalotypeError, InputError, MissingError
+from calotype.evaluation import evaluate, names
+from calotype.registry import EVALUATIONS, plugins, resolve_evaluation
+from calotype.runs.presets import default_preset, preset_instance
+from tests.runs.toy_bare_method import ToyNegative
+from tests.runs.toy_method import ToyFade
+
+pytestmark = pytest.mark.usefixtures("plugins")
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> tuple[str, str]:
+    found = app.run(arguments)
+    captured = capsys.readouterr()
+    assert found == status, captured.err
+    return captured.out, captured.err
+
+
+def test_a_method_without_presets_runs_and_is_run_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "run", "toy-negative", "--image", "first.png", "--out", "made")
+    record = json.loads((here / "made" / "run.json").read_text())
+    assert (record["preset"], record["parameters"]) == ("", {})
+    out, _ = said(capsys, "rerun", "made", "--out", "again", "--json")
+    assert json.loads(out)["identical"] is True
+    _, err = said(capsys, "run", "toy-negative", "--image", "first.png", "--preset", "paper", status=2)
+    assert "toy-negative has no presets, and 'paper' was asked for; leave out --preset" in err
+
+
+def test_its_pages_are_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = said(capsys, "info", "toy-negative")
+    assert "--mask" in out
+    assert "Presets" not in out
+    told = json.loads(said(capsys, "info", "toy-negative", "--json")[0])
+    assert (told["presets"], told["defaults"]) == ({}, {})
+    assert [item["kind"] for item in told["inputs"]] == ["image", "mask"]
+    out, _ = said(capsys, "run", "toy-negative", "--help")
+    assert "preset " not in out.partition("The run")[0].replace("Presets", "")
+    said(capsys, "doctor", "toy-negative")
+    assert json.loads(said(capsys, "info", "toy-fade", "--json")[0])["defaults"]["num_inference_steps"] == 8
+
+
+def test_a_method_takes_part_in_a_chain_without_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    links = {"one": {"method": "toy-negative", "give": {"image": "first.png"}}}
+    links["two"] = {"method": "toy-negative", "give": {"image": "@one"}}
+    (here / "chain.json").write_text(json.dumps({"links": links}))
+    said(capsys, "run", "chain.json", "--out", "both")
+    assert list((here / "both").glob("*/result.png"))
+
+
+def test_a_preset_that_the_class_lacks_is_named() -> None:
+    class Forgets(ToyFade):
+        presets = ("paper", "slow")
+
+    assert default_preset(Forgets, "") == "paper"
+    with pytest.raises(MissingError, match=r"names a preset 'slow' and has no class method of that name"):
+        preset_instance(Forgets, "slow")
+    assert preset_instance(ToyNegative, "") == ToyNegative()
+
+
+def test_an_evaluation_of_another_package_is_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = said(capsys, "eval", "toy-negative", "--seed", "3", "--json")
+    told = json.loads(out)
+    assert (told["method"], told["seed"], told["count"]) == ("toy-negative", 3, 4)
+    assert [claim["holds"] for claim in told["claims"]] == [True]
+    assert "holds" in said(capsys, "eval", "toy-negative", "--quick")[0]
+    assert evaluate("toy-negative", count=1).count == 1
+    said(capsys, "eval", "toy-negative", "--record")
+    assert (here / "results" / "toy-negative.csv").is_file()
+    assert "toy-negative" in names()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("toy-fade", InputError, "the package toy-fade-package adds no evaluation of toy-fade; the entry-point group for one is calotype"),
+        ("toy-smooth", CalotypeError, "the evaluation of toy-smooth returned a NoneType; a calotype.evaluation.Report is expected"),
+        ("broken-method", MissingError, "the evaluation of broken-method of the package broken-package can't be imported"),
+        ("toy-negatve", InputError, "nothing called 'toy-negatve' can be evaluated; did you mean toy-negative"),
+    ],
+)
+def test_an_evaluation_that_is_none_is_refused(
+    name: str, kind: type[CalotypeError], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(kind, match=words):
+        evaluate(name, count=1)
+    _, err = said(capsys, "eval", name, status=kind.exit_status)
+    assert words in err.replace("\n", " ")
+
+
+def test_an_evaluation_of_our_own_method_is_not_replaced() -> None:
+    assert any("which calotype has itself" in plugin.problem for plugin in plugins(EVALUATIONS).values())
+    with pytest.raises(InputError, match="no evaluation of 'ovam'"):
+        resolve_evaluation("ovam")
+
+
+def test_what_calls_take_can_be_imported_from_the_package() -> None:
+    for name in ("ImageLike", "MaskLike", "VideoLike", "VolumeLike"):
+        assert name in calotype.__all__
+        kind = name.removesuffix("Like")
+        assert getattr(calotype, kind) in getattr(calotype, name).__args__
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are bytes on Linux alone")
+def test_files_whose_names_are_no_text_are_taken(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "first.png").rename(here / "\udcff.png")
+    said(capsys, "run", "toy-negative", "--image", "\udcff.png", "--out", "made")
+    record = json.loads((here / "made" / "run.json").read_text(encoding="utf-8"))
+    assert record["inputs"]["image"]["name"].encode().endswith(b".png")
+    for source in ("made", "made/result.png"):
+        told = json.loads(said(capsys, "rerun", source, "--out", "again", "--overwrite", "--json")[0])
+        assert told["identical"] is True
+    _, err = said(capsys, "run", "toy-negative", "--image", "\udcfe.png", status=2)
+    assert "\N{REPLACEMENT CHARACTER}.png does not exist" in err
