@@ -22,12 +22,30 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftypheic", "a HEIC picture"),
     (4, b"ftypheix", "a HEIC picture"),
     (4, b"ftypmif1", "a HEIF picture"),
+    (0, b"#EXTM3U", "a playlist"),
+    (0, b"ffconcat", "a list of files"),
     (0, b"\x1aE\xdf\xa3", "a Matroska or WebM clip"),
     (4, b"ftyp", "an MP4 or QuickTime clip"),
     (0, b"<svg", "an SVG drawing"),
     (0, b"<!DOCTYPE html", "a web page"),
     (0, b"<html", "a web page"),
 )
+
+_PICTURES = (
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\0\x0cjP",
+    b"\xff\x4f\xff\x51",
+    b"qoif",
+    b"DDS ",
+    b"\x93NUMPY",
+)
+_FILMS = (b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75", b"FLV\x01", b"OggS", b"\0\0\x01\xba", b"\x06\x0e\x2b\x34", b"DKIF")
+"""First bytes of Matroska, ASF, FLV, Ogg, MPEG, MXF and IVF; AVI's are RIFF."""
 
 
 def plain_file(path: str | os.PathLike[str], name: str = "file") -> Path:
@@ -74,14 +92,22 @@ def seems_to_be(path: Path) -> str:
 
 
 def is_clip(path: Path) -> bool:
-    """Whether the first bytes are those of a film container (MP4, QuickTime, Matroska, WebM, AVI)."""
+    """Whether a file is a film: by its first bytes where they say it, else by asking PyAV."""
     with path.open("rb") as file:
-        head = file.read(16)
-    picture_brands = (b"heic", b"heix", b"mif1", b"avif", b"avis")
-    film = head[4:8] == b"ftyp" and head[8:12] not in picture_brands
-    return (
-        film or head[4:8] in (b"moov", b"mdat") or head.startswith(b"\x1aE\xdf\xa3") or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
-    )
+        head = file.read(32)
+    if head[4:8] == b"ftyp":
+        return head[8:12] not in (b"heic", b"heix", b"mif1", b"avif", b"avis")
+    if any(head.startswith(signature) for signature in _PICTURES) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        return False
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot") or any(head.startswith(signature) for signature in _FILMS):
+        return True
+    from calotype.data.films import open_film
+
+    container = open_film(path)
+    if container is None:
+        return False
+    with container:
+        return bool(container.streams.video)
 
 
 def check_size(width: int, height: int, name: str, path: Path | None = None) -> None:

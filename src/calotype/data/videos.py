@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from PIL import Image as Pillow
-from PIL import ImageSequence
 from torch import Tensor
 
-from calotype.core.errors import InputError, ShapeError
+from calotype.core.boundary import refusing
+from calotype.core.errors import CalotypeError, InputError, ShapeError
 from calotype.core.events import SILENT, Events
 from calotype.core.types import Image, Video
 from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
+from calotype.data.films import Shown, open_film
 from calotype.data.fitting import fit_note, fit_pixels
-from calotype.data.images import read_image
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
+from calotype.data.images import decoded, read_image
 
 VideoLike: TypeAlias = Video | str | os.PathLike[str] | Tensor
 """What every call takes for a clip."""
-MAX_SAMPLES = 64_000_000 * 16
-"""Most pixels of a whole clip (frames x height x width) that are read: about 12 GB as float32 colours."""
+MAX_PIXELS = 200_000_000
+"""Most pixels of a whole clip (frames x height x width, as they are kept) that are read: 2.4 GB as float32 colours, which reading holds
+once, beside a few frames."""
+_SHORTER = "read less of it (--max-frames, --stride, --start), or give a smaller --height and --width"
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """Which frames of a file are read, and at what size."""
+
+    start: int = 0
+    """Frames that are left out at the beginning."""
+    stride: int = 1
+    """Every so many frames one is taken."""
+    max_frames: int | None = None
+    """At most so many are taken; None takes all."""
+    size: tuple[int, int] | None = None
+    """(height, width) that each is resized and centre-cropped to as soon as it is decoded; None keeps its own."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("start", 0), ("stride", 1), ("max_frames", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}; it must be {least} or more")
+
+    def takes(self, index: int) -> bool:
+        """Whether frame `index` of the file is one of them, as far as start and stride go."""
+        return index >= self.start and (index - self.start) % self.stride == 0
+
+    def count(self, frames: int) -> int:
+        """How many of so many frames are taken."""
+        found = len(range(self.start, frames, self.stride))
+        return found if self.max_frames is None else min(found, self.max_frames)
 
 
 def read_video(
@@ -35,45 +65,59 @@ def read_video(
     *,
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
+    max_frames: int | None = None,
+    start: int = 0,
+    stride: int = 1,
     fps: float | None = None,
     name: str = "video",
     events: Events = SILENT,
 ) -> Video:
-    """Read a clip.
+    """Read a clip as players show it: upright, with square pixels, transparency over white.
 
     Args:
-        path: a film (MP4, QuickTime, WebM, Matroska, AVI), an animated GIF, WebP or PNG, or a folder of numbered pictures.
-        size: (height, width) to resize and centre-crop the frames to.
-        num_frames: read only that many frames from the beginning.
+        path: a film (any container that PyAV opens: MP4, QuickTime, WebM, Matroska, AVI, MPEG, MXF), an animated GIF, WebP or PNG, or a
+            folder of numbered pictures.
+        size: (height, width) to resize and centre-crop the frames to, each as soon as it is decoded.
+        num_frames: exactly that many frames are needed and read.
+        max_frames: at most that many are read.
+        start: frames that are left out at the beginning.
+        stride: every so many frames one is read.
         fps: frames per second, in place of what the file says (a folder says nothing: 8).
         name: what messages call it.
-        events: hears a note for every conversion.
+        events: hears a note for every conversion, and may cancel between two frames.
 
     Raises:
-        InputError: nothing there, empty, undecodable, no frames, too few frames, frames too small or too large.
+        InputError: nothing there, empty, undecodable, no frames, too few frames, frames too small or too large, or too many of them.
     """
-    source = Path(path).expanduser()
+    source = Path(os.path.expanduser(path))
+    excerpt = Excerpt(start=start, stride=stride, max_frames=num_frames if max_frames is None else max_frames, size=size)
     if source.is_dir():
-        frames, rate = _read_folder(source, num_frames, name, events), 8.0
+        frames, rate = _read_folder(source, excerpt, name, events), 8.0
     else:
         source = plain_file(source, name)
-        frames, rate = (_read_film if is_clip(source) else _read_animation)(source, num_frames, name)
+        frames, rate = (_read_film if is_clip(source) else _read_animation)(source, excerpt, name, events)
     if num_frames is not None and frames.shape[0] < num_frames:
         raise InputError(f"{name}: {source} has {frames.shape[0]} frames, {num_frames} are needed; give a longer clip or ask for fewer")
-    if size is not None and tuple(frames.shape[-2:]) != tuple(size):
-        events.note(fit_note(name, (frames.shape[-2], frames.shape[-1]), size))
-        frames = torch.cat([fit_pixels(part, size) for part in torch.split(frames, 16)])
-    return Video(frames, fps if fps is not None else rate)
+    return Video(frames, fps if fps is not None else rate / stride)
 
 
 def as_video(
-    value: VideoLike, *, size: tuple[int, int] | None = None, fps: float = 8.0, name: str = "video", events: Events = SILENT
+    value: VideoLike,
+    *,
+    size: tuple[int, int] | None = None,
+    max_frames: int | None = None,
+    start: int = 0,
+    stride: int = 1,
+    fps: float = 8.0,
+    name: str = "video",
+    events: Events = SILENT,
 ) -> Video:
     """Whatever a caller has for a clip, as a `Video`.
 
     Args:
         value: a `Video`, a path, or a tensor [F, 3, H, W] with values in [0, 1].
         size: (height, width) to resize and centre-crop the frames to.
+        max_frames, start, stride: which frames of a *file* are read, see `read_video`; a `Video` or a tensor is taken whole.
         fps: frames per second of a tensor.
 
     Raises:
@@ -81,110 +125,159 @@ def as_video(
         ShapeError: a tensor of another shape or range.
     """
     if isinstance(value, str | os.PathLike):
-        return read_video(value, size=size, name=name, events=events)
+        return read_video(value, size=size, max_frames=max_frames, start=start, stride=stride, name=name, events=events)
     if isinstance(value, Tensor):
         if value.ndim != 4 or value.shape[1] != 3:
             raise ShapeError(f"{name}: a tensor of shape {list(value.shape)} was given; a clip is [frames, 3, height, width]")
         value = Video(value.detach().float().cpu(), fps)
     if not isinstance(value, Video):
         raise InputError(f"{name}: a {type(value).__name__} was given; a clip is a path, a Video or a tensor [frames, 3, height, width]")
-    if not bool(torch.isfinite(value.frames).all()):
+    if not all(bool(torch.isfinite(frame).all()) for frame in value.frames):
         raise InputError(f"{name}: some of its values are NaN or infinite; replace them first")
     if size is None or tuple(value.frames.shape[-2:]) == tuple(size):
         return value
     events.note(fit_note(name, (value.frames.shape[-2], value.frames.shape[-1]), size))
-    return Video(fit_pixels(value.frames, size), value.fps)
+    return Video(torch.cat([fit_pixels(part, size) for part in torch.split(value.frames, 16)]), value.fps)
 
 
-def first_frame(path: Path, name: str) -> Image:
+def first_frame(path: Path, name: str, events: Events = SILENT) -> Image:
     """The first frame of a film.
 
     Raises:
         InputError: it can't be decoded.
     """
-    frames, _ = _read_film(path, 1, name)
+    frames, _ = _read_film(path, Excerpt(max_frames=1), name, events)
     return Image(frames[0])
 
 
-def _read_film(path: Path, limit: int | None, name: str) -> tuple[Tensor, float]:
-    import av
+class _Frames:
+    """Frames as they come in, in one float32 tensor that grows by doubling, refused when they get too many."""
 
-    damaged = InputError(f"{name}: {path} can't be decoded (damaged or truncated); save or copy it again")
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, ValueError, OSError):
+    def __init__(self, expected: int, excerpt: Excerpt, name: str, path: Path, events: Events) -> None:
+        self.expected, self.excerpt, self.name, self.path, self.events = expected, excerpt, name, path, events
+        self.held: Tensor | None = None
+        self.count = 0
+
+    def add(self, pixels: Tensor) -> None:
+        """One frame, [3, H, W] in [0, 1]."""
+        self.events.check()
+        size = self.excerpt.size
+        if size is not None and tuple(pixels.shape[-2:]) != tuple(size):
+            if not self.count:
+                self.events.note(fit_note(self.name, (pixels.shape[-2], pixels.shape[-1]), size))
+            pixels = fit_pixels(pixels[None], size)[0]
+        height, width = pixels.shape[-2:]
+        _check_length(max(self.expected, self.count + 1), height, width, self.name, self.path)
+        if self.held is None:
+            self.held = torch.empty(max(self.expected, 8), 3, height, width)
+        elif self.count == len(self.held):
+            self.held = torch.cat([self.held, torch.empty(min(len(self.held), 64), 3, height, width)])
+        self.held[self.count] = pixels
+        self.count += 1
+
+    @property
+    def full(self) -> bool:
+        """Whether no more are wanted."""
+        return self.count == self.excerpt.max_frames
+
+    def frames(self) -> Tensor:
+        """All of them, [F, 3, H, W]."""
+        if self.held is None:
+            skipped = f" after the first {self.excerpt.start}" if self.excerpt.start else ""
+            raise InputError(f"{self.name}: {self.path} holds no frames{skipped}; give another clip, or a smaller --start")
+        return self.held[: self.count] if self.count < len(self.held) else self.held
+
+
+def _read_film(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple[Tensor, float]:
+    container = open_film(path)
+    if container is None:
         kind = seems_to_be(path)
-        raise InputError(f"{name}: {path} {f'is {kind} that' if kind else ''} can't be decoded; save it as MP4") from None
+        raise InputError(f"{name}: {path} {f'is {kind} that ' if kind else ''}can't be decoded; save it as MP4")
     with container:
         if not container.streams.video:
             raise InputError(f"{name}: {path} holds no pictures (sound only?); give a clip with a picture track")
         stream = container.streams.video[0]
         check_size(stream.width, stream.height, name, path)
-        _check_length(min(stream.frames or 0, limit or stream.frames or 0), stream.height, stream.width, name, path)
-        rate = float(stream.average_rate or stream.guessed_rate or 8)
-        frames = []
+        shown = Shown(stream, name, events)
+        _check_length(excerpt.count(stream.frames or 0), *(excerpt.size or shown.size), name, path)
+        frames = _Frames(excerpt.count(stream.frames or 0), excerpt, name, path, events)
+        times: list[float] = []
+        index = 0
         try:
-            for frame in _decoded(container):
-                frames.append(torch.from_numpy(_upright(frame)))
-                _check_length(len(frames), stream.height, stream.width, name, path)
-                if limit is not None and len(frames) == limit:
+            for frame in container.decode(video=0):
+                if excerpt.takes(index):
+                    frames.add(torch.from_numpy(shown(frame)).permute(2, 0, 1).float().div_(255))
+                if frame.time is not None:
+                    times.append(float(frame.time))
+                index += 1
+                if frames.full:
                     break
-        except (av.FFmpegError, ValueError, OSError):
-            raise damaged from None
-    if not frames:
-        raise damaged
-    return _planes(frames), rate
+        except CalotypeError:
+            raise
+        except Exception as error:  # Decoders of many formats, each with its own errors.
+            # A film that was cut off is shown as far as it goes by players; here it would be a shorter clip without a word.
+            raise InputError(f"{name}: {path} can't be decoded (damaged or truncated); save or copy it again") from error
+        rate = float(stream.average_rate or stream.guessed_rate or 8)
+    if not index:
+        raise InputError(f"{name}: {path} can't be decoded (damaged or truncated); save or copy it again")
+    return frames.frames(), _mean_rate(times, rate, name, events)
 
 
-def _decoded(container: InputContainer) -> Iterator[Any]:
-    yield from container.decode(video=0)
+def _mean_rate(times: list[float], rate: float, name: str, events: Events) -> float:
+    """Frames per second; where they vary, the mean of those that were read."""
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    if len(gaps) < 2 or min(gaps) <= 0 or max(gaps) < 1.5 * min(gaps):
+        return rate if 0 < rate < 1000 else 8.0
+    mean = len(gaps) / sum(gaps)
+    events.note(f"{name}: its frame rate varies ({1 / max(gaps):.3g} to {1 / min(gaps):.3g} a second); {mean:.4g}, the mean, is used")
+    return mean
 
 
-def _upright(frame: Any) -> Any:
-    """The frame as uint8 [H, W, 3], turned as the phone that filmed it noted."""
-    import numpy as np
-
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-def _read_animation(path: Path, limit: int | None, name: str) -> tuple[Tensor, float]:
+def _read_animation(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple[Tensor, float]:
     read_image(path, name=name)
-    frames, durations = [], []
-    try:
-        with Pillow.open(path) as picture:
-            count = int(getattr(picture, "n_frames", 1))
-            _check_length(min(count, limit or count), picture.height, picture.width, name, path)
-            for index, frame in enumerate(ImageSequence.Iterator(picture)):
-                if limit is not None and index == limit:
+    durations = []
+    with decoded(path, name) as picture:
+        count = int(getattr(picture, "n_frames", 1)) if picture is not None else 1
+        if picture is None or count < 2:
+            frames = _Frames(1, excerpt, name, path, events)
+            frames.add(read_image(path, name=name).pixels)
+            return frames.frames(), 8.0
+        _check_length(excerpt.count(count), *(excerpt.size or (picture.height, picture.width)), name, path)
+        frames = _Frames(excerpt.count(count), excerpt, name, path, events)
+        with refusing(f"{name}: {path}", "it is damaged or truncated and can't be decoded: save or copy it again"):
+            for index in range(count):
+                picture.seek(index)
+                picture.load()
+                durations.append(float(picture.info.get("duration", 0) or 0))
+                if excerpt.takes(index):
+                    opaque = Pillow.alpha_composite(Pillow.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+                    frames.add(Image.from_pil(opaque.convert("RGB")).pixels)
+                if frames.full:
                     break
-                frame.load()
-                durations.append(float(frame.info.get("duration", 0) or 0))
-                opaque = Pillow.alpha_composite(Pillow.new("RGBA", frame.size, "white"), frame.convert("RGBA"))
-                frames.append(Image.from_pil(opaque.convert("RGB")).pixels)
-    except (OSError, SyntaxError, ValueError, EOFError):
-        raise InputError(f"{name}: {path} is damaged or truncated and can't be decoded; save or copy it again") from None
+    if len(set(durations)) > 1:
+        events.note(f"{name}: its frames last {min(durations):g} to {max(durations):g} ms; the mean is used")
     mean = sum(durations) / len(durations)
-    return torch.stack(frames), 1000 / mean if mean > 0 else 8.0
+    return frames.frames(), 1000 / mean if mean > 0 else 8.0
 
 
-def _read_folder(folder: Path, limit: int | None, name: str, events: Events) -> Tensor:
-    files = sorted((file for file in folder.iterdir() if file.suffix.lower() in _PICTURES), key=_natural)
+def _read_folder(folder: Path, excerpt: Excerpt, name: str, events: Events) -> Tensor:
+    # Names with a dot before them are notes of a file manager, such as macOS leaves beside every file.
+    files = sorted((file for file in folder.iterdir() if file.suffix.lower() in _PICTURES and not file.name.startswith(".")), key=_natural)
     if not files:
         raise InputError(f"{name}: {folder} holds no pictures; a folder of frames has files such as 0001.png, 0002.png")
-    frames: list[Tensor] = []
-    for file in files[:limit]:
+    chosen = [file for index, file in enumerate(files) if excerpt.takes(index)][: excerpt.max_frames]
+    frames = _Frames(len(chosen), excerpt, name, folder, events)
+    first: torch.Size | None = None
+    for file in chosen:
         pixels = read_image(file, name=name).pixels
-        if frames and pixels.shape != frames[0].shape:
-            width, height = frames[0].shape[2], frames[0].shape[1]
+        first = first or pixels.shape
+        if pixels.shape != first:
             raise InputError(
-                f"{name}: {file} is {pixels.shape[2]}x{pixels.shape[1]} px, the first frame is {width}x{height}; make them one size"
+                f"{name}: {file} is {pixels.shape[2]}x{pixels.shape[1]} px, the first frame is {first[2]}x{first[1]}; make them one size"
             )
-        frames.append(pixels)
-        _check_length(len(frames), pixels.shape[1], pixels.shape[2], name, folder)
-    events.note(f"{name}: {len(frames)} frames read from {folder}, in the order of their names")
-    return torch.stack(frames)
+        frames.add(pixels)
+    events.note(f"{name}: {len(chosen)} frames read from {folder}, in the order of their names")
+    return frames.frames()
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
@@ -193,10 +286,5 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def _check_length(frames: int, height: int, width: int, name: str, path: Path) -> None:
-    if frames * height * width > MAX_SAMPLES:
-        raise InputError(f"{name}: {path} is too long ({frames} frames of {width}x{height} px and more); cut it shorter or make it smaller")
-
-
-def _planes(frames: list[Tensor]) -> Tensor:
-    """uint8 [H, W, 3] frames to float32 [F, 3, H, W] in [0, 1]."""
-    return torch.stack(frames).permute(0, 3, 1, 2).float().div_(255).contiguous()
+    if frames * height * width > MAX_PIXELS:
+        raise InputError(f"{name}: {path} is too long ({frames} frames of {width}x{height} px, or more); {_SHORTER}")
