@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -12,16 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from calotype.core.boundary import refusing
 from calotype.core.errors import InputError
 from calotype.core.files import atomic_path
 from calotype.core.nifti import is_nifti, read_comment
 
 if TYPE_CHECKING:
     import PIL.Image
+    from av.container import InputContainer
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CLIP_SUFFIXES = (".mp4", ".gif", ".webp")
 
+# Containers that hold their pictures themselves: no playlist, no list of files, no script, no subtitle drawn as pictures.
+_CONTAINERS = (
+    "3g2", "3gp", "asf", "avi", "dv", "f4v", "flv", "gxf", "ivf", "m4v", "matroska", "mj2", "mov", "mp4", "mpeg", "mpegts", "mpegvideo",
+    "mxf", "nut", "obu", "ogg", "rm", "webm", "wtv",
+)  # fmt: skip
+_MOST_TEXT = 4_000_000
+"""Longest entry of metadata that is looked at, in characters."""
 _DESCRIPTION = 0x010E
 """Exif's ImageDescription: where WebP files keep the metadata."""
 _CRF = 12
@@ -81,33 +91,51 @@ def save_clip(
             _write_animation(frames, fps, temporary, metadata, suffix)
 
 
+def open_film(path: Path) -> InputContainer | None:
+    """A film for PyAV, None where the file is none. Nothing but the file itself is read, whatever it names."""
+    import av
+
+    try:
+        # The name goes in as a file, so that a colon in it is no protocol.
+        options = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
+        return av.open(f"file:{path}", options=options)
+    except Exception:  # Demuxers of many formats, each with its own errors.
+        return None
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """What `save` was given as `metadata`, from a PNG, JPEG, WebP, GIF, MP4 or NIfTI file; empty where there is none.
+
+    Entries of more than 4 million characters are left out: nothing that calotype writes has them.
 
     Raises:
         InputError: the file is missing or can't be read.
     """
     if not Path(path).is_file():
         raise InputError(f"{os.fspath(path)} is no file; give a file that calotype wrote")
+    with refusing(os.fspath(path), "give a file that calotype wrote"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {key: value for key, value in _read(path).items() if len(value) <= _MOST_TEXT}
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, str]:
     if is_nifti(path):
         return _parse(read_comment(path))
-    try:
-        if Path(path).suffix.lower() == ".mp4":
-            import av
+    if Path(path).suffix.lower() == ".mp4":
+        container = open_film(Path(path))
+        if container is None:
+            raise InputError(f"{os.fspath(path)} can't be read as MP4; give a file that calotype wrote")
+        with container:
+            return _parse(container.metadata.get("comment", ""))
+    from PIL import Image as PILImage
 
-            with av.open(os.fspath(path)) as container:
-                return _parse(container.metadata.get("comment", ""))
-        from PIL import Image as PILImage
-
-        with PILImage.open(path) as picture:
-            if picture.format == "PNG":
-                return {str(key): str(value) for key, value in getattr(picture, "text", {}).items()}
-            if picture.format == "WEBP":
-                return _parse(picture.getexif().get(_DESCRIPTION, ""))
-            comment = picture.info.get("comment", b"")
-            return _parse(comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{os.fspath(path)} can't be read ({error}); give a file that calotype wrote") from error
+    with PILImage.open(path, formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
+        if picture.format == "PNG":
+            return {str(key): str(value) for key, value in getattr(picture, "text", {}).items()}
+        if picture.format == "WEBP":
+            return _parse(str(picture.getexif().get(_DESCRIPTION, "")))
+        comment = picture.info.get("comment", b"")
+        return _parse(comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment))
 
 
 def _check_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...], what: str) -> str:
@@ -186,7 +214,7 @@ def _exif(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _parse(text: str) -> dict[str, str]:
     try:
-        entries = json.loads(text)
-    except ValueError:
+        entries = json.loads(text[:_MOST_TEXT])
+    except (ValueError, RecursionError):
         return {}
     return {str(key): str(value) for key, value in entries.items()} if isinstance(entries, dict) else {}

@@ -50,6 +50,10 @@ class Method:
         """
         return arguments
 
+    def reading(self) -> Mapping[str, Mapping[str, Any]]:
+        """How the files of arguments are read: by argument name, keywords for the reader of its kind, such as how many frames of a clip."""
+        return {}
+
     def check(self, arguments: Mapping[str, Any]) -> None:
         """A last look at the call's arguments before a run folder is made and a model is loaded; files have been read.
 

@@ -101,7 +101,7 @@ def is_clip(path: Path) -> bool:
         return False
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot") or any(head.startswith(signature) for signature in _FILMS):
         return True
-    from calotype.data.films import open_film
+    from calotype.core.media import open_film
 
     container = open_film(path)
     if container is None:

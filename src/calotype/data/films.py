@@ -1,39 +1,18 @@
-"""Films as players show them: opened without following anything that they name, upright, with square pixels, in the colours they mean."""
+"""Frames of films as players show them: upright, with square pixels, in the colours that they mean."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from calotype.core.events import Events
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-
-# Containers that hold their pictures themselves: no playlist, no list of files, no script, no subtitle drawn as pictures.
-_CONTAINERS = (
-    "3g2", "3gp", "asf", "avi", "dv", "f4v", "flv", "gxf", "ivf", "m4v", "matroska", "mj2", "mov", "mp4", "mpeg", "mpegts", "mpegvideo",
-    "mxf", "nut", "obu", "ogg", "rm", "webm", "wtv",
-)  # fmt: skip
 _HD_LINES = 720
 """Untagged pictures of so many lines have BT.709's colours, smaller ones BT.601's: what players assume."""
 _UNSPECIFIED = 2
 _HDR = {16: "PQ", 18: "HLG"}
-
-
-def open_film(path: Path) -> InputContainer | None:
-    """A film for PyAV, None where the file is none. Nothing but the file itself is read, whatever it names."""
-    import av
-
-    try:
-        # The name goes in as a file, so that a colon in it is no protocol.
-        options = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
-        return av.open(f"file:{path}", options=options)
-    except Exception:  # Demuxers of many formats, each with its own errors.
-        return None
 
 
 class Shown:

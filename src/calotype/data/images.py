@@ -192,10 +192,10 @@ def _read_still(path: Path, name: str, events: Events) -> Image:
         if picture is None:
             return _from_array(read_float_tiff(path, name), name, events, label=f"{path.name}: float TIFF")
         kind = picture.format or ""
-        frames = bool(getattr(picture, "is_animated", False)) and kind not in ("MPO", "TIFF", "ICO")
         deep = kind == "PNG" and _png_bit_depth(path) == 16 and picture.mode not in ("I;16", "I")
         with refusing(f"{name}: {path}", _DAMAGED), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            frames = bool(getattr(picture, "is_animated", False)) and kind not in ("MPO", "TIFF", "ICO")
             converted = _from_pillow(picture, name, events)
     if frames:
         events.note(f"{name}: {path.name} is animated, its first frame is used")

@@ -14,11 +14,12 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from calotype.core.boundary import refusing
-from calotype.core.errors import CalotypeError, InputError, ShapeError
+from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import SILENT, Events
+from calotype.core.media import open_film
 from calotype.core.types import Image, Video
 from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
-from calotype.data.films import Shown, open_film
+from calotype.data.films import Shown
 from calotype.data.fitting import fit_note, fit_pixels
 from calotype.data.images import decoded, read_image
 
@@ -28,6 +29,7 @@ MAX_PIXELS = 200_000_000
 """Most pixels of a whole clip (frames x height x width, as they are kept) that are read: 2.4 GB as float32 colours, which reading holds
 once, beside a few frames."""
 _SHORTER = "read less of it (--max-frames, --stride, --start), or give a smaller --height and --width"
+_UNDECODED = "it can't be decoded (damaged or truncated): save or copy it again"
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
 
 
@@ -43,12 +45,26 @@ class Excerpt:
     """At most so many are taken; None takes all."""
     size: tuple[int, int] | None = None
     """(height, width) that each is resized and centre-cropped to as soon as it is decoded; None keeps its own."""
+    cover: tuple[int, int] | None = None
+    """(height, width) that larger frames are shrunk to as far as both sides stay as long; nothing is cut off."""
 
     def __post_init__(self) -> None:
         for name, least in (("start", 0), ("stride", 1), ("max_frames", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; it must be {least} or more")
+
+    def kept(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which a frame of that size is kept.
+
+        Example:
+            >>> Excerpt(cover=(32, 32)).kept((48, 80)), Excerpt(size=(32, 32)).kept((48, 80))
+            ((32, 53), (32, 32))
+        """
+        if self.size is not None or self.cover is None:
+            return self.size or size
+        scale = max(wanted / side for wanted, side in zip(self.cover, size, strict=True))
+        return size if scale >= 1 else (round(size[0] * scale), round(size[1] * scale))
 
     def takes(self, index: int) -> bool:
         """Whether frame `index` of the file is one of them, as far as start and stride go."""
@@ -68,6 +84,7 @@ def read_video(
     max_frames: int | None = None,
     start: int = 0,
     stride: int = 1,
+    cover: tuple[int, int] | None = None,
     fps: float | None = None,
     name: str = "video",
     events: Events = SILENT,
@@ -82,6 +99,7 @@ def read_video(
         max_frames: at most that many are read.
         start: frames that are left out at the beginning.
         stride: every so many frames one is read.
+        cover: (height, width) that larger frames are shrunk to, as soon as they are decoded, as far as both sides stay as long.
         fps: frames per second, in place of what the file says (a folder says nothing: 8).
         name: what messages call it.
         events: hears a note for every conversion, and may cancel between two frames.
@@ -90,7 +108,7 @@ def read_video(
         InputError: nothing there, empty, undecodable, no frames, too few frames, frames too small or too large, or too many of them.
     """
     source = Path(os.path.expanduser(path))
-    excerpt = Excerpt(start=start, stride=stride, max_frames=num_frames if max_frames is None else max_frames, size=size)
+    excerpt = Excerpt(start=start, stride=stride, max_frames=num_frames if max_frames is None else max_frames, size=size, cover=cover)
     if source.is_dir():
         frames, rate = _read_folder(source, excerpt, name, events), 8.0
     else:
@@ -108,6 +126,7 @@ def as_video(
     max_frames: int | None = None,
     start: int = 0,
     stride: int = 1,
+    cover: tuple[int, int] | None = None,
     fps: float = 8.0,
     name: str = "video",
     events: Events = SILENT,
@@ -117,7 +136,7 @@ def as_video(
     Args:
         value: a `Video`, a path, or a tensor [F, 3, H, W] with values in [0, 1].
         size: (height, width) to resize and centre-crop the frames to.
-        max_frames, start, stride: which frames of a *file* are read, see `read_video`; a `Video` or a tensor is taken whole.
+        max_frames, start, stride, cover: how a *file* is read, see `read_video`; a `Video` or a tensor is taken whole.
         fps: frames per second of a tensor.
 
     Raises:
@@ -125,7 +144,7 @@ def as_video(
         ShapeError: a tensor of another shape or range.
     """
     if isinstance(value, str | os.PathLike):
-        return read_video(value, size=size, max_frames=max_frames, start=start, stride=stride, name=name, events=events)
+        return read_video(value, size=size, max_frames=max_frames, start=start, stride=stride, cover=cover, name=name, events=events)
     if isinstance(value, Tensor):
         if value.ndim != 4 or value.shape[1] != 3:
             raise ShapeError(f"{name}: a tensor of shape {list(value.shape)} was given; a clip is [frames, 3, height, width]")
@@ -161,10 +180,11 @@ class _Frames:
     def add(self, pixels: Tensor) -> None:
         """One frame, [3, H, W] in [0, 1]."""
         self.events.check()
-        size = self.excerpt.size
-        if size is not None and tuple(pixels.shape[-2:]) != tuple(size):
-            if not self.count:
-                self.events.note(fit_note(self.name, (pixels.shape[-2], pixels.shape[-1]), size))
+        own = (pixels.shape[-2], pixels.shape[-1])
+        size = self.excerpt.kept(own)
+        if size != own:
+            if not self.count and self.excerpt.size is not None:
+                self.events.note(fit_note(self.name, own, size))
             pixels = fit_pixels(pixels[None], size)[0]
         height, width = pixels.shape[-2:]
         _check_length(max(self.expected, self.count + 1), height, width, self.name, self.path)
@@ -193,33 +213,28 @@ def _read_film(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple
     if container is None:
         kind = seems_to_be(path)
         raise InputError(f"{name}: {path} {f'is {kind} that ' if kind else ''}can't be decoded; save it as MP4")
-    with container:
+    # Streams of a codec that isn't known lack half of what a stream has, and decoders of many formats have each their own errors.
+    with container, refusing(f"{name}: {path}", _UNDECODED):
         if not container.streams.video:
             raise InputError(f"{name}: {path} holds no pictures (sound only?); give a clip with a picture track")
         stream = container.streams.video[0]
         check_size(stream.width, stream.height, name, path)
         shown = Shown(stream, name, events)
-        _check_length(excerpt.count(stream.frames or 0), *(excerpt.size or shown.size), name, path)
+        _check_length(excerpt.count(stream.frames or 0), *excerpt.kept(shown.size), name, path)
         frames = _Frames(excerpt.count(stream.frames or 0), excerpt, name, path, events)
         times: list[float] = []
         index = 0
-        try:
-            for frame in container.decode(video=0):
-                if excerpt.takes(index):
-                    frames.add(torch.from_numpy(shown(frame)).permute(2, 0, 1).float().div_(255))
-                if frame.time is not None:
-                    times.append(float(frame.time))
-                index += 1
-                if frames.full:
-                    break
-        except CalotypeError:
-            raise
-        except Exception as error:  # Decoders of many formats, each with its own errors.
-            # A film that was cut off is shown as far as it goes by players; here it would be a shorter clip without a word.
-            raise InputError(f"{name}: {path} can't be decoded (damaged or truncated); save or copy it again") from error
+        for frame in container.decode(video=0):
+            if excerpt.takes(index):
+                frames.add(torch.from_numpy(shown(frame)).permute(2, 0, 1).float().div_(255))
+            if frame.time is not None:
+                times.append(float(frame.time))
+            index += 1
+            if frames.full:
+                break
         rate = float(stream.average_rate or stream.guessed_rate or 8)
     if not index:
-        raise InputError(f"{name}: {path} can't be decoded (damaged or truncated); save or copy it again")
+        raise InputError(f"{name}: {path} holds no frame that can be decoded; save or copy it again")
     return frames.frames(), _mean_rate(times, rate, name, events)
 
 
@@ -236,24 +251,23 @@ def _mean_rate(times: list[float], rate: float, name: str, events: Events) -> fl
 def _read_animation(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple[Tensor, float]:
     read_image(path, name=name)
     durations = []
-    with decoded(path, name) as picture:
+    with decoded(path, name) as picture, refusing(f"{name}: {path}", _UNDECODED):
         count = int(getattr(picture, "n_frames", 1)) if picture is not None else 1
         if picture is None or count < 2:
             frames = _Frames(1, excerpt, name, path, events)
             frames.add(read_image(path, name=name).pixels)
             return frames.frames(), 8.0
-        _check_length(excerpt.count(count), *(excerpt.size or (picture.height, picture.width)), name, path)
+        _check_length(excerpt.count(count), *excerpt.kept((picture.height, picture.width)), name, path)
         frames = _Frames(excerpt.count(count), excerpt, name, path, events)
-        with refusing(f"{name}: {path}", "it is damaged or truncated and can't be decoded: save or copy it again"):
-            for index in range(count):
-                picture.seek(index)
-                picture.load()
-                durations.append(float(picture.info.get("duration", 0) or 0))
-                if excerpt.takes(index):
-                    opaque = Pillow.alpha_composite(Pillow.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-                    frames.add(Image.from_pil(opaque.convert("RGB")).pixels)
-                if frames.full:
-                    break
+        for index in range(count):
+            picture.seek(index)
+            picture.load()
+            durations.append(float(picture.info.get("duration", 0) or 0))
+            if excerpt.takes(index):
+                opaque = Pillow.alpha_composite(Pillow.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+                frames.add(Image.from_pil(opaque.convert("RGB")).pixels)
+            if frames.full:
+                break
     if len(set(durations)) > 1:
         events.note(f"{name}: its frames last {min(durations):g} to {max(durations):g} ms; the mean is used")
     mean = sum(durations) / len(durations)

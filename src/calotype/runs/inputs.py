@@ -67,8 +67,15 @@ def settled(kind: str, value: Any, name: str, events: Events) -> Any:
     return value
 
 
-def read(kind: str, value: Any, name: str, events: Events) -> Media:
+def read(kind: str, value: Any, name: str, events: Events, options: Mapping[str, Any] | None = None) -> Media:
     """One input as the object that the method takes; objects pass as they are.
+
+    Args:
+        kind: a row of `calotype.runs.kinds`.
+        value: a path, or an object.
+        name: what messages call it.
+        events: hears notes.
+        options: keywords for the reader, see `Method.reading`.
 
     Raises:
         InputError: a file that is refused.
@@ -82,7 +89,7 @@ def read(kind: str, value: Any, name: str, events: Events) -> Media:
     path = user_path(value)
     if path.suffix == _EXACT:
         return suited(kind, read_exact(path, name), f"{name}: {path} holds")
-    found: Media = KINDS[kind].read(path, name=name, events=events)
+    found: Media = KINDS[kind].read(path, name=name, events=events, **(options or {}))
     return found
 
 

@@ -94,7 +94,7 @@ def run(
     models = {name: value if isinstance(value, ModelRequest) else _like(model, value) for name, value in named.items()}
     heard = _Heard(events)
     media = {name: (kind, inputs.settled(kind, value, name, heard)) for name, (kind, value) in media.items()}
-    values = {name: inputs.read(kind, value, name, heard) for name, (kind, value) in media.items()}
+    values = _values(method, media, heard)
     method.check({**_grouped(values), **models, **plain})
     told = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}
     record = Record(
@@ -149,7 +149,7 @@ def resume(
         method = _method(record, resolve_method)
         plain = _plain_arguments(method, record)
         places = trusted_inputs(record, plain, method, source, folder, None, events, trust=trust, flag=False)
-        values = {name: inputs.read(record.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
+        values = _values(method, {name: (record.inputs[name]["kind"], place) for name, place in places.items()}, SILENT)
         method.check({**_grouped(values), **record.models, **plain})
         record = record.changed(sessions=record.sessions + 1, error="")
         return _execute(method, record, folder, file, values, plain, load_model, events, previews=previews, resumed=True)
@@ -188,7 +188,7 @@ def rerun(
     plain = _plain_arguments(method, old)
     extra = user_path(input_folder) if input_folder is not None else None
     places = trusted_inputs(old, plain, method, source, old_folder, extra, events, trust=trust)
-    values = {name: inputs.read(old.inputs[name]["kind"], place, name, SILENT) for name, place in places.items()}
+    values = _values(method, {name: (old.inputs[name]["kind"], place) for name, place in places.items()}, SILENT)
     method.check({**_grouped(values), **old.models, **plain})
     requests = {name: request if device is None else replace(request, device=device) for name, request in old.requests.items()}
     record = Record(
@@ -392,6 +392,12 @@ def _threads(record: Record) -> int | None:
     """The recorded number of threads, if this machine has that many processors."""
     threads = record.environment.get("threads")
     return int(threads) if threads and int(threads) <= (os.cpu_count() or 1) else None
+
+
+def _values(method: Method, media: Mapping[str, tuple[str, Any]], events: Events) -> dict[str, Any]:
+    """The inputs, read as the method asks for."""
+    options = method.reading()
+    return {name: inputs.read(kind, value, name, events, options.get(name.partition(".")[0])) for name, (kind, value) in media.items()}
 
 
 def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:

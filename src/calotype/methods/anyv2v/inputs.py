@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from calotype.core.errors import InputError
 from calotype.core.events import Events
 from calotype.core.types import Image, Video
@@ -12,13 +15,14 @@ SAME_SHAPE = 0.03
 """Largest relative difference of two aspect ratios that rounding to whole pixels explains."""
 
 
-def read_clip(video: VideoLike, max_frames: int | None, events: Events, size: tuple[int, int] | None = None) -> Video:
-    """The clip, cut to `max_frames`, at a size.
+def read_clip(video: VideoLike, excerpt: Mapping[str, Any], events: Events, size: tuple[int, int] | None = None) -> Video:
+    """The clip at a size: of a file, the excerpt; of a `Video` or tensor, at most the excerpt's `max_frames`.
 
     Raises:
         InputError: it can't be read, or has one frame.
     """
-    clip = as_video(video, size=size, name="video", events=events)
+    clip = as_video(video, name="video", events=events, size=size, **excerpt)
+    max_frames = excerpt.get("max_frames")
     if len(clip) < 2:
         raise InputError("video: it has one frame, and a clip has 2 or more; for a picture use design-edit")
     if max_frames is not None and len(clip) > max_frames:

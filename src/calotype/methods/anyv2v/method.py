@@ -113,6 +113,10 @@ class AnyV2V(Method):
     """Noise on the first frame before it is encoded, for models of SVD's kind; the same for source and edit."""
     max_frames: int | None = None
     """Read only so many frames of the clip."""
+    start: int = 0
+    """Frames of the clip's file that are left out at its beginning."""
+    stride: int = 1
+    """Every so many frames of the clip's file one is read; the result plays as fast."""
     window: int | None = None
     """Frames that the model looks at together; the number it was trained for by default. A longer clip is cut into windows."""
     overlap: int = 4
@@ -139,7 +143,7 @@ class AnyV2V(Method):
             side = getattr(self, name)
             if side is not None and side < 16:
                 raise InputError(f"{name} is {side}; it must be 16 pixels or more")
-        for name, least in (("fps", 1), ("max_frames", 2), ("window", 2)):
+        for name, least in (("fps", 1), ("max_frames", 2), ("start", 0), ("stride", 1), ("window", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; it must be {least} or more")
@@ -219,11 +223,11 @@ class AnyV2V(Method):
         self.refuse_missing_prompt(model, [prompt], says="what the edited clip shows (not what to change)")
         check_rows(model, self.rows)
         size = (self.height or model.size[0], self.width or model.size[1])
-        whole = read_clip(video, self.max_frames, events)
+        whole = read_clip(video, self.reading()["video"], events)
         if edited_first_frame is None:
             edited_first_frame = edit_picture(cast(PictureEditor, editor), whole[0], instruction, seed=seed, events=events)
         check_pair(whole, as_image(edited_first_frame, name="edited_first_frame"))
-        clip = read_clip(whole, None, events, size)
+        clip = read_clip(whole, {}, events, size)
         frame = as_image(edited_first_frame, size=size, name="edited_first_frame", events=events)
         note_unfamiliar(model, frame, events, name="edited_first_frame", expect="a poor clip")
         plan = self.windows(model, len(clip))
@@ -339,6 +343,11 @@ class AnyV2V(Method):
         editor = str(arguments.get("editor") or "")
         return (*super().places(arguments), *((Place("editor", "loads", editor),) if editor else ()))
 
+    def reading(self) -> Mapping[str, Mapping[str, Any]]:
+        """Only the frames that are asked for; where both sides of the result are known, no larger than it needs them."""
+        cover = (self.height, self.width) if self.height and self.width else None
+        return {"video": {"max_frames": self.max_frames, "start": self.start, "stride": self.stride, "cover": cover}}
+
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse an edit that is given twice or by half, and a frame that isn't of the clip's shape.
 
@@ -349,7 +358,7 @@ class AnyV2V(Method):
             arguments.get("edited_first_frame") is not None, str(arguments.get("instruction", "")), arguments.get("editor") is not None
         )
         if arguments.get("video") is not None:
-            clip = read_clip(arguments["video"], self.max_frames, SILENT)
+            clip = read_clip(arguments["video"], self.reading()["video"], SILENT)
             if arguments.get("edited_first_frame") is not None:
                 check_pair(clip, as_image(arguments["edited_first_frame"], name="edited_first_frame"))
 
