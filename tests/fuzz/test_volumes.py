@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,13 @@ import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from calotype.core.errors import InputError
 from calotype.core.media import read_metadata
+from calotype.core.nifti import read_comment
 from calotype.core.types import Volume
 from calotype.data import read_volume
 from tests.fuzz.mutations import bounded, damaged, fuzzed, reads_or_refuses
@@ -145,8 +148,20 @@ BOMBS: dict[str, Callable[[Any], None]] = {
         zeros(file, 256),
     ),
     "135 million double numbers": lambda file: (file.write(header(shape=(512, 512, 513), dtype=np.float64)), zeros(file, 16)),
+    "a hundred volumes": lambda file: (file.write(header(shape=(64, 64, 64, 100))), zeros(file, 100)),
+    "sides of two voxels, cut short": lambda file: (file.write(thin(1 << 24)), zeros(file, 60)),
 }
 """What is written through a compressor, in MB of zeros."""
+
+
+def thin(length: int) -> bytes:
+    """The NIfTI-2 header of 2 x 2 x `length` bytes."""
+    made = nibabel.Nifti2Header()
+    made.set_data_shape((2, 2, length))
+    made.set_data_dtype(np.uint8)
+    made.set_qform(np.eye(4), 1)
+    made["vox_offset"] = 544
+    return made.binaryblock + bytes(4)
 
 
 def zeros(file: Any, megabytes: int) -> None:
@@ -174,3 +189,69 @@ def test_scaled_whole_numbers_are_read_without_a_double_copy(tmp_path: Path) -> 
     found = read_volume(path)
     assert found.size == (256, 256, 200)
     assert float(found.values.min()) == float(found.values.max()) == 1.0
+
+
+def test_many_small_planes_take_no_longer_than_few_large_ones(tmp_path: Path) -> None:
+    """Each plane has four voxels: what a loop over planes would need minutes for."""
+    path = tmp_path / "a.nii.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(thin(1 << 23))
+        zeros(file, 32)
+    with bounded():
+        assert read_volume(path).size == (2, 2, 1 << 23)
+
+
+def test_a_slice_that_is_compressed_as_a_whole_is_not_unpacked(tmp_path: Path) -> None:
+    """Half a megabyte that unpacks to 500."""
+    for number, data in enumerate(slices()):
+        (tmp_path / f"{number}.dcm").write_bytes(data)
+    made = dcmread(io.BytesIO(slices()[0]))
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    made.save_as(tmp_path / "0.dcm", enforce_file_format=True)
+    whole = (tmp_path / "0.dcm").read_bytes()
+    # Preamble, mark, and the group of the file's facts, whose length is its first element.
+    head = whole[: 144 + int.from_bytes(whole[140:144], "little")]
+    packer = zlib.compressobj(9, wbits=-15)
+    with (tmp_path / "0.dcm").open("wb") as file:
+        file.write(head)
+        for _ in range(500):
+            file.write(packer.compress(bytes(1 << 20)))
+        file.write(packer.flush())
+    with bounded(), pytest.raises(InputError, match=r"compressed as a whole .*dcm2niix"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ImagePositionPatient", [0, 0, 1e300]),
+        ("ImagePositionPatient", [1e308, -1e308, 1e308]),
+        ("ImageOrientationPatient", [1e200, 0, 0, 0, 1e200, 0]),
+        ("PixelSpacing", [1e300, 1e300]),
+        ("PixelSpacing", [0, 1]),
+        ("PixelSpacing", [-1, 1]),
+        ("RescaleSlope", 1e300),
+        ("RescaleIntercept", "1e308"),
+        ("Rows", 65535),
+        ("Columns", 0),
+        ("BitsAllocated", 1),
+        ("SamplesPerPixel", 2),
+        ("NumberOfFrames", -3),
+    ],
+)
+def test_numbers_that_no_scanner_writes(tmp_path: Path, field: str, value: Any) -> None:
+    for number, data in enumerate(slices()):
+        made = dcmread(io.BytesIO(data))
+        setattr(made, field, value)
+        if field == "ImagePositionPatient":
+            made.ImagePositionPatient = [*value[:2], value[2] * number]
+        made.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    assert reads_or_refuses(lambda: read_volume(tmp_path)) is None or field == "NumberOfFrames"
+
+
+def test_a_comment_that_may_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    path.write_bytes(niftis()[3])
+    assert read_metadata(path) == {"calotype": "{}"}
+    with pytest.raises(InputError, match="can't be read"):
+        read_comment(tmp_path)

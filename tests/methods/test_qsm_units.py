@@ -16,6 +16,7 @@ from calotype.data import as_volume, read_volume, volume_mask
 from calotype.data.volumes import masked_values
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.units import field_in_ppm
+from tests.fuzz.mutations import reads_or_refuses
 from tests.methods.test_qsmdiff import White
 
 SIZE = (12, 10, 9)
@@ -23,7 +24,10 @@ BRAIN = torch.ones(SIZE, dtype=torch.bool)
 EYE = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
 PPM = 0.013 * torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
 """Like a brain's: its 99th percentile is 0.035."""
-PER_PPM = {"ppm": 1.0, "ppb": 1e3, "hz": 42.577478518 * 7, "radians": 2 * np.pi * 42.577478518 * 7 * 0.005, "tesla": 7e-6, "fraction": 1e-6}
+HERTZ = 42.577478518 * 7
+PER_PPM = {
+    "ppm": 1.0, "ppb": 1e3, "hz": HERTZ, "rad/s": 2 * np.pi * HERTZ, "radians": 2 * np.pi * HERTZ * 0.005, "tesla": 7e-6, "fraction": 1e-6,
+}  # fmt: skip
 
 
 class Notes(Events):
@@ -36,7 +40,8 @@ class Notes(Events):
 
 def told(unit: str) -> dict[str, float]:
     """What a unit needs beside, of the scan that `PER_PPM` is of."""
-    return {"hz": {"b0_tesla": 7.0}, "tesla": {"b0_tesla": 7.0}, "radians": {"b0_tesla": 7.0, "te_ms": 5.0}}.get(unit, {})
+    one = {"b0_tesla": 7.0}
+    return {"hz": one, "rad/s": one, "tesla": one, "radians": {**one, "te_ms": 5.0}}.get(unit, {})
 
 
 @pytest.mark.parametrize("unit", PER_PPM)
@@ -47,7 +52,14 @@ def test_every_unit_comes_out_in_ppm(unit: str) -> None:
     torch.testing.assert_close(found.values, PPM, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize(("written", "unit"), [("unit: ppm", "ppm"), ("field map [Hz]", "hz"), ("ppb, LBV", "ppb"), ("rad", "radians")])
+@pytest.mark.parametrize(
+    ("written", "unit"),
+    [
+        ("unit: ppm", "ppm"), ("unit: Hertz", "hz"), ("unit: T", "tesla"), ("field map [Hz]", "hz"), ("ppb, LBV", "ppb"),
+        ("rad", "radians"),
+        ("fieldmap (rad/s)", "rad/s"), ("in radians per second", "rad/s"), ("rad s^-1", "rad/s"), ("rad/sec", "rad/s"),
+    ],
+)  # fmt: skip
 def test_the_unit_in_a_files_description_counts(tmp_path: Path, written: str, unit: str) -> None:
     image = nibabel.Nifti1Image((PPM * PER_PPM[unit]).numpy(), EYE.numpy())
     image.header["descrip"] = written.encode()
@@ -57,13 +69,46 @@ def test_the_unit_in_a_files_description_counts(tmp_path: Path, written: str, un
     if told(unit):
         with pytest.raises(InputError, match=rf"a field in {unit} needs .*b0_tesla"):
             field_in_ppm(field, BRAIN)
+    notes = Notes()
+    field_in_ppm(field, BRAIN, unit="fraction", events=notes)
+    assert any("and fraction counts, which was given" in note for note in notes.all)
 
 
-@pytest.mark.parametrize("unit", ["ppb", "hz", "radians", "tesla", "fraction"])
+@pytest.mark.parametrize("unit", ["ppb", "hz", "rad/s", "radians", "tesla", "fraction"])
 def test_values_that_cant_be_ppm_are_refused_with_the_unit_that_they_look_like(unit: str) -> None:
-    values = PPM * {**PER_PPM, "hz": 42.58 * 3, "radians": 16.05, "tesla": 3e-6}[unit]
-    with pytest.raises(InputError, match=rf"99th percentile .* looks like .*{unit}.*--field-unit"):
-        field_in_ppm(Volume(values, EYE), BRAIN)
+    """At 3 T and 20 ms; the likeliest unit first."""
+    values = PPM * {**PER_PPM, "hz": 127.7, "rad/s": 802.6, "radians": 16.05, "tesla": 3e-6}[unit]
+    for scale in (0.6, 1, 1.6):
+        with pytest.raises(InputError, match=rf"99th percentile .* looks like .*{unit} .*--field-unit") as caught:
+            field_in_ppm(Volume(scale * values, EYE), BRAIN)
+        if scale == 1 and unit != "rad/s":
+            assert f"looks like {unit} " in str(caught.value)
+
+
+def test_a_unit_that_is_none_of_a_fields_is_asked_for() -> None:
+    for unit in ("HU", "µT", "arbitrary"):
+        with pytest.raises(InputError, match=rf"its unit is '{unit}', which is none of ppm, .*--field-unit"):
+            field_in_ppm(Volume(PPM, EYE, unit), BRAIN)
+    assert torch.equal(field_in_ppm(Volume(PPM, EYE, "HU"), BRAIN, unit="ppm").values, PPM)
+
+
+def test_what_could_be_ppm_and_is_nearer_to_another_unit_is_noted() -> None:
+    """Phase of a short echo passes the size test."""
+    notes = Notes()
+    field_in_ppm(Volume(PPM * 5, EYE), BRAIN, events=notes)
+    assert any("taken as ppm, and could be radians" in note for note in notes.all)
+    notes = Notes()
+    for scale in (0.4, 1, 2.5):
+        field_in_ppm(Volume(PPM * scale, EYE), BRAIN, events=notes)
+    assert not notes.all
+
+
+def test_zeros_in_a_wide_mask_dont_count() -> None:
+    """A mask of the head around a field of the brain: the size is that of what was measured."""
+    values = torch.zeros(30, 30, 30)
+    values[:6, :6, :6] = 10 * torch.randn(6, 6, 6, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(InputError, match="looks like ppb"):
+        field_in_ppm(Volume(values, EYE), torch.ones(30, 30, 30, dtype=torch.bool))
 
 
 def test_the_limits_of_the_size_test_and_what_a_given_unit_changes() -> None:
@@ -84,7 +129,6 @@ def test_the_limits_of_the_size_test_and_what_a_given_unit_changes() -> None:
     [
         ({"unit": "hz"}, "needs b0_tesla too"),
         ({"unit": "radians", "b0_tesla": 3.0}, "needs te_ms too"),
-        ({"unit": "ppm", "b0_tesla": 3.0}, "needs no b0_tesla"),
         ({"te_ms": 20.0}, "without field_unit"),
         ({"unit": "hz", "b0_tesla": 300.0}, "in tesla"),
         ({"unit": "hz", "b0_tesla": -3.0}, "in tesla"),
@@ -105,11 +149,34 @@ def test_raw_phase_is_named_before_anything_else(low: int, high: int, unit: str 
         field_in_ppm(Volume(raw, EYE), BRAIN, unit=unit, **(told("radians") if unit else {}))  # type: ignore[arg-type]
 
 
-def test_a_maps_unit_is_ppm() -> None:
-    map_in_ppm, mask = Volume(PPM, EYE), Volume(BRAIN.float(), EYE)
-    method = QSMDiff(task="denoising", num_inference_steps=1, step_size=0.5)
-    with pytest.raises(InputError, match="task denoising takes a map in ppm"):
-        method(White(), map_in_ppm, mask, field_unit="hz", b0_tesla=3.0)
+def test_whole_numbers_in_ppb_are_no_raw_phase() -> None:
+    """A field stored as whole ppb: taken where the unit is said, and asked for where it isn't."""
+    whole = (PPM * 1e3 * 3).round()
+    for field, given in ((Volume(whole, EYE), {"unit": "ppb"}), (Volume(whole, EYE, "ppb"), {})):
+        torch.testing.assert_close(field_in_ppm(field, BRAIN, **given).values, whole / 1e3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"as scanners store phase .* if these are ppb, give --field-unit ppb"):
+        field_in_ppm(Volume(whole, EYE), BRAIN)
+
+
+def test_numbers_of_the_scan_that_a_unit_doesnt_need_change_nothing() -> None:
+    for unit, numbers in (("hz", {"te_ms": 20.0, "b0_tesla": 7.0}), ("ppm", {"b0_tesla": 3.0}), ("ppb", {"te_ms": 20.0})):
+        notes = Notes()
+        found = field_in_ppm(Volume(PPM * PER_PPM[unit], EYE), BRAIN, unit=unit, **numbers, events=notes)  # type: ignore[arg-type]
+        torch.testing.assert_close(found.values, PPM, rtol=1e-5, atol=1e-8)
+        assert any("needs no" in note for note in notes.all)
+
+
+def test_a_maps_unit_is_ppm_or_a_part_of_it() -> None:
+    mask, method = Volume(BRAIN.float(), EYE), QSMDiff(task="denoising", num_inference_steps=1, step_size=0.5)
+    chi = 5 * PPM
+    with pytest.raises(InputError, match="a map of susceptibility was said to be in hz; it comes in ppm, ppb, fraction"):
+        method(White(), Volume(chi, EYE), mask, field_unit="hz", b0_tesla=3.0)
+    expected = method(White(), Volume(chi, EYE), mask).chi.values
+    for unit in ("ppb", "fraction"):
+        scaled = Volume(chi * PER_PPM[unit], EYE)
+        with pytest.raises(InputError, match=rf"a brain's map has about 0.18 ppm; it looks like {unit}"):
+            method(White(), scaled, mask)
+        torch.testing.assert_close(method(White(), scaled, mask, field_unit=unit).chi.values, expected, rtol=1e-4, atol=1e-6)  # type: ignore[arg-type]
 
 
 def turned(degrees: float) -> np.ndarray:
@@ -173,6 +240,100 @@ def test_a_mask_that_kept_the_templates_placement_alone_still_fits(tmp_path: Pat
     mask.set_sform(turned(0), code=4)
     nibabel.save(mask, tmp_path / "m.nii.gz")
     assert bool(volume_mask(tmp_path / "m.nii.gz", read_volume(tmp_path / "f.nii.gz")).all())
+
+
+def test_a_mask_whose_scanners_placement_is_another_one_doesnt_fit(tmp_path: Path) -> None:
+    """Moved in the scanner's frame, with the field's old qform left behind."""
+    for name, sform, qform in (("f", turned(0), (turned(0), 1)), ("m", turned(10), (turned(0), 2))):
+        image = nibabel.Nifti1Image(np.ones(SIZE, np.float32), None)
+        image.set_sform(sform, code=1)
+        image.set_qform(*qform)
+        nibabel.save(image, tmp_path / f"{name}.nii.gz")
+    with pytest.raises(InputError, match="turned by up to 10 degrees"):
+        volume_mask(tmp_path / "m.nii.gz", read_volume(tmp_path / "f.nii.gz"))
+
+
+def test_a_header_without_a_placement_is_laid_on_the_fields_grid(tmp_path: Path) -> None:
+    field = Volume(PPM, torch.from_numpy(turned(30)))
+    for side, fits in ((2.0, True), (1.0, False)):
+        mask = nibabel.Nifti1Image(np.ones(SIZE, np.uint8), np.diag([side, side, side, 1]))
+        mask.set_sform(None, code=0)
+        mask.set_qform(None, code=0)
+        nibabel.save(mask, tmp_path / "m.nii.gz")
+        if fits:
+            notes = Notes()
+            assert bool(volume_mask(tmp_path / "m.nii.gz", field, events=notes).all())
+            assert any("its header doesn't say where it lies; it is laid on field's grid" in note for note in notes.all)
+        else:
+            with pytest.raises(InputError, match="voxels of 1 x 1 x 1 mm"):
+                volume_mask(tmp_path / "m.nii.gz", field)
+
+
+def test_a_field_in_an_array_is_laid_on_the_masks_grid(tmp_path: Path) -> None:
+    """The mask knows the voxel size and how the head lay."""
+    mask = nibabel.Nifti1Image(np.ones(SIZE, np.uint8), None)
+    mask.set_sform(turned(0), code=4)
+    mask.set_qform(turned(30), code=1)
+    nibabel.save(mask, tmp_path / "m.nii.gz")
+    np.save(tmp_path / "f.npy", PPM.numpy())
+    for field in (tmp_path / "f.npy", PPM.numpy()):
+        notes = Notes()
+        found = QSMDiff(num_inference_steps=1)(White(), field, tmp_path / "m.nii.gz", events=notes)
+        assert np.allclose(found.chi.affine, turned(30), atol=1e-4)
+        assert any("field: an array doesn't say where it lies; it is laid on mask's grid" in note for note in notes.all)
+        assert not any("--b0-direction" in note for note in notes.all)
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (4, 1), (2, 0), (0, 1), (0, 0)])
+def test_a_finer_map_keeps_both_placements_and_their_codes(tmp_path: Path, codes: tuple[int, int]) -> None:
+    image = nibabel.Nifti1Image(PPM.numpy(), None)
+    image.set_sform(turned(10), code=codes[0])
+    image.set_qform(turned(30), code=codes[1])
+    nibabel.save(image, tmp_path / "f.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.ones(SIZE, np.uint8), None, image.header), tmp_path / "m.nii.gz")
+    method = QSMDiff(task="both", factor=(1, 2, 3), num_inference_steps=1)
+    method(White(), tmp_path / "f.nii.gz", tmp_path / "m.nii.gz").chi.save(tmp_path / "chi.nii.gz")
+    coarse, fine = (nibabel.load(tmp_path / name).header for name in ("f.nii.gz", "chi.nii.gz"))
+    assert (int(fine["sform_code"]), int(fine["qform_code"])) == codes
+    assert np.allclose(fine.get_zooms(), np.array(coarse.get_zooms()) / (1, 2, 3))
+    for form, code in zip(("sform", "qform"), codes, strict=True):
+        before, after = (getattr(each, f"get_{form}")() for each in (coarse, fine))
+        if code:
+            for corner in ([0, 0, 0], SIZE):
+                there = before @ [*(np.array(corner) - 0.5), 1]
+                assert np.allclose(after @ [*(np.array(corner) * (1, 2, 3) - 0.5), 1], there, atol=1e-4), form
+
+
+@pytest.mark.parametrize("factor", [(1, 1, 2), (2, 3, 1)])
+def test_a_blob_stays_where_it_lies_in_a_finer_map(factor: tuple[int, int, int]) -> None:
+    """Through a whole run, read through the affine of the result: off by less than a hundredth of a voxel."""
+    size, place = (14, 12, 12), np.array([6.3, 5.6, 6.1])
+    affine = torch.from_numpy(turned(25) @ np.diag([-1, 1, 1.5, 1]))
+    index = np.stack(np.meshgrid(*[np.arange(side) for side in size], indexing="ij"), -1)
+    blob = torch.from_numpy(0.5 * np.exp(-((index - place) ** 2).sum(-1) / (2 * 1.5**2))).float()
+    method = QSMDiff(
+        task="super-resolution", factor=factor, num_inference_steps=6, spacing="karras", guidance_mode="dc", tv=0.0, step_size=0.5, eta=0.0
+    )
+    found = method(White(limit=1e-3), Volume(blob, affine), Volume(torch.ones(size), affine)).chi
+    values = (found.values.numpy() - np.median(found.values)) ** 2
+    fine = np.stack(np.meshgrid(*[np.arange(side) for side in found.size], indexing="ij"), -1)
+    middle = found.affine.numpy()[:3, :3] @ (fine * values[..., None]).sum((0, 1, 2)) / values.sum() + found.affine.numpy()[:3, 3]
+    true = (affine.numpy() @ [*place, 1])[:3]
+    assert np.linalg.norm(middle - true) < 0.02
+
+
+def test_a_kept_header_that_is_none_is_refused() -> None:
+    """As a stranger's exact input may hold."""
+    good = Volume(BRAIN.float(), EYE)
+    for block in (b"garbage", bytes(347), bytes(541)):
+        field = Volume(PPM, EYE, "ppm", block)
+        with pytest.raises(InputError, match="no NIfTI header"):
+            QSMDiff().check({"field": field, "mask": good})
+        with pytest.raises(InputError, match="no NIfTI header"):
+            QSMDiff().check({"field": Volume(PPM, EYE, "ppm"), "mask": Volume(BRAIN.float(), EYE, "", block)})
+    for seed in range(20):
+        block = np.random.default_rng(seed).integers(0, 256, 348, dtype=np.uint8).tobytes()
+        reads_or_refuses(lambda block=block: QSMDiff().check({"field": Volume(PPM, EYE, "ppm", block), "mask": good}))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("shift", "accepted", "noted"), [(1e-4, True, False), (2e-3, True, True), (1e-2, True, True), (0.1, False, False)])

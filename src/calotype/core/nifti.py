@@ -8,7 +8,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
@@ -20,6 +20,7 @@ from jaxtyping import Float32, Float64
 
 from calotype.core.errors import InputError, MissingError
 from calotype.core.files import atomic_path
+from calotype.core.grids import divided
 
 SUFFIXES = (".nii", ".nii.gz")
 _COMMENT = 6
@@ -28,9 +29,11 @@ _MILLIMETRES = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
 """By the code of the unit of length: unknown (taken as mm), metre, millimetre, micrometre."""
 _UNITS = {
     "ppm": "ppm", "ppb": "ppb", "hz": "hz", "hertz": "hz", "rad": "radians", "rads": "radians", "radian": "radians", "radians": "radians",
-    "tesla": "tesla",
+    "rad/s": "rad/s", "tesla": "tesla",
 }  # fmt: skip
 """Words of a description that name a unit."""
+_PER_SECOND = re.compile(r"rad(?:ian)?s?(?:\s*/\s*|\s+per\s+|[\s*.]*(?=s(?:ec)?\s*\^?\s*-))s(?:ec(?:ond)?s?)?(?:\s*\^?\s*-\s*1)?\b")
+"""Radians per second, as descriptions write it."""
 MOST_EXTENSIONS = 1 << 24
 """Bytes between a header and its voxels that are read at the most."""
 SCANNER = 1
@@ -102,9 +105,34 @@ def header_placements(header: Any) -> dict[str, tuple[int, Float64[np.ndarray, "
     return found
 
 
+def kept_affine(block: bytes) -> Float64[np.ndarray, "4 4"]:
+    """What a kept header (`Volume.header`) says of the voxels' places, as `header_affine` reads it."""
+    return header_affine(_from_bytes(block))[0]
+
+
 def placements(block: bytes) -> list[Float64[np.ndarray, "4 4"]]:
     """Every affine that a kept header (`Volume.header`) holds."""
     return [affine for _, affine in header_placements(_from_bytes(block)).values()]
+
+
+def divided_header(block: bytes, factor: Sequence[int]) -> bytes:
+    """A kept header for the grid that cuts every voxel into `factor` finer ones: both placements are divided and keep their codes.
+
+    Raises:
+        InputError: it is no NIfTI header.
+    """
+    header = _from_bytes(block)
+    forms = ("sform", header.get_sform(), header.set_sform), ("qform", _qform(header), header.set_qform)
+    header["pixdim"][1:4] = np.array(header["pixdim"][1:4], dtype=np.float64) / factor
+    for form, affine, place in forms:
+        code = int(header[f"{form}_code"])
+        if code > 0 and np.isfinite(affine).all():
+            place(divided(np.array(affine, dtype=np.float64), factor), SCANNER)
+            header[f"{form}_code"] = code
+    shape = [side * times for side, times in zip(header.get_data_shape()[:3], factor, strict=True)]
+    if max(shape) <= _LONGEST:
+        header.set_data_shape(shape)
+    return header_bytes(header)
 
 
 def in_scanner_frame(block: bytes) -> bool:
@@ -138,7 +166,10 @@ def header_bytes(header: Any) -> bytes:
 def _from_bytes(block: bytes) -> Any:
     nibabel = medical("nibabel")
     kind = nibabel.Nifti2Header if len(block) > nibabel.Nifti1Header.sizeof_hdr else nibabel.Nifti1Header
-    return kind(block, check=False)
+    try:
+        return kind(block, check=False)
+    except nibabel.wrapstruct.WrapStructError:
+        raise InputError(f"a volume keeps {len(block)} bytes that are no NIfTI header; read it again from its file") from None
 
 
 def save_volume(
@@ -217,9 +248,18 @@ def header_unit(header: Any) -> str:
     """
     text = bytes(header["descrip"].item()).rstrip(b"\0").decode("utf-8", "replace")
     noted = re.fullmatch(r"unit: (.+)", text)
-    if noted:
-        return noted[1]
-    named = {_UNITS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _UNITS}
+    return noted[1] if noted else named_unit(text)
+
+
+def named_unit(text: str) -> str:
+    """The one unit of a field that a text names; "" if it names none, or several.
+
+    Example:
+        >>> named_unit("fieldmap (rad/s), FSL"), named_unit("PPM"), named_unit("Hz to ppm")
+        ('rad/s', 'ppm', '')
+    """
+    words = re.findall(r"[a-z]+(?:/[a-z]+)*", _PER_SECOND.sub(" rad/s ", text.lower()))
+    named = {_UNITS[word] for word in words if word in _UNITS}
     return named.pop() if len(named) == 1 else ""
 
 
@@ -267,9 +307,16 @@ def read_comment(path: str | os.PathLike[str]) -> str:
     """The text of a NIfTI file's first comment; "" if it has none. The voxels are not read, nor a comment of more than 16 MB.
 
     Raises:
-        InputError: it is no NIfTI file.
+        InputError: it is no NIfTI file, or may not be read.
         MissingError: nibabel is not installed.
     """
+    try:
+        return _comment(path)
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)} can't be read ({error.strerror}); check its permissions") from None
+
+
+def _comment(path: str | os.PathLike[str]) -> str:
     with unpacked(Path(path)) as file:
         header = read_header(file)
         if header is None:

@@ -236,8 +236,11 @@ class Volume:
 
     @property
     def placed(self) -> bool:
-        """Whether anything says where the voxels lie: false for a bare array, which gets the identity as its affine."""
-        return bool(self.header) or not torch.equal(self.affine.cpu(), torch.eye(4, dtype=torch.float64))
+        """Whether anything says where the voxels lie: false for a bare array, which gets the identity as its affine, and for a header with
+        voxel sizes alone."""
+        if self.header:
+            return bool(nifti.placements(self.header))
+        return not torch.equal(self.affine.cpu(), torch.eye(4, dtype=torch.float64))
 
     def to_numpy(self) -> Float32[np.ndarray, "x y z"]:
         """float32 [X, Y, Z]."""

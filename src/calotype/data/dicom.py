@@ -31,6 +31,8 @@ _DISTINGUISHING = {
     "TemporalPositionIdentifier": "times",
     "AcquisitionNumber": "acquisitions",
 }
+_FARTHEST = 1e6
+"""Of the numbers that place a slice, the largest: a kilometre."""
 _UNEVEN = 0.02
 _BESIDE = 0.05
 """By what share of their distance slices may differ from even steps, and lie beside the line through the first and the last."""
@@ -85,15 +87,21 @@ class _Slice:
         )
 
 
-def read_series(folder: Path, *, name: str = "volume", events: Events = SILENT) -> Volume:
+def read_series(folder: Path, *, name: str = "volume", finite: bool = True, events: Events = SILENT) -> Volume:
     """Read the one series that lies in a folder.
+
+    Args:
+        folder: holds the files, one a slice.
+        name: what messages call the volume.
+        finite: as in `calotype.data.volumes.read_volume`.
+        events: hears notes.
 
     Returns:
         The values, [columns, rows, slices], after rescaling by each slice's slope and intercept.
 
     Raises:
         InputError: no DICOM files, several series, several pictures of one place, missing slices, an enhanced or multi-frame file,
-            colours, or a slice that can't be decoded.
+            colours, a file that is compressed as a whole, or a slice that can't be decoded.
         MissingError: pydicom is not installed.
     """
     with warnings.catch_warnings(), medical("pydicom").config.disable_value_validation():
@@ -101,8 +109,11 @@ def read_series(folder: Path, *, name: str = "volume", events: Events = SILENT) 
         slices = _in_order(_headers(folder, name, events), folder, name)
         affine = _affine(slices, f"{name}: the affine of {folder.name}")
         check_shape((*slices[0].shape, len(slices)), f"{name}: {folder}")
-        values = np.stack([_values(item, name) for item in slices], axis=-1)
-    refuse_nan(values, name)
+        values = np.empty((*slices[0].shape, len(slices)), dtype=np.float32)
+        for number, item in enumerate(slices):
+            values[..., number] = _values(item, name)
+    if finite:
+        refuse_nan(values, name)
     events.note(f"{name}: {len(slices)} DICOM slices read from {folder}, in the order of their places")
     units = {item.unit for item in slices}
     return Volume(torch.from_numpy(values), torch.from_numpy(affine), units.pop() if len(units) == 1 else "")
@@ -141,6 +152,12 @@ def _header(path: Path, name: str) -> _Slice | None:
     """One file's header; None if it is no DICOM."""
     pydicom = medical("pydicom")
     try:
+        # pydicom unpacks such a file in one go, whatever it grows to.
+        packed = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian
+        if packed:
+            raise InputError(
+                f"{name}: {path} is compressed as a whole (deflated DICOM), which is not read; convert the series with dcm2niix"
+            )
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         kinds = dataset.get("ImageType") or []
         several = int(dataset.get("NumberOfFrames", 1) or 1) > 1 or "PerFrameFunctionalGroupsSequence" in dataset or "MOSAIC" in kinds
@@ -148,7 +165,7 @@ def _header(path: Path, name: str) -> _Slice | None:
         for field, count in _PLACED.items():
             value = dataset.get(field)
             found = np.atleast_1d(np.array([] if value is None else value, dtype=np.float64))
-            if found.size == count and np.isfinite(found).all():
+            if found.size == count and bool((np.abs(found) <= _FARTHEST).all()) and not (field == "PixelSpacing" and found.min() <= 0):
                 numbers[field] = found
         return _Slice(
             path,
@@ -161,6 +178,8 @@ def _header(path: Path, name: str) -> _Slice | None:
         )
     except pydicom.errors.InvalidDicomError:
         return None
+    except InputError:
+        raise
     except Exception as error:  # A damaged file can fail anywhere in the parser.
         raise InputError(f"{name}: {path} can't be read as DICOM ({_told(error)}); copy or export it again") from None
 
@@ -220,6 +239,8 @@ def _values(item: _Slice, name: str) -> Float32[np.ndarray, "columns rows"]:
     try:
         dataset = pydicom.dcmread(item.path)
         pixels = dataset.pixel_array.astype(np.float64)
+        if pixels.shape != item.shape[::-1]:
+            raise ValueError(f"{'x'.join(map(str, pixels.shape))} pixels")
         values = pixels * float(_given(dataset, "RescaleSlope", 1.0)) + float(_given(dataset, "RescaleIntercept", 0.0))
     except Exception as error:  # Decoders of many formats, each with its own errors.
         raise InputError(f"{name}: the pixels of {item.path} can't be decoded ({_told(error)}); convert the series with dcm2niix") from None

@@ -2,7 +2,7 @@
 
 Refused with one line: not a regular file, empty, damaged or truncated, not three-dimensional, several volumes in one file, complex or
 colour values, NaN (unless the caller has a mask that leaves it out), a side below 2 voxels, more than 134 million voxels by the header, an
-affine that places no voxels. Reading takes at most 12 bytes a voxel and 200 MB.
+affine that places no voxels. Reading takes at most 12 bytes a voxel and 200 MB, beside a .npy file's own pages.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +29,7 @@ from calotype.core.nifti import (
     header_affine,
     header_bytes,
     header_unit,
+    in_scanner_frame,
     is_nifti,
     medical,
     placements,
@@ -45,6 +47,8 @@ MAX_VOXELS = 512**3
 """Most voxels that are accepted; the header's figure is checked before anything is decoded."""
 _COMPLEX, _COLOUR = {32, 1792, 2048}, {128, 2304}
 _UNPLACED = "has no voxel size; 1 x 1 x 1 mm and axes that run right, front, up are assumed"
+_CHUNK = 1 << 20
+"""Voxels that are unpacked and scaled at once."""
 _ROUNDING = 1e-3
 """Distance of voxels, as a share of the shortest side, that the rounding of headers explains."""
 
@@ -69,7 +73,7 @@ def read_volume(path: str | os.PathLike[str], *, name: str = "volume", finite: b
     if source.is_dir():
         from calotype.data.dicom import read_series
 
-        return read_series(source, name=name, events=events)
+        return read_series(source, name=name, finite=finite, events=events)
     source = plain_file(source, name)
     with source.open("rb") as file:
         head = file.read(132)
@@ -130,10 +134,8 @@ def volume_mask(
     if isinstance(value, Tensor | np.ndarray):
         mask = Volume(as_volume(value, name=name).values, reference.affine)
     else:
-        mask = as_volume(value, name=name, events=events)
-    if not mask.placed and mask.size == reference.size and reference.placed:
-        events.note(f"{name}: an array doesn't say where it lies; it is laid on {reference_name}'s grid")
-    elif not _shares_a_placement(mask, reference):
+        mask = laid_on(as_volume(value, name=name, events=events), reference, name=name, reference_name=reference_name, events=events)
+    if not _shares_a_placement(mask, reference):
         apart = check_same_grid(mask, reference, name=name, reference_name=reference_name)
         if apart > _ROUNDING * min(reference.spacing):
             events.note(f"{name}: its voxels lie up to {apart:.2g} mm beside those of {reference_name}; they are taken as the same")
@@ -147,9 +149,28 @@ def volume_mask(
     return marked
 
 
+def laid_on(volume: Volume, reference: Volume, *, name: str = "mask", reference_name: str = "field", events: Events = SILENT) -> Volume:
+    """The volume on the grid of another of the same size, if it doesn't say where it lies itself and the other one does; else as it is.
+
+    An array has no voxel size; a header that has one must have that of the other volume.
+    """
+    if volume.placed or not reference.placed or volume.size != reference.size:
+        return volume
+    if volume.header and not np.allclose(volume.spacing, reference.spacing, rtol=_ROUNDING, atol=0):
+        return volume
+    what = "its header" if volume.header else "an array"
+    events.note(f"{name}: {what} doesn't say where it lies; it is laid on {reference_name}'s grid")
+    return replace(reference, values=volume.values, unit=volume.unit)
+
+
 def _shares_a_placement(mask: Volume, reference: Volume) -> bool:
-    """Whether some placement in the mask's header is one of the reference's: a tool may copy the template's alone."""
+    """Whether some placement in the mask's header is one of the reference's: a tool may copy the template's alone.
+
+    Where both are in the scanner's frame, those placements alone count.
+    """
     if mask.size != reference.size or not mask.header or not reference.header:
+        return False
+    if in_scanner_frame(mask.header) and in_scanner_frame(reference.header):
         return False
     corner = np.array([*mask.size, 1.0])
     pairs = itertools.product(placements(mask.header), placements(reference.header))
@@ -212,16 +233,16 @@ def _unplaced(array: np.ndarray, subject: str, kind: type[InputError], name: str
         raise kind(f"{subject} is complex ({array.dtype}); take its magnitude or its phase first")
     if array.dtype.kind not in "fiub":
         raise kind(f"{subject} has values of type {array.dtype}; a volume has real numbers")
-    return Volume.from_numpy(_single(array, subject, name, kind, finite, events), np.eye(4))
+    return Volume(torch.from_numpy(_single(array, subject, name, kind, finite, events)), torch.eye(4, dtype=torch.float64))
 
 
 def _single(array: np.ndarray, subject: str, name: str, kind: type[InputError], finite: bool, events: Events) -> np.ndarray:
-    """The one volume of an array as float32."""
+    """A copy of the one volume of an array, as float32."""
     check_shape(array.shape, subject, kind)
     if array.ndim > 3:
         events.note(f"{name}: {array.ndim}-D with one volume, which is taken")
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(array.reshape(array.shape[:3]), dtype=np.float32)
+        values = np.array(array.reshape(array.shape[:3]), dtype=np.float32, order="C")
     if finite:
         refuse_nan(values, name)
     return values
@@ -268,7 +289,7 @@ def _read_nifti(path: Path, name: str, finite: bool, events: Events) -> Volume:
 
 
 def _voxels(header: Any, file: BufferedIOBase) -> np.ndarray | None:
-    """The scaled voxels as float32, read plane by plane, so that little more than the result is held; None if the file ends early."""
+    """The scaled voxels as float32, read in chunks, so that little more than the result is held; None if the file ends early."""
     kind, shape = header.get_data_dtype(), header.get_data_shape()
     if kind.kind not in "fiu":
         raise TypeError(f"the data type {int(header['datatype'])}")
@@ -278,18 +299,18 @@ def _voxels(header: Any, file: BufferedIOBase) -> np.ndarray | None:
         raise ValueError(f"voxels that begin at byte {start}")
     file.read(gap)
     slope, intercept = header.get_slope_inter()
-    plane = math.prod(shape[:2])
-    values = np.empty((math.prod(shape[2:]), plane), dtype=np.float32)
-    for row in values:
-        raw = file.read(plane * kind.itemsize)
-        if len(raw) < plane * kind.itemsize:
+    values = np.empty(math.prod(shape), dtype=np.float32)
+    for first in range(0, values.size, _CHUNK):
+        part = values[first : first + _CHUNK]
+        raw = file.read(part.size * kind.itemsize)
+        if len(raw) < part.size * kind.itemsize:
             return None
         numbers = np.frombuffer(raw, dtype=kind)
         with np.errstate(all="ignore"):
-            row[:] = numbers if slope is None else numbers.astype(np.float64) * slope + intercept
+            part[:] = numbers if slope is None else numbers.astype(np.float64) * slope + intercept
     # At the end of a gzip stream its checksum is compared.
     file.read(1)
-    return values.reshape(shape[::-1]).transpose()
+    return values.reshape(shape, order="F")
 
 
 def _no_volume(path: Path) -> str:

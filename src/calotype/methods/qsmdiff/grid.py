@@ -11,10 +11,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from calotype.core.errors import InputError
-from calotype.core.grids import orientation
+from calotype.core.grids import divided, orientation
+from calotype.core.nifti import divided_header, kept_affine
+from calotype.core.types import Volume
 
 SAME = 0.2
 """Voxels whose sides differ by less than this share from the prior's are taken as they are."""
+
+
+def finer_grid(volume: Volume, factor: Sequence[int]) -> Volume:
+    """An empty volume in ppm on the grid that cuts every voxel into `factor` finer ones, with the placements and codes of the header."""
+    affine, header = divided(volume.affine.numpy(), factor), b""
+    if volume.header and np.array_equal(kept_affine(volume.header), volume.affine.numpy()):
+        header = divided_header(volume.header, factor)
+        affine = kept_affine(header)
+    size = [side * times for side, times in zip(volume.size, factor, strict=True)]
+    return Volume(torch.zeros(size), torch.from_numpy(affine), "ppm", header)
 
 
 class WorkingGrid:

@@ -22,6 +22,7 @@ Results are for research; they are no diagnosis and no basis for one.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -35,7 +36,6 @@ from calotype.core.dipole import DipoleOperator
 from calotype.core.dipole import b0_direction as along_z
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.grids import divided
 from calotype.core.method import Method
 from calotype.core.nifti import in_scanner_frame
 from calotype.core.noise import batch_noise, renoiser
@@ -44,11 +44,11 @@ from calotype.core.roles import VolumePrior
 from calotype.core.samplers import ddim_step, sample
 from calotype.core.schedule import karras_sigmas
 from calotype.core.types import Volume
-from calotype.data.volumes import VolumeLike, as_volume, masked_values, volume_mask
-from calotype.methods.qsmdiff.grid import SAME, WorkingGrid
+from calotype.data.volumes import VolumeLike, as_volume, laid_on, masked_values, volume_mask
+from calotype.methods.qsmdiff.grid import SAME, WorkingGrid, finer_grid
 from calotype.methods.qsmdiff.guidance import Guidance, Guide, Measurement, data_consistency, gradient_steps, proximal
 from calotype.methods.qsmdiff.resolution import Resolution
-from calotype.methods.qsmdiff.units import FieldUnit, field_in_ppm
+from calotype.methods.qsmdiff.units import FieldUnit, Quantity, field_in_ppm
 
 Task = Literal["inversion", "super-resolution", "both", "denoising"]
 """What was measured: a field; a coarse map; a coarse field; a noisy map."""
@@ -197,9 +197,9 @@ class QSMDiff(Method):
                 super-resolution and denoising a map in ppm.
             mask: the brain, on the same grid.
             b0_direction: direction of the main field in the axes of the file, any length; by default along the scanner's z axis.
-            field_unit: unit of the field.
+            field_unit: unit of the field; of a map ppm, ppb or fraction.
             te_ms: echo time in milliseconds, for a field in radians.
-            b0_tesla: strength of the main field in tesla, for a field in hz, radians or tesla.
+            b0_tesla: strength of the main field in tesla, for a field in hz, rad/s, radians or tesla.
             seed: of the noise; sample i is the first of seed + i.
             events: hears steps, notes and the metrics `model_calls` and `residual_ppm`, and keeps the state of an interrupted run.
 
@@ -315,16 +315,18 @@ class QSMDiff(Method):
     ) -> tuple[Volume, Bool[Tensor, "x y z"], tuple[float, float, float]]:
         """The measurement in ppm, the brain, and the main field's direction in the file's axes."""
         measured = as_volume(field, name="field", finite=False, events=events)
+        if isinstance(mask, str | os.PathLike):
+            mask = as_volume(mask, name="mask", events=events)
+        if isinstance(mask, Volume):
+            measured = laid_on(measured, mask, name="field", reference_name="mask", events=events)
         b0 = along_z(measured.affine.numpy()) if b0_direction is None else _unit_vector(b0_direction)
         brain = volume_mask(mask, measured, events=events)
         measured = masked_values(measured, brain, events=events)
         if not bool(measured.values[brain].any()):
             raise InputError("field: it is 0 everywhere in the mask; give the local field in ppm")
-        if self.task in ("inversion", "both"):
-            measured = field_in_ppm(measured, brain, unit=field_unit, te_ms=te_ms, b0_tesla=b0_tesla, events=events)
-        elif field_unit not in (None, "ppm") or measured.unit not in ("", "ppm") or te_ms is not None or b0_tesla is not None:
-            raise InputError(f"task {self.task} takes a map in ppm, and field_unit, te_ms and b0_tesla are for fields; convert the map")
-        if b0_direction is None and measured.header and not in_scanner_frame(measured.header):
+        quantity: Quantity = "field" if self.task in ("inversion", "both") else "map"
+        measured = field_in_ppm(measured, brain, unit=field_unit, te_ms=te_ms, b0_tesla=b0_tesla, quantity=quantity, events=events)
+        if quantity == "field" and b0_direction is None and measured.header and not in_scanner_frame(measured.header):
             events.note(
                 "field: its header doesn't say how the head lay in the scanner (neither sform nor qform has code 1); the main field "
                 "is taken along its feet-head axis: if the head was tilted, give --b0-direction"
@@ -355,7 +357,7 @@ class QSMDiff(Method):
         fine, inside = measured, brain
         if self.factor != (1, 1, 1):
             inside = Resolution(brain.shape, self.factor).divide(brain)
-            fine = Volume(torch.zeros(inside.shape), torch.from_numpy(divided(measured.affine.numpy(), self.factor)), "ppm")
+            fine = finer_grid(measured, self.factor)
         values = grid.leave(chi.cpu(), fine=True)
         values = (values - values[inside].mean()) * inside
         std = None

@@ -44,8 +44,16 @@ def radians_per_ppm(echo_time: float, field_strength: float) -> float:
     return 2 * math.pi * GYROMAGNETIC_RATIO * field_strength * echo_time
 
 
-def refuse_raw_phase(values: Float[Tensor, "*batch x y z"], inside: Bool[Tensor, "x y z"], name: str = "the phase") -> None:
+def refuse_raw_phase(
+    values: Float[Tensor, "*batch x y z"], inside: Bool[Tensor, "x y z"], name: str = "the phase", otherwise: str = ""
+) -> None:
     """Refuse what a scanner stores as phase: whole numbers that stand for -pi to pi.
+
+    Args:
+        values: in the file's own scale.
+        inside: the voxels that count.
+        name: what the message calls them.
+        otherwise: what to do if the values are something else, for the message.
 
     Raises:
         InputError: all values in the mask are whole, and they span more than `RAW` of them.
@@ -55,7 +63,7 @@ def refuse_raw_phase(values: Float[Tensor, "*batch x y z"], inside: Bool[Tensor,
         low, high = int(chosen.min()), int(chosen.max())
         raise InputError(
             f"{name} holds whole numbers from {low} to {high}, as scanners store phase (often -4096 to 4095, or 0 to 4095, for -pi to pi); "
-            "scale it to radians, unwrap it and remove the background field first"
+            f"scale it to radians, unwrap it and remove the background field first{otherwise}"
         )
 
 
