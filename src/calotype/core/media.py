@@ -28,7 +28,7 @@ CLIP_SUFFIXES = (".mp4", ".gif", ".webp")
 # Containers that hold their pictures themselves: no playlist, no list of files, no script, no subtitle drawn as pictures.
 _CONTAINERS = (
     "3g2", "3gp", "asf", "avi", "dv", "f4v", "flv", "gxf", "ivf", "m4v", "matroska", "mj2", "mov", "mp4", "mpeg", "mpegts", "mpegvideo",
-    "mxf", "nut", "obu", "ogg", "rm", "webm", "wtv",
+    "mxf", "h264", "hevc", "nut", "obu", "ogg", "rm", "webm", "wtv", "yuv4mpegpipe",
 )  # fmt: skip
 _MOST_TEXT = 4_000_000
 """Longest entry of metadata that is looked at, in characters."""

@@ -25,7 +25,7 @@ from calotype.core.events import SILENT, Events
 from calotype.core.types import Image, Mask
 from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
 from calotype.data.fitting import fit, fit_note
-from calotype.data.tiff import is_float_tiff, read_float_tiff
+from calotype.data.tiff import check_tags, is_float_tiff, read_float_tiff
 
 ImageLike: TypeAlias = Image | str | os.PathLike[str] | Pillow.Image | np.ndarray | Tensor
 """What every call takes for a picture."""
@@ -49,6 +49,7 @@ _SUFFIXES = {
     "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"},
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
 }
+_MOST_EXIF = 1 << 19
 _DAMAGED = "it is damaged; save or copy it again"
 
 
@@ -88,7 +89,7 @@ def check_image(path: str | os.PathLike[str], name: str = "image") -> tuple[int,
         InputError: as `read_image`, except for damage behind the header.
     """
     source = plain_file(path, name)
-    if is_clip(source):
+    if is_clip(source) or is_float_tiff(source):
         return read_image(source, name=name).size
     with _opened(source, name) as picture:
         return picture.height, picture.width
@@ -152,6 +153,7 @@ def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
         warnings.simplefilter("ignore")
         Pillow.init()
         present = [name for name in _FORMATS if name in Pillow.OPEN]
+        check_tags(path, name)
         try:
             picture = Pillow.open(path, formats=present)
         except Pillow.DecompressionBombError:
@@ -249,6 +251,9 @@ def upright(picture: Pillow.Image) -> Pillow.Image:
 
 
 def _orientation(picture: Pillow.Image) -> int:
+    # Its entries may share their bytes, so a long one can unpack to gigabytes; cameras write a tenth of that.
+    if len(picture.info.get("exif", b"")) > _MOST_EXIF:
+        return 1
     try:
         return int(picture.getexif().get(0x0112, 1))
     except Exception:  # A damaged entry says nothing about how the picture lies.
@@ -324,7 +329,8 @@ def _unit_range(values: np.ndarray, name: str, events: Events, label: str) -> np
         events.note(f"{name}: {label} with values up to {high:g} divided by 65535")
         return values / 65535
     events.note(f"{name}: {label} with values {low:g} to {high:g} stretched to black and white")
-    return (values - low) / max(high - low, 1e-12)
+    stretched = (values.astype(np.float64) - low) / max(high - low, 1e-12)
+    return stretched.astype(np.float32)
 
 
 def _refuse_nan(values: np.ndarray, name: str) -> None:

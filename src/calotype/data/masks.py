@@ -26,7 +26,7 @@ OPAQUE, TRANSPARENT = "opaque", "transparent"
 """What may stand before a mask's file: which part of a picture with transparency belongs to the mask."""
 _SOFT = 0.02
 """Share of pixels between black and white from which on a note tells that they were cut at half."""
-_SHOWN = 8
+_SHOWN, _FEW = 8, 8
 
 
 def mask_reading(source: str | os.PathLike[str]) -> tuple[str, Path]:
@@ -106,6 +106,8 @@ def _of_picture(picture: Pillow.Image, reading: str, subject: str, name: str, ev
             f"{subject} has transparency, which can be read two ways: as the object (what is opaque) or as the hole (what is transparent); "
             f"write {OPAQUE}:FILE or {TRANSPARENT}:FILE"
         )
+    if alpha is not None and int(alpha.min()) < 255:
+        events.note(f"{name}: its transparency, {100 * (1 - alpha.min() / 255):.0f} % at the most, says nothing and is left aside")
     if turned.mode == "P" and not _grey_palette(turned):
         numbers = np.asarray(turned)
         return Mask(torch.from_numpy(_inside(_luminance(turned.convert("RGB")), numbers, name, events, labels=True)))
@@ -171,6 +173,10 @@ def _inside(
         raise InputError(
             f"{name}: it holds the values {listed}, and nothing says which of them are inside; save a mask of two values (black and white)"
         )
+    few = np.unique(numbers[:: max(1, numbers.shape[0] // 512), :: max(1, numbers.shape[1] // 512)])
+    if len(few) <= _FEW:
+        events.note(f"{name}: it holds the values {', '.join(map(_told, few))}; those at least half bright are inside")
+        return bright
     soft = float(((levels > 0.1) & (levels < 0.9)).mean())
     if soft > _SOFT:
         events.note(f"{name}: {100 * soft:.0f} % of it is neither black nor white; what is at least half bright is inside")

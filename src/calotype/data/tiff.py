@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 import zlib
 from pathlib import Path
@@ -17,6 +18,34 @@ from calotype.data.files import check_size
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _STRIP_OFFSETS, _SAMPLES, _STRIP_BYTES = 256, 257, 258, 259, 273, 277, 279
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _SAMPLE_FORMAT = 284, 317, 322, 339
 _FLOAT = 3
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of one value, by the type of an entry."""
+MOST_TAGS = 256_000_000
+"""Most bytes of a directory's entries that are read: offsets of strips, a profile, notes of an editor."""
+
+
+def check_tags(path: Path, name: str) -> None:
+    """Refuse a TIFF whose entries, which may share their bytes, hold more than any picture's: every one of them is read as a whole.
+
+    Raises:
+        InputError: more than `MOST_TAGS` bytes in the first directory.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+        if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return
+        order, long = "<" if head[:2] == b"II" else ">", head[2:3] == b"+" or head[3:4] == b"+"
+        try:
+            (place,) = struct.unpack(f"{order}Q", head[8:16]) if long else struct.unpack(f"{order}I", head[4:8])
+            file.seek(place)
+            (count,) = struct.unpack(f"{order}Q", file.read(8)) if long else struct.unpack(f"{order}H", file.read(2))
+            entry = f"{order}HHQQ" if long else f"{order}HHII"
+            entries = struct.iter_unpack(entry, file.read(struct.calcsize(entry) * min(count, 1 << 16)))
+            held = sum(_BYTES.get(kind, 8) * number for _, kind, number, _ in entries)
+        except (struct.error, OSError, OverflowError, ValueError):
+            return
+    if held > min(MOST_TAGS, 4 * path.stat().st_size + 65_536):
+        raise InputError(f"{name}: {path} is damaged: its header holds {held / 1e6:.0f} MB of entries; save or copy it again")
 
 
 def is_float_tiff(path: Path) -> bool:

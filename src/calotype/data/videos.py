@@ -170,11 +170,12 @@ def first_frame(path: Path, name: str, events: Events = SILENT) -> Image:
 
 
 class _Frames:
-    """Frames as they come in, in one float32 tensor that grows by doubling, refused when they get too many."""
+    """Frames as they come in: in one float32 tensor where their number is known, else as bytes until it is. Too many are refused."""
 
     def __init__(self, expected: int, excerpt: Excerpt, name: str, path: Path, events: Events) -> None:
         self.expected, self.excerpt, self.name, self.path, self.events = expected, excerpt, name, path, events
         self.held: Tensor | None = None
+        self.beyond: list[Tensor] = []
         self.count = 0
 
     def add(self, pixels: Tensor) -> None:
@@ -189,10 +190,11 @@ class _Frames:
         height, width = pixels.shape[-2:]
         _check_length(max(self.expected, self.count + 1), height, width, self.name, self.path)
         if self.held is None:
-            self.held = torch.empty(max(self.expected, 8), 3, height, width)
-        elif self.count == len(self.held):
-            self.held = torch.cat([self.held, torch.empty(min(len(self.held), 64), 3, height, width)])
-        self.held[self.count] = pixels
+            self.held = torch.empty(self.expected, 3, height, width)
+        if self.count < self.expected:
+            self.held[self.count] = pixels
+        else:
+            self.beyond.append((pixels * 255).round().to(torch.uint8))
         self.count += 1
 
     @property
@@ -205,7 +207,15 @@ class _Frames:
         if self.held is None:
             skipped = f" after the first {self.excerpt.start}" if self.excerpt.start else ""
             raise InputError(f"{self.name}: {self.path} holds no frames{skipped}; give another clip, or a smaller --start")
-        return self.held[: self.count] if self.count < len(self.held) else self.held
+        known = min(self.count, self.expected)
+        if not self.beyond:
+            return self.held[:known]
+        made = torch.empty(self.count, *self.held.shape[1:])
+        made[:known] = self.held[:known]
+        for place in range(known, self.count):
+            made[place] = self.beyond[place - known].float().div_(255)
+            self.beyond[place - known] = torch.empty(0)
+        return made
 
 
 def _read_film(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple[Tensor, float]:

@@ -149,7 +149,7 @@ def resume(
         method = _method(record, resolve_method)
         plain = _plain_arguments(method, record)
         places = trusted_inputs(record, plain, method, source, folder, None, events, trust=trust, flag=False)
-        values = _values(method, {name: (record.inputs[name]["kind"], place) for name, place in places.items()}, SILENT)
+        values = _values(method, {name: (record.inputs[name]["kind"], place) for name, place in places.items()}, _Unheard(events))
         method.check({**_grouped(values), **record.models, **plain})
         record = record.changed(sessions=record.sessions + 1, error="")
         return _execute(method, record, folder, file, values, plain, load_model, events, previews=previews, resumed=True)
@@ -188,7 +188,7 @@ def rerun(
     plain = _plain_arguments(method, old)
     extra = user_path(input_folder) if input_folder is not None else None
     places = trusted_inputs(old, plain, method, source, old_folder, extra, events, trust=trust)
-    values = _values(method, {name: (old.inputs[name]["kind"], place) for name, place in places.items()}, SILENT)
+    values = _values(method, {name: (old.inputs[name]["kind"], place) for name, place in places.items()}, _Unheard(events))
     method.check({**_grouped(values), **old.models, **plain})
     requests = {name: request if device is None else replace(request, device=device) for name, request in old.requests.items()}
     record = Record(
@@ -464,3 +464,16 @@ class _Heard(Events):
     def note(self, message: str) -> None:
         self.notes.append(message)
         self.inner.note(message)
+
+    def check(self) -> None:
+        self.inner.check()
+
+
+class _Unheard(Events):
+    """Lets the user stop what was said already when the run began."""
+
+    def __init__(self, inner: Events) -> None:
+        self.inner = inner
+
+    def check(self) -> None:
+        self.inner.check()
