@@ -42,6 +42,27 @@ def test_a_plan_runs_and_runs_again(folder: Path, capsys: pytest.CaptureFixture[
     assert "bit for bit the same" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("given", ["--remove", "--plan"])
+def test_transparency_is_asked_about_and_a_rerun_keeps_the_answer(folder: Path, capsys: pytest.CaptureFixture[str], given: str) -> None:
+    cut_out = np.zeros((64, 64, 4), dtype=np.uint8)
+    cut_out[8:24, 8:24] = (200, 30, 30, 255)
+    Pillow.fromarray(cut_out).save("cut.png")
+
+    def edit(mask: str) -> tuple[str, str]:
+        return given, mask if given == "--remove" else json.dumps({"remove": [mask]})
+
+    assert run(*edit("cut.png"), "--out", "no") == 2
+    assert "write opaque:FILE or transparent:FILE" in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "no").exists()
+    assert run(*edit("m.png"), "--out", "plain", "--quiet") == 0
+    assert run(*edit("opaque:cut.png"), "--out", "cut", "--quiet") == 0
+    assert np.array_equal(np.asarray(Pillow.open("plain/result.png")), np.asarray(Pillow.open("cut/result.png")))
+    (folder / "cut.png").unlink()
+    capsys.readouterr()
+    assert app.run(["rerun", "cut", "--trust", "--out", "again"]) == 0
+    assert "bit for bit the same" in capsys.readouterr().out
+
+
 def test_untouched_pixels_of_the_file_are_exact(folder: Path) -> None:
     assert run("--remove", "box:30,30,44,44", "--out", "one", "--quiet") == 0
     before, after = (np.asarray(Pillow.open(folder / name)) for name in ("a.png", "one/result.png"))
