@@ -11,10 +11,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
+from calotype.core.types import Video
 from calotype.data import read_image, read_video
 from calotype.data.files import is_clip
 from tests.data.test_images import Notes
@@ -239,6 +241,32 @@ def test_excerpts_are_the_frames_that_were_asked_for(tmp_path: Path) -> None:
                 assert found.fps == pytest.approx(12 / stride)
         with pytest.raises(InputError, match=r"no frames after the first 12"):
             read_video(tmp_path / name, start=12)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp"])
+def test_frames_that_are_left_out_can_be_cancelled_too(tmp_path: Path, name: str) -> None:
+    class Stops(Events):
+        checked = 0
+
+        def check(self) -> None:
+            self.checked += 1
+            if self.checked > 5:
+                raise Cancelled("stopped")
+
+    Video(torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 8.0).save(tmp_path / name)
+    for left_out in ({"start": 18}, {"stride": 19}):
+        with pytest.raises(Cancelled):
+            read_video(tmp_path / name, events=Stops(), **left_out)
+
+
+@pytest.mark.parametrize(
+    ("sides", "aspect", "told"), [((2600, 2600), Fraction(19, 2), "megapixels"), ((64, 24), Fraction(1, 4), "at least 16")]
+)
+def test_the_shape_of_pixels_counts_towards_the_size(tmp_path: Path, sides: tuple[int, int], aspect: Fraction, told: str) -> None:
+    path = film(tmp_path / "a.mkv", [np.zeros((*sides, 3), np.uint8)], codec="mpeg4", aspect=aspect)
+    for read in (read_video, read_image):
+        with pytest.raises(InputError, match=told):
+            read(path)
 
 
 def test_large_frames_are_shrunk_as_they_come_and_none_too_many_are_decoded(tmp_path: Path) -> None:

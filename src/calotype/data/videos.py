@@ -180,7 +180,6 @@ class _Frames:
 
     def add(self, pixels: Tensor) -> None:
         """One frame, [3, H, W] in [0, 1]."""
-        self.events.check()
         own = (pixels.shape[-2], pixels.shape[-1])
         size = self.excerpt.kept(own)
         if size != own:
@@ -230,11 +229,14 @@ def _read_film(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple
         stream = container.streams.video[0]
         check_size(stream.width, stream.height, name, path)
         shown = Shown(stream, name, events)
+        # The file names the shape of its pixels too: a small picture may be shown ten times as wide.
+        check_size(shown.size[1], shown.size[0], name, path)
         _check_length(excerpt.count(stream.frames or 0), *excerpt.kept(shown.size), name, path)
         frames = _Frames(excerpt.count(stream.frames or 0), excerpt, name, path, events)
         times: list[float] = []
         index = 0
         for frame in container.decode(video=0):
+            events.check()
             if excerpt.takes(index):
                 frames.add(torch.from_numpy(shown(frame)).permute(2, 0, 1).float().div_(255))
             if frame.time is not None:
@@ -270,6 +272,7 @@ def _read_animation(path: Path, excerpt: Excerpt, name: str, events: Events) -> 
         _check_length(excerpt.count(count), *excerpt.kept((picture.height, picture.width)), name, path)
         frames = _Frames(excerpt.count(count), excerpt, name, path, events)
         for index in range(count):
+            events.check()
             picture.seek(index)
             picture.load()
             durations.append(float(picture.info.get("duration", 0) or 0))
@@ -293,6 +296,7 @@ def _read_folder(folder: Path, excerpt: Excerpt, name: str, events: Events) -> T
     frames = _Frames(len(chosen), excerpt, name, folder, events)
     first: torch.Size | None = None
     for file in chosen:
+        events.check()
         pixels = read_image(file, name=name).pixels
         first = first or pixels.shape
         if pixels.shape != first:
