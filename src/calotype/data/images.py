@@ -72,7 +72,7 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     if is_clip(source):
         from calotype.data.videos import first_frame
 
-        picture = first_frame(source, name)
+        picture = first_frame(source, name, events)
         events.note(f"{name}: {source.name} is a clip, its first frame is used")
     else:
         picture = _read_still(source, name, events)
