@@ -370,7 +370,7 @@ class DesignEdit(Method):
         filled = to_cells(torch.stack([task.hole & ~task.layers for task in tasks]), factor) > 0.25
         layers = (layers >= 0.5) | ((grown("layers", radius) >= 0.5) & ~filled)
         hidden = (grown("hidden", 0) > 0.25) & ~(grown("layers", 0) >= 0.75)
-        return CellMasks(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden, hole)
+        return CellMasks(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden)
 
     def _add_rules(self, control: AttentionControl, cells: CellMasks, schedule: Schedule, pasting: bool) -> None:
         masking = Masking(what=self.masked, drop=self.key_mask == "drop" and self.masked == "key")
