@@ -360,7 +360,7 @@ def test_each_window_of_the_inversion_is_told_its_own_first_frame() -> None:
         ({"tau_spatial": 1.5}, "tau_spatial is 1.5; it must lie between 0 and 1"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"guidance_scale": 0.5}, "guidance_scale is 0.5"),
-        ({"overlap": 0}, "overlap 1 or more"),
+        ({"overlap": 0}, "overlap is 0; it must be 1 or more"),
         ({"window": 1}, "window is 1; it must be 2 or more"),
         ({"height": 8}, "height is 8"),
         ({"motion_bucket_id": 256}, "motion_bucket_id is 256"),

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl
 from calotype.backbones.suiting import note_unfamiliar, working_size
+from calotype.core import fields
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import invert
@@ -106,18 +107,11 @@ class DesignEdit(Method):
     """Where untouched rows come from: read from the stored inversion, at no cost, or denoised along without guidance (official code)."""
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 2:
-            raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 2 or more")
-        for name in ("mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "pull", "pull_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.guidance_scale < 1:
-            raise InputError(f"guidance_scale is {self.guidance_scale}; it must be 1 or more")
-        if self.dilation < 0 or self.feather < 0:
-            raise InputError(f"dilation is {self.dilation} and feather {self.feather}; both must be 0 or more")
-        for name, choices in (("key_mask", ("zero", "drop")), ("masked", ("key", "query", "value", "none"))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        fields.at_least(self, 0, "dilation", "feather")
+        fields.at_least(self, 1, "guidance_scale")
+        fields.at_least(self, 2, "num_inference_steps")
+        fields.between(self, 0, 1, "mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "pull", "pull_rate")
+        fields.one_of(self, key_mask=("zero", "drop"), masked=("key", "query", "value", "none"))
 
     @classmethod
     def paper(cls) -> Self:

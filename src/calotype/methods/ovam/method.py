@@ -20,6 +20,7 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
 from calotype.backbones.suiting import note_unfamiliar, working_size
+from calotype.core import fields
 from calotype.core.denoiser import Denoiser
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events, Stateless
@@ -110,13 +111,8 @@ class OpenVocabularyAttentionMaps(Method):
     """What brings the mask's edges to the picture's: a guided filter, a dense random field (official), or nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "every", "levels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
+        fields.at_least(self, 1, "num_inference_steps", "every", "levels")
+        fields.sides(self)
         if not self.factors or any(factor < 1 for factor in self.factors):
             raise InputError(f"factors are {self.factors}; name one or more of 1, 2, 4, 8")
         if not 0 < self.sigma_min <= self.sigma_max:
