@@ -14,7 +14,7 @@ from calotype.core.noise import batch_noise
 from calotype.core.samplers import Step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.schedule import VPSchedule, karras_sigmas
 from tests.core.closed_form import GAUSSIAN, counted
-from tests.core.recorder import Recorder
+from tests.recorder import Recorder
 
 VP = VPSchedule.of("scaled_linear")
 VP_TABLE = VP.table(500, steps_offset=1, sampler="ddim")

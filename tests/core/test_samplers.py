@@ -17,7 +17,7 @@ from calotype.core.schedule import karras_sigmas
 from calotype.core.timetravel import Reinject, walk
 from calotype.core.types import Image
 from tests.core.closed_form import GAUSSIAN, counted
-from tests.core.recorder import Recorder
+from tests.recorder import Recorder
 from tests.tolerance import close
 
 SHAPE = (4,)

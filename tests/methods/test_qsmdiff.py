@@ -20,8 +20,8 @@ from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.guidance import Measurement
 from calotype.methods.qsmdiff.resolution import Resolution
 from tests import tiny
-from tests.core.recorder import Recorder
 from tests.methods.test_qsm_grid import TURNS, ellipsoid, rotation, turned, turned_affine
+from tests.recorder import Recorder
 from tests.tiny_qsm import cached_prior
 
 QUICK = QSMDiff(num_inference_steps=4, overlap=0.25, spacing="karras", eta=1.0, num_guidance_steps=2, tv=0.0, padding=1.25)

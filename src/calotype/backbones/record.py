@@ -13,6 +13,7 @@ import torch
 from calotype.backbones.autoencoder import Autoencoder
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.volume_prior import MonaiVolumePrior
+from calotype.core.files import file_digest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -64,5 +65,4 @@ def file_sha256(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _read_sha256(path: Path, size: int, modified: int) -> str:
     """The hash of a file as it was at that size and time: the arguments are the memory's key."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)

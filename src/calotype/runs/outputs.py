@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from calotype.core.errors import CalotypeError
+from calotype.core.files import file_digest
 from calotype.core.types import Video, Volume
 from calotype.runs.entries import OutputEntry, Record
-from calotype.runs.hashing import file_digest
 from calotype.runs.kinds import KINDS, Media, contents, glance_name, kind_of
 
 Result = Media

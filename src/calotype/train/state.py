@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from calotype.core.errors import InputError
 from calotype.core.files import atomic_path, open_own, take_lock
-from calotype.core.untrusted import file_name, mapping, parse_json, whole
+from calotype.core.untrusted import file_name, read_json, whole
 
 POINTER = "state.json"
 
@@ -45,7 +45,7 @@ def read_counters(folder: Path) -> dict[str, Any] | None:
     path = folder / POINTER
     if not path.is_file():
         return None
-    counters = mapping(parse_json(path.read_bytes(), str(path), "delete the folder to start anew"), str(path))
+    counters = read_json(path, "delete the folder to start anew")
     if "tensors" in counters:
         file_name(counters["tensors"], f"{path}: tensors")
     for name in ("step", "seed", "batch_size", "ema_updates"):

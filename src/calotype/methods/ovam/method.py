@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
+from calotype.attention.overlays import RAINBOW, overlay
 from calotype.backbones.suiting import note_unfamiliar, working_size
 from calotype.core import fields
 from calotype.core.denoiser import Denoiser
@@ -37,7 +38,7 @@ from calotype.data.images import ImageLike
 from calotype.methods.ovam.look import Look, Watch, question
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
-from calotype.methods.ovam.pictures import overlay, whole_batch
+from calotype.methods.ovam.pictures import whole_batch
 from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
 from calotype.methods.ovam.words import Question, listed, places_in_prompt, whole_prompts
 
@@ -448,7 +449,7 @@ class OpenVocabularyAttentionMaps(Method):
             events.metric(f"peak_share {word}", peak)
             if not bool(mask.any()):
                 events.note(f"{word}: no pixel is above the threshold {self.threshold}, so its mask is empty")
-            found[f"{name}-map"] = overlay(picture, scaled(one, "minmax"))
+            found[f"{name}-map"] = Image(overlay(picture, scaled(one, "minmax"), RAINBOW, strength=0.5))
             found[f"{name}-mask"] = Mask(mask)
         return found
 
