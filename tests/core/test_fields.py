@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calotype.core import fields
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 @dataclass(frozen=True)

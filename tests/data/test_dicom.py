@@ -16,9 +16,9 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, generate_uid
 
-from calotype.core.errors import InputError
-from calotype.core.types import Volume
 from calotype.data import as_volume, read_volume
+from calotype.errors import InputError
+from calotype.imaging.types import Volume
 from tests.recorder import Recorder
 
 COLUMNS, ROWS, SLICES = 9, 6, 5

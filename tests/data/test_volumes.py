@@ -17,10 +17,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calotype.core.errors import InputError, ShapeError
-from calotype.core.types import Volume
 from calotype.data import as_volume, read_volume, volume_mask
 from calotype.data.volumes import MAX_VOXELS
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Volume
 from tests.recorder import Recorder
 
 SHAPE = (7, 5, 6)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from calotype import load
-from calotype.backbones.suiting import working_size
-from calotype.core.errors import Cancelled, InputError
-from calotype.core.types import Image, Mask
+from calotype.backbones.preprocessing import working_size
+from calotype.errors import Cancelled, InputError
+from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit import DesignEdit, Edit, Layer, Plan, Task, make_task
 from calotype.methods.design_edit.arguments import recorded
 from calotype.methods.design_edit.regions import Regions, Window, dilate, feathered, hull, polygon, split_region

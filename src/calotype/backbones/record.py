@@ -13,7 +13,7 @@ import torch
 from calotype.backbones.autoencoder import Autoencoder
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.volume_prior import MonaiVolumePrior
-from calotype.core.files import file_digest
+from calotype.imaging.files import file_digest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

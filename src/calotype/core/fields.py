@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 MIN_SIDE = 16
 """Shortest side of a picture that is read or made, in pixels."""
@@ -24,7 +24,7 @@ def at_least(settings: object, least: float, *names: str) -> None:
         >>> from types import SimpleNamespace
         >>> at_least(SimpleNamespace(steps=0), 1, "steps")
         Traceback (most recent call last):
-        calotype.core.errors.InputError: steps is 0; it must be 1 or more
+        calotype.errors.InputError: steps is 0; it must be 1 or more
     """
     for name, value in _given(settings, names):
         if not value >= least:
@@ -63,7 +63,7 @@ def one_of(settings: object, **choices: Sequence[str]) -> None:
         >>> from types import SimpleNamespace
         >>> one_of(SimpleNamespace(solver="rk4"), solver=("euler", "heun"))
         Traceback (most recent call last):
-        calotype.core.errors.InputError: solver is 'rk4'; choose one of euler, heun
+        calotype.errors.InputError: solver is 'rk4'; choose one of euler, heun
     """
     for name, value in _given(settings, tuple(choices)):
         if value not in choices[name]:

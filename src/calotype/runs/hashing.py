@@ -7,8 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from calotype.core.errors import InputError
-from calotype.core.files import file_digest
+from calotype.errors import InputError
+from calotype.imaging.files import file_digest
 
 
 def regular_files(path: Path, name: str = "file") -> list[Path]:

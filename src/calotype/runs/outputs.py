@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import CalotypeError
-from calotype.core.files import file_digest
-from calotype.core.types import Video, Volume
+from calotype.errors import CalotypeError
+from calotype.imaging.files import file_digest
+from calotype.imaging.types import Video, Volume
 from calotype.runs.entries import OutputEntry, Record
 from calotype.runs.kinds import KINDS, Media, contents, glance_name, kind_of
 
