@@ -25,7 +25,7 @@ RUNS: dict[str, str] = {
     "time-reversal-fusion/loop": "--model toy-i2v --start {x}/start.png --drop-last-frame --clamp-end --max-guidance-scale 2",
     "time-reversal-fusion/sequential": "--model toy-i2v --start {x}/start.png --end {x}/end.png --fusion sequential",
     "anyv2v": "--model toy-i2v --video {x}/clip.mp4 --edited-first-frame {x}/start.png --cache-megabytes 0",
-    "anyv2v/guided": "--model toy-i2v --video {x}/clip.mp4 --edited-first-frame {x}/start.png --guidance-scale 2 --cache-megabytes 0 --seed 2",
+    "anyv2v/guided": "--model toy-i2v --video {x}/clip.mp4 --edited-first-frame {x}/end.png --guidance-scale 2 --cache-megabytes 0",
     "ovam": "--model toy-t2i --image {x}/start.png --words tree,snow",
     "ovam/prompt": "--model toy-t2i --prompt {red} --words house,tree,sand --seed 4",
     "design-edit": "--image {x}/two.png --remove {x}/two-upper.png --refine {x}/two-lower.png",
@@ -55,6 +55,12 @@ def result_hash(tree: Path, name: str) -> str:
     return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
 
+def say(line: str) -> None:
+    """Write a line at once: a run takes a while."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Print the hashes; with --against both, side by side."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -67,11 +73,11 @@ def main() -> int:
             continue
         ours = result_hash(TREE, name)
         if options.against is None:
-            print(f"{ours}  {name}", flush=True)
+            say(f"{ours}  {name}")
             continue
         theirs = result_hash(options.against.resolve(), name)
         differ += ours != theirs
-        print(f"{ours[:32]}  {theirs[:32]}  {'same' if ours == theirs else 'DIFFERENT'}  {name}", flush=True)
+        say(f"{ours[:32]}  {theirs[:32]}  {'same' if ours == theirs else 'DIFFERENT'}  {name}")
     return 1 if differ else 0
 
 
