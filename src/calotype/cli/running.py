@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +12,9 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.attention_capture import Watcher
+from calotype.cli.loading import Device, Dtype, load_model, look, output
 from calotype.cli.options import Common, Help, input_metavar, parse, print_json
+from calotype.cli.reporting import show_place
 from calotype.errors import InputError, printable
 from calotype.index import MODELS
 from calotype.registry import known_methods, resolve_method
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 _EXAMPLES = {"image": ".png", "volume": ".nii.gz"}
 """Of what kinds the example on a method's help page shows files, and how they end."""
-Device = str
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,22 +287,6 @@ def compare(arguments: Sequence[str]) -> int:
     return 0
 
 
-def load_model(request: ModelRequest) -> Any:
-    """The checkpoint that a request names, through `calotype.load`."""
-    import calotype
-
-    values = dataclasses.asdict(request)
-    return calotype.load(values.pop("name"), **values)
-
-
-def look(request: ModelRequest) -> None:
-    """Find a checkpoint before anything heavy is imported, so that a missing one is told at once."""
-    if request.name:
-        from calotype.backbones.hub import locate
-
-        locate(request.name, variant=request.variant, revision=request.revision)
-
-
 def _request(options: RunOptions, model: str) -> ModelRequest:
     from calotype.backbones.hub import local_folder
     from calotype.runs import ModelRequest
@@ -322,21 +303,6 @@ def _request(options: RunOptions, model: str) -> ModelRequest:
         max_rows=options.max_rows,
         decode_chunk_size=options.decode_chunk_size,
     )
-
-
-@contextmanager
-def output(options: Common) -> Iterator[console.ConsoleEvents]:
-    """A listener, with whatever other libraries print kept away from stdout."""
-    _silence()
-    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-        yield events
-
-
-def _silence() -> None:
-    """Other libraries' progress bars and advice don't belong among ours."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 def _method_first(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -442,14 +408,6 @@ def report_run(done: Run, options: Common) -> None:
         out.print("  [yellow]not bit for bit the recorded run[/]; `calotype compare` shows how far apart they are", highlight=False)
     for line in done.differences:
         out.print(Text.assemble("  ", ("differs:", "yellow"), " ", printable(line)), highlight=False, soft_wrap=True)
-
-
-def show_place(name: str, place: str | Path, note: str = "") -> None:
-    """One line of a report: what something is called, and where it lies, as it is."""
-    from rich.text import Text
-
-    row = Text.assemble("  ", (f"{printable(name):<14}", "bold"), " ", printable(str(place)), (printable(note), "dim"))
-    console.results().print(row, highlight=False, soft_wrap=True)
 
 
 def _shape(entry: OutputEntry) -> str:
