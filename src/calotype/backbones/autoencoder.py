@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calotype.backbones.components import Components
 from calotype.backbones.source import Source
 from calotype.core.errors import ShapeError
 from calotype.core.offload import in_precision
@@ -107,6 +108,11 @@ class Autoencoder:
         self.decode_chunk_size = decode_chunk_size
         side: int = cast(Any, vae).config.sample_size
         self.size: tuple[int, int] = (side, side)
+
+    @classmethod
+    def from_components(cls, found: Components) -> Self:
+        """The model that runs these components."""
+        return cls(found.source, found.modules["vae"], found.device, decode_chunk_size=found.decode_chunk_size)
 
     @property
     def vae(self) -> Any:

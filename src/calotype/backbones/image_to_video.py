@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
+from calotype.backbones.components import Components
 from calotype.backbones.text import encode_prompts
 from calotype.core.denoiser import Condition
 from calotype.core.errors import InputError, ShapeError
@@ -53,6 +54,11 @@ class StableVideoDiffusion(DiffusionModel):
         processor = image_processor or {}
         self._clip_mean = tuple(processor.get("image_mean") or CLIP_MEAN)
         self._clip_std = tuple(processor.get("image_std") or CLIP_STD)
+
+    @classmethod
+    def extra_arguments(cls, found: Components) -> dict[str, Any]:
+        """How the vision encoder's pictures are normalised."""
+        return {"image_processor": found.image_processor}
 
     @property
     def has_text(self) -> bool:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
+from calotype.backbones.components import Components
 from calotype.backbones.context_text import BEGIN, encode_with_rows, word_embeddings
 from calotype.backbones.text_to_image import StableDiffusion
 from calotype.core.types import Image
@@ -80,12 +82,12 @@ class ToySubject(SubjectDiffusion):
     @property
     def num_visual_rows(self) -> int:
         """Four."""
-        return int(self.modules["subject_encoder"].config["tokens"])
+        return int(self.modules["subject_encoder"].config.tokens)
 
     def subject_rows(self, subject: Image, word: str) -> Float[Tensor, "1 rows width"]:
         """The encoder knows one kind of subject, so the word doesn't matter."""
         encoder = self.modules["subject_encoder"]
-        side = encoder.config["size"]
+        side = encoder.config.size
         with torch.no_grad():
             rows: Tensor = encoder(fit(subject, (side, side)).pixels[None].to(self.device))
         return rows.float()
@@ -99,6 +101,16 @@ class BlipDiffusion(SubjectDiffusion):
     def __init__(self, *arguments: Any, mean: Sequence[float], std: Sequence[float], **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.mean, self.std = (torch.tensor(list(values)).view(3, 1, 1) for values in (mean, std))
+
+    @classmethod
+    def extra_arguments(cls, found: Components) -> dict[str, Any]:
+        """Where the visual rows begin, and how the Q-Former's pictures are normalised."""
+        index = found.index
+        return {
+            "begin": int(index.get("ctx_begin_pos", BEGIN)),
+            "mean": index.get("mean") or CLIP_MEAN,
+            "std": index.get("std") or CLIP_STD,
+        }
 
     @property
     def num_visual_rows(self) -> int:

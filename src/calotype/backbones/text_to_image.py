@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.backbones.base import DiffusionModel
-from calotype.backbones.folder import other_channels
+from calotype.backbones.components import Components
+from calotype.backbones.layouts import other_channels
 from calotype.backbones.text import encode_prompts, encode_prompts_penultimate
 from calotype.core.denoiser import Condition
 from calotype.core.errors import InputError
@@ -76,6 +77,11 @@ class StableDiffusionXL(StableDiffusion):
     def __init__(self, *arguments: Any, force_zeros_for_empty_prompt: bool = True, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.force_zeros_for_empty_prompt = force_zeros_for_empty_prompt
+
+    @classmethod
+    def extra_arguments(cls, found: Components) -> dict[str, Any]:
+        """What the empty prompt is."""
+        return {"force_zeros_for_empty_prompt": bool(found.index.get("force_zeros_for_empty_prompt", True))}
 
     def condition(
         self,

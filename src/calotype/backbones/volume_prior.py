@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.backbones.headers import read_json
+from calotype.backbones.components import Components
 from calotype.backbones.parametrisation import Parametrisation
 from calotype.backbones.source import Source
 from calotype.backbones.volume_network import VolumeNetwork
@@ -53,6 +53,19 @@ class MonaiVolumePrior:
                 f"model_index.json says window {list(self.window)}; each side must be a multiple of {stride}, which the network's levels "
                 "divide it by: fetch or save the checkpoint again"
             )
+
+    @classmethod
+    def from_components(cls, found: Components) -> Self:
+        """The model that runs these components."""
+        return cls(
+            found.source,
+            found.modules,
+            scheduler=found.scheduler,
+            scheduler_class=found.scheduler_class,
+            device=found.device,
+            facts=found.index,
+            max_rows=found.max_rows,
+        )
 
     @property
     def network(self) -> VolumeNetwork:
@@ -99,11 +112,6 @@ class WindowDenoiser:
         output = self.model.network(preconditioner.scale_input(state, float(sigma)).to(self.model.dtype), timestep)
         self.calls += len(x)
         return preconditioner.estimate(state, output.float(), float(sigma)).to(x.device)
-
-
-def read_facts(folder: Any) -> dict[str, Any]:
-    """What model_index.json says beside the parts."""
-    return {name: value for name, value in read_json(folder / "model_index.json").items() if not name.startswith("_")}
 
 
 def _three(facts: Mapping[str, Any], name: str, kind: type) -> tuple[Any, Any, Any]:

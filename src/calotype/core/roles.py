@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import Guidance
 from calotype.core.types import Image, Video
+
+Role = Literal["Autoencoder", "ImageToVideo", "PictureEditor", "SubjectToImage", "TextToImage", "VolumePrior"]
+"""What a checkpoint is for. Every adapter says it as `role`, every method asks for one by name."""
 
 
 @runtime_checkable
