@@ -12,8 +12,8 @@ import torch
 import calotype
 from calotype.backbones.context_text import encode_with_rows
 from calotype.backbones.rounded import load_rounded, restore_weights, round_weights, save_rounded
+from calotype.backbones.subject import SubjectToImage
 from calotype.core.errors import InputError, MissingError
-from calotype.core.roles import SubjectToImage
 from calotype.core.types import Image
 from tests.tiny_subject import cached_subject
 from tests.tolerance import close, layers

@@ -15,8 +15,8 @@ import calotype
 from calotype.backbones import locate
 from calotype.backbones.rounded import load_rounded
 from calotype.backbones.volume_network import VolumeNetwork, monai_unet
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.errors import InputError, MissingError, ShapeError
-from calotype.core.roles import VolumePrior
 from tests.tiny_qsm import FACTS, SCHEDULE, WINDOW, cached_prior, tiny_volume_prior, volume_config
 from tests.tolerance import close, layers
 

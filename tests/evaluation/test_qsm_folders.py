@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import calotype
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.errors import InputError
 from calotype.core.events import SILENT
-from calotype.core.roles import VolumePrior
 from calotype.core.types import Volume
 from calotype.data.qsm_folder import find_qsm_files
 from calotype.evaluation.qsm_folders import _case, measure_folder

@@ -14,6 +14,7 @@ from calotype.backbones.components import Components
 from calotype.backbones.source import Source
 from calotype.core.errors import ShapeError
 from calotype.core.offload import in_precision
+from calotype.core.roles import Role
 
 PIXELS_PER_CHUNK = 8 * 576 * 1024
 """Pixels that are decoded at once unless a chunk size is given: 8 frames at SVD's size, every frame of a small clip."""
@@ -97,7 +98,7 @@ def psnr_db(first: Tensor, second: Tensor) -> float:
 class Autoencoder:
     """The role `Autoencoder`: one AutoencoderKL on its own (toy-vae). Latents are [B, C, h, w], scaled."""
 
-    role = "Autoencoder"
+    role: Role = "Autoencoder"
 
     def __init__(self, source: Source, vae: nn.Module, device: torch.device, *, decode_chunk_size: int | None = None) -> None:
         self.source = source

@@ -16,6 +16,7 @@ from calotype.backbones.source import Source
 from calotype.core.denoiser import Condition
 from calotype.core.errors import InputError, ShapeError
 from calotype.core.guidance import Guidance
+from calotype.core.roles import Role
 from calotype.core.schedule import SamplerName
 
 Same = TypeVar("Same", bound="DiffusionModel")
@@ -24,7 +25,7 @@ Same = TypeVar("Same", bound="DiffusionModel")
 class DiffusionModel:
     """Base of the two diffusion roles. Holds networks, changes nothing about them."""
 
-    role: str
+    role: Role
 
     def __init__(
         self,

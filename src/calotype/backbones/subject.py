@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +13,46 @@ from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
 from calotype.backbones.components import Components
 from calotype.backbones.context_text import BEGIN, encode_with_rows, word_embeddings
 from calotype.backbones.text_to_image import StableDiffusion
+from calotype.core.roles import TextToImage
 from calotype.core.types import Image
 from calotype.data import fit
 from calotype.world.creatures import PLAIN
+
+
+@runtime_checkable
+class SubjectToImage(TextToImage, Protocol):
+    """Subject picture and prompt to picture: BLIP-Diffusion, toy-subject. Visual rows enter the text encoder among the words."""
+
+    begin: int
+    """Row of the conditioning at which the visual rows begin."""
+    subject_word: str
+    """What the subject is called where the user doesn't say; "" asks for a word."""
+    plain_ground: tuple[float, float, float] | None
+    """The sRGB ground that subject pictures must lie on; None takes any picture."""
+    prompt_repetitions: int
+    """How often the prompt is repeated, as the checkpoint was made for."""
+    num_visual_rows: int
+    """Of one subject."""
+    text_length: int
+    """Rows of a whole conditioning, the visual ones included."""
+    special_ids: tuple[int, int, int]
+    """Token ids of start, end and padding."""
+
+    def subject_rows(self, subject: Image, word: str) -> Tensor:
+        """The visual rows [1, num_visual_rows, width] of a subject that is called `word`."""
+        ...
+
+    def piece_ids(self, pieces: Sequence[str]) -> list[list[int]]:
+        """The token ids of each word or mark, without start and end."""
+        ...
+
+    def word_rows(self, ids: Tensor) -> Tensor:
+        """Word embeddings [B, n, width] of token ids [B, n], before the text encoder."""
+        ...
+
+    def encode_rows(self, ids: Tensor, rows: Tensor | None) -> Tensor:
+        """Token ids [B, n], with visual rows among them, to what the cross attention reads: [B, text_length, width]."""
+        ...
 
 
 class SubjectDiffusion(StableDiffusion):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,17 +14,47 @@ from calotype.backbones.parametrisation import Parametrisation
 from calotype.backbones.source import Source
 from calotype.backbones.volume_network import VolumeNetwork
 from calotype.core.errors import InputError
+from calotype.core.roles import CountingDenoiser, Role
 from calotype.core.schedule import SamplerName
 
 
+@runtime_checkable
+class VolumePrior(Protocol):
+    """An unconditional model of volumes, trained on windows of them: toy-qsm. Windows are [B, 1, *window], in units of `scale`."""
+
+    role: Role
+    name: str
+    """The name that it was loaded by."""
+    window: tuple[int, int, int]
+    """Voxels that the network sees at once."""
+    spacing: tuple[float, float, float]
+    """Voxel size in mm that it was trained at."""
+    scale: float
+    """What is 1 for the network, in `unit`."""
+    limit: float
+    """Largest absolute value that its maps have, in `unit`."""
+    unit: str
+    """Of the volumes, such as "ppm"."""
+    max_rows: int
+    """Windows that the network evaluates at once."""
+
+    def sigmas(self, num_inference_steps: int) -> Tensor:
+        """Noise levels of a sampling run, [num_inference_steps + 1], float64, falling, the last one 0; in units of `scale`."""
+        ...
+
+    def denoiser(self) -> CountingDenoiser:
+        """A denoiser of windows."""
+        ...
+
+
 class MonaiVolumePrior:
-    """A `VolumePriorPipeline` folder (`calotype.backbones.volume_network`). See `calotype.core.roles.VolumePrior`.
+    """A `VolumePriorPipeline` folder (`calotype.backbones.volume_network`). See `VolumePrior`.
 
     Raises:
         InputError: the folder's facts are no window that suits the network, voxel size or scale.
     """
 
-    role = "VolumePrior"
+    role: Role = "VolumePrior"
 
     def __init__(
         self,

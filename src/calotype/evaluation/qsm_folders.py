@@ -7,9 +7,9 @@ import time
 
 import torch
 
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.events import SILENT, Events
 from calotype.core.grids import check_same_grid
-from calotype.core.roles import VolumePrior
 from calotype.core.types import Volume
 from calotype.data.qsm_folder import DEEP_GREY, QSMFiles, find_qsm_files
 from calotype.data.volumes import read_volume, volume_mask

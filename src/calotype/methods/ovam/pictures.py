@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.events import Events
-from calotype.core.roles import TextToImage
 from calotype.core.types import Image
+from calotype.methods.ovam.words import WatchedModel
 
 
 def overlay(picture: Float[Tensor, "3 height width"], values: Float[Tensor, "height width"]) -> Image:
@@ -22,7 +22,7 @@ def overlay(picture: Float[Tensor, "3 height width"], values: Float[Tensor, "hei
     return Image((0.5 * grey + 0.5 * heat).clamp(0, 1).float())
 
 
-def whole_batch(model: TextToImage, events: Events) -> TextToImage:
+def whole_batch(model: WatchedModel, events: Events) -> WatchedModel:
     """The model without a bound on its rows, since attention is read from all rows of one call."""
     if model.max_rows is None:
         return model

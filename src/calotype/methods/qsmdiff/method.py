@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.denoiser import Denoiser
 from calotype.core.dipole import DipoleOperator
 from calotype.core.dipole import b0_direction as along_z
@@ -40,7 +41,6 @@ from calotype.core.method import Method
 from calotype.core.nifti import in_scanner_frame
 from calotype.core.noise import batch_noise, renoiser
 from calotype.core.paths import Path, fuse, volume_windows
-from calotype.core.roles import VolumePrior
 from calotype.core.samplers import ddim_step, sample
 from calotype.core.schedule import karras_sigmas
 from calotype.core.types import Volume
