@@ -51,6 +51,15 @@ class LatentSpace:
                 f"sides must be multiples of {self.factor}, such as {good[0]}x{good[1]}"
             )
 
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """[C, h, w] of the latents of a picture of that height and width.
+
+        Raises:
+            ShapeError: a side is no multiple of the factor.
+        """
+        self.check_size(size)
+        return self.channels, size[0] // self.factor, size[1] // self.factor
+
     def mode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
         """The posterior's mode of pixels in [-1, 1] (values outside are allowed: augmentation noise), not scaled, float32."""
         self.check_size((images.shape[-2], images.shape[-1]))
@@ -132,9 +141,7 @@ class Autoencoder:
 
     def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
         """[C, h, w] for a picture of that height and width."""
-        height, width = size or self.size
-        self.latent_space.check_size((height, width))
-        return self.latent_space.channels, height // self.latent_space.factor, width // self.latent_space.factor
+        return self.latent_space.shape(size or self.size)
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
         """Pixels in [0, 1] to scaled latents, the posterior's mode."""

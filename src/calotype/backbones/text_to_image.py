@@ -44,9 +44,7 @@ class StableDiffusion(DiffusionModel):
         Raises:
             ShapeError: a side is no multiple of the autoencoder's factor.
         """
-        height, width = size or self.size
-        self.latent_space.check_size((height, width))
-        return self.latent_space.channels, height // self.latent_space.factor, width // self.latent_space.factor
+        return self.latent_space.shape(size or self.size)
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
         """Pixels in [0, 1] to scaled latents, the posterior's mode."""
