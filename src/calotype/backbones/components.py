@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from calotype.backbones.source import Source
+from calotype.backbones.source import CheckpointSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
     """The loaded parts of a checkpoint, or of a pipeline object, and what its small files say."""
 
-    source: Source
+    source: CheckpointSource
     modules: Mapping[str, Any]
     """Networks and tokenizers by their names in model_index.json."""
     device: torch.device

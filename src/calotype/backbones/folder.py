@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from calotype.backbones.headers import MOST_VOCABULARY_BYTES, damage, excess, read_json, tensor_count
 from calotype.backbones.layouts import Layout, Network, known_pipelines, known_singles, pipeline_layout, single_layout
-from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, MissingError
+from calotype.errors import InputError, MissingError
+from calotype.imaging.boundary import refusing
 
 if TYPE_CHECKING:
     from calotype.core.roles import Role
 
 INT8, ROUNDED = "int8", "model.int8.safetensors"
-"""The variant and the file of networks that are stored in 8 bits (`calotype.backbones.rounded`)."""
+"""The variant and the file of networks that are stored in 8 bits (`calotype.backbones.quantized`)."""
 
 SMALL_FILES = {"feature_extractor": "preprocessor_config.json", "scheduler": "scheduler_config.json"}
 """Parts without weights, beside the tokenizers -> the file that makes them."""

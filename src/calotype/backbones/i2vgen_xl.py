@@ -16,8 +16,8 @@ from torch.nn import functional
 from calotype.backbones.text import encode_prompts
 from calotype.backbones.video_diffusion import VideoDiffusion
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
-from calotype.core.types import Image
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 
 NUM_FRAMES = 16
 PUBLIC_SAMPLE_SIZE = 32

@@ -14,9 +14,9 @@ from calotype.backbones.clip_image import clip_pixels
 from calotype.backbones.text import encode_prompts
 from calotype.backbones.video_diffusion import VideoDiffusion
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
 from calotype.core.noise import AUGMENTATION, noise
-from calotype.core.types import Image
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from calotype.backbones.headers import read_json
 from calotype.backbones.hub import Located, locate
 from calotype.backbones.layouts import known_pipelines, pipeline_layout, resolve
 from calotype.backbones.placement import Placement, check_torchvision, place, settle
-from calotype.backbones.rounded import load_rounded
-from calotype.backbones.source import Source
-from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, one_line
+from calotype.backbones.quantized import load_quantized
+from calotype.backbones.source import CheckpointSource
+from calotype.errors import InputError, one_line
+from calotype.imaging.boundary import refusing
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _load_located(located: Located, placement: Placement, options: Mapping[str, 
     settle([modules[part] for part in checkpoint.layout.parts if isinstance(modules.get(part), nn.Module)], placement)
     scheduler = checkpoint.parts.get("scheduler")
     components = Components(
-        source=Source(located.name, checkpoint.folder, located.revision, located.licence, checkpoint.weights, located.embedded),
+        source=CheckpointSource(located.name, checkpoint.folder, located.revision, located.licence, checkpoint.weights, located.embedded),
         modules=modules,
         device=placement.device,
         index=checkpoint.index,
@@ -116,7 +116,7 @@ def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> Any:
     if problem:
         raise InputError(f"the {type(pipeline).__name__} object {problem}")
     components = Components(
-        source=Source(str(config.get("_name_or_path") or layout.class_name), None, None, "as its source says"),
+        source=CheckpointSource(str(config.get("_name_or_path") or layout.class_name), None, None, "as its source says"),
         modules={name: parts[name] for name in networks + tokenizers},
         device=torch.device(pipeline._execution_device),
         index=config,
@@ -211,7 +211,7 @@ def load_rounded_network(part: Part) -> nn.Module:
     refuse_larger(part.folder, part.weights, lambda: _unloaded(network, part.folder))
     made = _unloaded(network, part.folder)
     try:
-        made.load_state_dict(load_rounded(part.weights[0]))
+        made.load_state_dict(load_quantized(part.weights[0]))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{part.folder}: config.json and weights don't belong together ({reason}); fetch the checkpoint again") from error

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calotype.core.errors import ShapeError
+from calotype.errors import ShapeError
 
 
 class SubjectEncoder(ModelMixin, ConfigMixin):

@@ -14,7 +14,7 @@ from calotype.backbones.components import Components
 from calotype.backbones.layouts import other_channels
 from calotype.backbones.text import encode_prompts, encode_prompts_penultimate
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 class StableDiffusion(DiffusionModel):

@@ -1,7 +1,7 @@
 """The folder of `toy-subject`: a diffusers layout whose networks are stored in 8 bits, with a subject encoder beside.
 
 model_index.json    `_class_name` is `ToySubjectPipeline`
-unet, text_encoder, subject_encoder    config.json and model.int8.safetensors (`calotype.backbones.rounded`)
+unet, text_encoder, subject_encoder    config.json and model.int8.safetensors (`calotype.backbones.quantized`)
 vae, tokenizer, scheduler    as in `toy-t2i`, of which the autoencoder is
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from calotype.backbones.folder import ROUNDED, open_checkpoint
 from calotype.backbones.loading import load_rounded_network
-from calotype.backbones.rounded import save_rounded
+from calotype.backbones.quantized import save_quantized
 from calotype.backbones.subject_encoder import SubjectEncoder
 
 PIPELINE = "ToySubjectPipeline"
@@ -32,7 +32,7 @@ def save_parts(
     text_encoder.config.save_pretrained(folder / "text_encoder")
     subject_encoder.save_config(folder / "subject_encoder")
     for name, network in (("unet", unet), ("text_encoder", text_encoder), ("subject_encoder", subject_encoder)):
-        save_rounded(network.state_dict(), folder / name / ROUNDED)
+        save_quantized(network.state_dict(), folder / name / ROUNDED)
     tokenizer.save_pretrained(folder / "tokenizer")
     scheduler.save_pretrained(folder / "scheduler")
     vae.to(torch.float16).save_pretrained(folder / "vae", safe_serialization=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
 from calotype.backbones.components import Components
-from calotype.core.errors import ShapeError
-from calotype.core.types import Video
+from calotype.errors import ShapeError
+from calotype.imaging.types import Video
 
 
 class VideoDiffusion(DiffusionModel):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import Guidance
-from calotype.core.types import Image, Video
+from calotype.imaging.types import Image, Video
 
 Role = Literal["Autoencoder", "ImageToVideo", "PictureEditor", "SubjectToImage", "TextToImage", "VolumePrior"]
 """What a checkpoint is for. Every adapter says it as `role`, every method asks for one by name."""

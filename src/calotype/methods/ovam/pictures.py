@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.events import Events
-from calotype.core.types import Image
+from calotype.imaging.types import Image
 from calotype.methods.ovam.words import WatchedModel
 
 

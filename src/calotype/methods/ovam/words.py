@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.core.errors import InputError, refuse_half_characters
 from calotype.core.roles import HasAttention, HasText, TextToImage
+from calotype.errors import InputError, refuse_half_characters
 
 
 class WatchedModel(TextToImage, HasText, HasAttention, Protocol):
@@ -20,7 +20,7 @@ class WatchedModel(TextToImage, HasText, HasAttention, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class TokenQuery:
     """Tokens that compete for each pixel's attention, and the words that they spell."""
 
     words: tuple[str, ...]
@@ -31,7 +31,7 @@ class Question:
     allowed: Bool[Tensor, "batch tokens"] | None = None
     """Which tokens take part, where pictures differ in the number of theirs; all if None."""
 
-    def against(self, rivals: Sequence[Float[Tensor, "tokens channels"]]) -> Question:
+    def against(self, rivals: Sequence[Float[Tensor, "tokens channels"]]) -> TokenQuery:
         """The same question with further tokens that compete: one set for all pictures, or one for each."""
         most = max((len(rival) for rival in rivals), default=0)
         if most == 0:
@@ -42,7 +42,7 @@ class Question:
         there = torch.stack([torch.arange(most) < len(rival) for rival in rivals])
         allowed = torch.cat([own, there], dim=1).expand(count, -1)
         embeddings = torch.cat([self.embeddings.expand(count, -1, -1), padded.expand(count, -1, -1)], dim=1)
-        return Question(self.words, embeddings, self.rows, None if bool(allowed.all()) else allowed)
+        return TokenQuery(self.words, embeddings, self.rows, None if bool(allowed.all()) else allowed)
 
     def gather(self, shares: Float[Tensor, "batch tokens height width"]) -> Float[Tensor, "batch words height width"]:
         """The words' maps from the tokens' maps."""
@@ -93,7 +93,7 @@ def check_word(model: HasText, word: str) -> int:
     return len(ids)
 
 
-def ask(model: HasText, words: Sequence[str], context: str = "{}", size: tuple[int, int] | None = None) -> Question:
+def ask(model: HasText, words: Sequence[str], context: str = "{}", size: tuple[int, int] | None = None) -> TokenQuery:
     """The question about some words in one text: start token, the words' tokens, end token.
 
     CLIP's causal mask makes the start token the same for every text, so that it serves as the background.
@@ -125,7 +125,7 @@ def ask(model: HasText, words: Sequence[str], context: str = "{}", size: tuple[i
         rows.append(tuple(range(len(kept), len(kept) + count)))
         kept += range(first, first + count)
         first += count
-    return Question(tuple(words), states[:, [*kept, number - 1]], tuple(rows))
+    return TokenQuery(tuple(words), states[:, [*kept, number - 1]], tuple(rows))
 
 
 def rival_rows(
@@ -172,6 +172,6 @@ def places_in_prompt(model: HasText, prompt: str, word: str) -> tuple[int, ...]:
     return tuple(1 + start + i for start in starts for i in range(len(wanted)))
 
 
-def whole_prompts(model: HasText, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Question:
+def whole_prompts(model: HasText, prompts: Sequence[str], size: tuple[int, int] | None = None) -> TokenQuery:
     """The prompts with their padding, one row per picture, as a question without words of its own."""
-    return Question((), model.condition(list(prompts), size=size).tensors["text"].float(), ())
+    return TokenQuery((), model.condition(list(prompts), size=size).tensors["text"].float(), ())
