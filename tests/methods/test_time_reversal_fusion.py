@@ -40,7 +40,7 @@ class Lever:
     Conditions carry the grey value; the unconditional branch carries 0. It records how many rows it is asked for.
     """
 
-    name = "lever"
+    role, name = "ImageToVideo", "lever"
     num_frames = 4
     size = (16, 16)
 

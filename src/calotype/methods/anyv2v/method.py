@@ -37,7 +37,7 @@ from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
-from calotype.core.roles import ImageToVideo, PictureEditor
+from calotype.core.roles import HasAttention, ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
 from calotype.data import as_image
 from calotype.data.images import ImageLike
@@ -204,7 +204,7 @@ class AnyV2V(Method):
         Raises:
             InputError: the model has another role, the clip or the frame can't be used, or they don't fit together.
         """
-        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
+        self.refuse_other_roles(model, needs=_NEEDS, capabilities=(HasAttention,))
         check_choice(edited_first_frame is not None, instruction, editor is not None)
         self.refuse_missing_prompt(model, [prompt], says="what the edited clip shows (not what to change)")
         check_rows(model, self.rows)

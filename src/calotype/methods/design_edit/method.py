@@ -29,7 +29,7 @@ from calotype.core import fields
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
-from calotype.core.roles import TextToImage
+from calotype.core.roles import HasAttention, TextToImage
 from calotype.core.samplers import sample
 from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
@@ -217,7 +217,7 @@ class DesignEdit(Method):
             plan: the edits, one after the other; between them the picture stays in latents where nothing has to be resized.
             model, image, masks, pictures, prompt, seed, events: see `__call__`.
         """
-        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
+        self.refuse_other_roles(model, needs=_NEEDS, capabilities=(HasAttention,))
         pixels = as_image(image, name="image", events=events).pixels
         edits = with_pictures(plan.edits, pictures, events)
         check(edits, Regions(Image(pixels), masks))

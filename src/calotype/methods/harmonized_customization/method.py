@@ -27,13 +27,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
+from calotype.backbones.subject import SubjectToImage
 from calotype.core import fields
 from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
-from calotype.core.roles import SubjectToImage
 from calotype.core.samplers import sample
 from calotype.data import as_image, fit
 from calotype.data.images import ImageLike

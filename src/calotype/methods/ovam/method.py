@@ -28,7 +28,7 @@ from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import RENOISE, batch_noise
-from calotype.core.roles import TextToImage
+from calotype.core.roles import HasAttention, HasText
 from calotype.core.samplers import sample
 from calotype.data import as_image, as_mask, resize_pixels
 from calotype.data.images import ImageLike
@@ -40,13 +40,13 @@ from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, t
 from calotype.methods.ovam.pictures import whole_batch
 from calotype.methods.ovam.queries import AttentionQueries, Watch, question
 from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
-from calotype.methods.ovam.words import TokenQuery, listed, places_in_prompt, whole_prompts
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, places_in_prompt, whole_prompts
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
 FIT_STEPS, FIT_RATE = 100, 0.1
 NEEDS = "the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
-ATTRIBUTES = ("unet", "modules")
+CAPABILITIES = (HasText, HasAttention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def __call__(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         image: ImageLike | None = None,
         *,
         words: str = "",
@@ -191,7 +191,7 @@ class OpenVocabularyAttentionMaps(Method):
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
         """
-        self.refuse_other_roles(model, needs=NEEDS, attributes=ATTRIBUTES)
+        self.refuse_other_roles(model, needs=NEEDS, capabilities=CAPABILITIES)
         known = Token.load(token) if token else None
         asked = known.words if known is not None else listed(words)
         if known is not None:
@@ -259,7 +259,9 @@ class OpenVocabularyAttentionMaps(Method):
         if not bool(mask.values.any()):
             raise InputError("the mask is empty: no pixel of it is bright; mark the word's pixels in white")
 
-    def questions(self, model: TextToImage, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None) -> Questions:
+    def questions(
+        self, model: WatchedModel, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None
+    ) -> Questions:
         """The questions that can be asked before anything is sampled: the words themselves, or in in-prompt mode the whole prompts.
 
         Raises:
@@ -280,7 +282,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def generate(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         prompts: Sequence[str],
         *,
         words: Sequence[str] = (),
@@ -315,7 +317,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def look(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         images: Sequence[Image],
         *,
         prompts: Sequence[str] = (),
@@ -379,7 +381,7 @@ class OpenVocabularyAttentionMaps(Method):
         events.note(f"without guidance there is no {self.branch} branch; the queries are those of {guidance.labels[0]}")
         return guidance.labels[0]
 
-    def _watch(self, model: TextToImage, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
+    def _watch(self, model: WatchedModel, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
         questions: Questions = ()
         if self.store == "maps":
             if not words:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from calotype.core.events import Events
-from calotype.core.roles import TextToImage
+from calotype.methods.ovam.words import WatchedModel
 
 
-def whole_batch(model: TextToImage, events: Events) -> TextToImage:
+def whole_batch(model: WatchedModel, events: Events) -> WatchedModel:
     """The model without a bound on its rows, since attention is read from all rows of one call."""
     if model.max_rows is None:
         return model

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,7 +24,7 @@ from calotype.errors import InputError
 from calotype.imaging.files import atomic_path
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.queries import AttentionQueries
-from calotype.methods.ovam.words import TokenQuery, ask, listed, rival_rows
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, attention_width, listed, rival_rows
 
 Loss = Literal["shares", "minmax"]
 FORMAT = "calotype.ovam.token"
@@ -43,7 +43,7 @@ class Token:
     provenance: Mapping[str, str] = field(default_factory=dict)
     """How it was fitted: model, context, loss, steps, final loss, number of pictures, branch."""
 
-    def question(self, model: Any, rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
+    def question(self, model: WatchedModel, rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
         """What to ask a look.
 
         Args:
@@ -53,7 +53,7 @@ class Token:
         Raises:
             InputError: the vectors have not the width that the model's attention reads.
         """
-        width = int(model.unet.config.cross_attention_dim)
+        width = attention_width(model)
         if self.embeddings.shape[1] != width:
             made = self.provenance.get("model", "another model")
             raise InputError(
