@@ -72,6 +72,22 @@ class StepControl(Protocol):
         ...
 
 
+def check_bound(max_rows: int | None, rows: int) -> None:
+    """Refuse a bound on the rows of one call that is below what rules on attention tie together.
+
+    Raises:
+        InputError: it is.
+
+    Example:
+        >>> check_bound(None, 3)
+        >>> check_bound(3, 3)
+    """
+    if max_rows is not None and max_rows < rows:
+        raise InputError(
+            f"max_rows is {max_rows}, but rules on attention read or exchange rows: {rows} rows must go in one call; give {rows} or none"
+        )
+
+
 Steps = Callable[[StepContext], bool]
 """Whether a rule is active at a step."""
 
