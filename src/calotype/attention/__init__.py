@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from calotype.attention.captures import Capture, KeySums, MeanOverSteps, Reducer, TokenMaps, attention_probabilities
 from calotype.attention.control import AttentionControl
-from calotype.attention.driving import controlled
 from calotype.attention.rules import Inject, KeyBias, KeyScale, Order, OutBlend, Rule, Swap
 from calotype.attention.sites import Selector, Site, attention_sites, everywhere, sites
 from calotype.attention.states import QKVB
@@ -34,7 +33,6 @@ __all__ = [
     "always",
     "attention_probabilities",
     "attention_sites",
-    "controlled",
     "everywhere",
     "sites",
     "when",

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,24 @@ from calotype.core.stepping import StepContext, StepControl, check_bound
 Same = TypeVar("Same", bound="DiffusionModel")
 
 
+@runtime_checkable
+class Observer(Protocol):
+    """Sees every call of a model's network."""
+
+    def begin(self, x: Tensor, step: StepContext) -> None:
+        """Hear of the call to come, with the noisy rows [B, ...] and the step that it belongs to."""
+        ...
+
+    def end(self, x0: Tensor) -> None:
+        """Hear what it gave: the estimates of x0, [B, ...]."""
+        ...
+
+
 class DiffusionModel:
     """Base of the two diffusion roles. Holds networks, changes nothing about them."""
 
     role: str
+    observer: Observer | None = None
 
     def __init__(
         self,
@@ -83,6 +97,12 @@ class DiffusionModel:
         """The same model that decodes this many pictures or frames at once; None takes as many as its default bound allows."""
         return self._with("decode_chunk_size", decode_chunk_size)
 
+    def observed(self: Same, observer: Observer) -> Same:
+        """The same model (same weights) whose calls are seen by an observer; results stay the same."""
+        other = copy.copy(self)
+        other.observer = observer
+        return other
+
     def _with(self: Same, option: str, value: int | None) -> Same:
         other = copy.copy(self)
         setattr(other, option, _positive(value, option))
@@ -117,12 +137,17 @@ class DiffusionModel:
         """
         return BranchDenoiser(self, conditions, guidance, control)
 
-    def estimate(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
+    def estimate(self, x: Tensor, sigma: float, condition: Condition, *, step: StepContext | None = None) -> Tensor:
         """x0 for every row of `x` (float32) from one network call; the condition has as many rows as `x`."""
+        if self.observer is not None:
+            self.observer.begin(x, step or StepContext(sigma=sigma))
         preconditioner = self.parametrisation.preconditioner
         timestep = torch.tensor(preconditioner.timestep(sigma), dtype=torch.float32, device=self.device)
         output = self._network(preconditioner.scale_input(x, sigma), timestep, condition.tensors)
-        return preconditioner.estimate(x, output, sigma)
+        x0 = preconditioner.estimate(x, output, sigma)
+        if self.observer is not None:
+            self.observer.end(x0)
+        return x0
 
     def _network(self, model_input: Tensor, timestep: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         raise NotImplementedError
@@ -186,30 +211,30 @@ class BranchDenoiser:
         tensors = [*inputs.values(), *(tensor for condition in conditions for tensor in condition.tensors.values())]
         found: dict[str, Tensor] = {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-            for labels, bound in self._calls(inputs, replace(step, sigma=sigma, roles=tuple(inputs))):
-                states = [inputs[label].to(self.model.device, torch.float32) for label in labels]
-                batches = _batches(states, [self.conditions[label] for label in labels], bound)
-                estimates = torch.cat([self.model.estimate(part, sigma, condition) for part, condition in batches])
+            for call, bound in self._calls(inputs, replace(step, sigma=sigma, roles=tuple(inputs))):
+                states = [inputs[label].to(self.model.device, torch.float32) for label in call.roles]
+                batches = _batches(states, [self.conditions[label] for label in call.roles], bound)
+                estimates = torch.cat([self.model.estimate(part, sigma, condition, step=call) for part, condition in batches])
                 self.calls += estimates.shape[0]
-                found |= dict(zip(labels, torch.split(estimates, [len(state) for state in states]), strict=True))
+                found |= dict(zip(call.roles, torch.split(estimates, [len(state) for state in states]), strict=True))
         return found
 
-    def _calls(self, inputs: Mapping[str, Tensor], step: StepContext) -> Iterator[tuple[tuple[str, ...], int | None]]:
+    def _calls(self, inputs: Mapping[str, Tensor], step: StepContext) -> Iterator[tuple[StepContext, int | None]]:
         """The branches that are evaluated together, and how many rows of them at once; the control hears of each group in its turn."""
         control, bound = self.control, self.model.max_rows
         if control is None:
-            yield step.roles, bound
+            yield step, bound
             return
         tied = control.tied(step)
         if bound is None or not tied or sum(map(len, inputs.values())) <= bound:
             control.begin(step)
-            yield step.roles, bound
+            yield step, bound
             return
-        for labels in tied:
-            check_bound(bound, sum(len(inputs[label]) for label in labels))
-        for labels in tied:
-            control.begin(replace(step, roles=labels))
-            yield labels, None
+        for roles in tied:
+            check_bound(bound, sum(len(inputs[role]) for role in roles))
+        for call in (replace(step, roles=roles) for roles in tied):
+            control.begin(call)
+            yield call, None
 
 
 def _batches(states: list[Tensor], conditions: list[Condition], bound: int | None) -> Iterator[tuple[Tensor, Condition]]:

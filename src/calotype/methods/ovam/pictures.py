@@ -1,4 +1,4 @@
-"""What the method needs around the look: overlays, and runs that are watched whole."""
+"""What the method needs around the look: overlays."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.events import Events
-from calotype.core.roles import TextToImage
 from calotype.core.types import Image
 
 
@@ -20,11 +18,3 @@ def overlay(picture: Float[Tensor, "3 height width"], values: Float[Tensor, "hei
     share = (place - below)[..., None]
     heat = ((1 - share) * stops[below] + share * stops[below + 1]).permute(2, 0, 1)
     return Image((0.5 * grey + 0.5 * heat).clamp(0, 1).float())
-
-
-def whole_batch(model: TextToImage, events: Events) -> TextToImage:
-    """The model without a bound on its rows, since attention is read from all rows of one call."""
-    if model.max_rows is None:
-        return model
-    events.note("max_rows is left aside: attention is read from all rows of one call")
-    return model.with_max_rows(None)
