@@ -153,15 +153,14 @@ class AttentionControl:
 
     def tied(self, step: StepContext) -> list[tuple[str, ...]]:
         """The step's roles in groups, each of which must be in one call of the network; empty where no rule acts in the step."""
-        acting = [rule for rule in (*self._rules, *self._feature_rules) if _acts(rule, step)]
+        rules: list[Rule | ModuleRule] = [*self._rules, *self._feature_rules]
+        acting = [rule for rule in rules if _acts(rule, step)]
         groups = [{role} for role in step.roles] if acting else []
-        for rule in acting:
-            named = _named(rule) or set(step.roles)
-            joined = [group for group in groups if group & named]
-            groups = [*(group for group in groups if not group & named), set().union(*joined)]
-        return sorted(
-            (tuple(role for role in step.roles if role in group) for group in groups), key=lambda group: step.roles.index(group[0])
-        )
+        for named in (_named(rule) or set(step.roles) for rule in acting):
+            apart = [group for group in groups if not group & named]
+            groups = [*apart, set().union(*(group for group in groups if group & named))]
+        ordered = [tuple(role for role in step.roles if role in group) for group in groups]
+        return sorted(ordered, key=lambda group: step.roles.index(group[0]))
 
     def add(self, rule: Added) -> Added:
         """Add a rule, before or inside of the `with` block, and return it.
