@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calotype.attention import AttentionControl, Capture, Inject, KeyScale, Site, TokenMaps, attention_sites, sites
-from calotype.attention.states import QKVB
+from calotype.attention.qkv import AttentionInputs
 from calotype.backbones import load
 from calotype.core.guidance import NoGuidance
 from calotype.core.samplers import heun_step, sample
@@ -35,7 +35,7 @@ class Identity:
     select = staticmethod(lambda site: True)
     steps = staticmethod(always)
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         return states
 
 
@@ -95,7 +95,7 @@ def test_everything_is_restored_after_an_error(kind: str) -> None:
     before = fingerprint(model)
 
     class Broken(Identity):
-        def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+        def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
             raise ZeroDivisionError
 
     control = AttentionControl(model, roles=("a", "b"))
@@ -210,7 +210,7 @@ def test_the_clock_follows_a_sampler() -> None:
     class Clock(Identity):
         select = staticmethod(sites(kind="self", place="mid"))
 
-        def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+        def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
             seen.append((context.index, context.count, context.sigma))
             return states
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from calotype.attention import AttentionControl, Capture, Inject, KeyScale, Swap, sites
 from calotype.backbones import load
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
 from calotype.core.guidance import ClassifierFreeGuidance, NoGuidance
 from calotype.core.samplers import sample
 from calotype.core.stepping import StepContext
+from calotype.errors import InputError
 from tests import tiny
 from tests.tolerance import ENDS, close, in_float64
 

@@ -15,7 +15,7 @@ from calotype.core.noise import renoiser
 from calotype.core.paths import fuse, windows
 from calotype.core.samplers import ddim_step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.stepping import StepContext
-from calotype.core.timetravel import Reinject, walk
+from calotype.core.timetravel import Reinject, resampling_schedule
 
 LEVELS = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0], dtype=torch.float64)
 
@@ -57,8 +57,8 @@ def test_a_second_call_at_the_next_level_belongs_to_the_step_that_starts_there()
 
 def test_time_travel_tells_the_same_steps_again() -> None:
     clock = Clock()
-    again = walk(LEVELS, Reinject(rule="sigma", sigma_min=2.0, sigma_max=4.0, length=2))
-    sample(clock, torch.ones(1, 2), LEVELS, walk=again, renoise=renoiser((2,), 0))
+    again = resampling_schedule(LEVELS, Reinject(rule="sigma", sigma_min=2.0, sigma_max=4.0, length=2))
+    sample(clock, torch.ones(1, 2), LEVELS, schedule=again, renoise=renoiser((2,), 0))
     assert clock.told == down(0, 1, 2, 1, 2, 3)
 
 

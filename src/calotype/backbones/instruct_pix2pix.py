@@ -12,8 +12,8 @@ from torch import Tensor
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.text import encode_prompts
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
 from calotype.core.schedule import SamplerName, start_scale
+from calotype.errors import InputError
 
 
 class InstructPix2Pix(DiffusionModel):

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
 from calotype.core.stepping import StepContext
+from calotype.errors import InputError
 
 
 @runtime_checkable

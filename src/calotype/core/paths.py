@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.denoiser import Denoiser, at_step
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.stepping import StepContext
+from calotype.errors import InputError, ShapeError
 
 WeightKind = Literal["linear", "uniform", "exponential", "smooth"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, nan
 from typing import Literal, Protocol, runtime_checkable
 
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 
 Phase = Literal["sample", "invert"]
 """Which way the noise levels are walked: down (also after going back up, in time travel), or up from a clean sample."""

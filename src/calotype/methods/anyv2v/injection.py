@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from calotype.attention import AttentionControl, Inject, Site, StepContext, when
-from calotype.core.errors import InputError
 from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.inversion import Trajectory
 from calotype.core.schedule import VPSchedule
+from calotype.errors import InputError
 from calotype.features import FeatureInject
 
 SOURCE, NEGATIVE, EDIT = "src", "uncond", "cond"

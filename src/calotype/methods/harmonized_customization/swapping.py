@@ -14,7 +14,7 @@ from torch.nn import functional
 from calotype.attention import AttentionControl, Capture, KeyBias, OutBlend, Rule, Selector, Site, Swap, TokenMaps, sites, when
 from calotype.core.denoiser import Denoiser
 from calotype.core.guidance import Guidance
-from calotype.core.samplers import History, Stepped, euler_step
+from calotype.core.samplers import History, StepOutput, euler_step
 from calotype.core.stepping import StepContext
 
 Form = Literal["kv", "concat", "blend", "off"]
@@ -132,7 +132,7 @@ class Swapping:
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History | None = None, position: int = 0
-    ) -> Stepped:
+    ) -> StepOutput:
         """Euler's step; in each but the first, the rules have the masks of the steps so far."""
         if self.masked and self._seen:
             self._renew()
