@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calotype.train.latents import Chunks
+from calotype.core.types import Image
+from calotype.data.picture_folder import PictureFolder
+from calotype.train.latents import Chunks, latents_of
 
 FLOATS = 25_000
 """Of one row: 0.1 MB."""
@@ -80,3 +83,34 @@ def test_chunks_are_found_by_what_they_are_made_of(tmp_path: Path) -> None:
     numbers(Chunks(first, count=4, chunk=2, folder=tmp_path / "kept", key="ab".__getitem__), [0, 2])
     numbers(Chunks(second, count=4, chunk=2, folder=tmp_path / "kept", key="ac".__getitem__), [0, 2])
     assert (first.firsts, second.firsts) == ([0, 2], [2])
+
+
+def test_latents_of_a_folder_are_made_again_only_for_what_changed(tmp_path: Path) -> None:
+    home = tmp_path / "data"
+    home.mkdir()
+
+    def picture(number: int) -> None:
+        pixels = np.full((16, 16, 3), 10 * number, dtype=np.uint8)
+        Image.from_numpy(pixels).save(home / f"{number:02d}.png", overwrite=True)
+
+    for number in range(5):
+        picture(number)
+    encoded: list[int] = []
+
+    def encode(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        encoded.append(len(rows["image"]))
+        return {"mean": rows["image"].mean((1, 2, 3)) * 255}
+
+    def means(encoder: str = "weights") -> list[int]:
+        encoded.clear()
+        chunks = latents_of(PictureFolder.open(home), encode, encoder=encoder, folder=tmp_path / "kept", chunk=2)
+        return [round(value) for value in chunks.rows(range(chunks.count))["mean"].tolist()]
+
+    assert (means(), encoded) == ([0, 10, 20, 30, 40], [2, 2, 1])
+    assert (means(), encoded) == ([0, 10, 20, 30, 40], [])
+    picture(5)
+    assert (means(), encoded) == ([0, 10, 20, 30, 40, 50], [2])
+    for number in range(6):
+        (home / f"{number:02d}.txt").write_text("a caption")
+    assert (means(), encoded) == ([0, 10, 20, 30, 40, 50], [2, 2, 2])
+    assert (means("others"), encoded) == ([0, 10, 20, 30, 40, 50], [2, 2, 2])

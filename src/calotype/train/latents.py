@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from calotype.core.errors import MissingError
-from calotype.data.cache import TensorCache
+from calotype.data.cache import TensorCache, content_key
+from calotype.data.folders import FolderData
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -89,6 +90,38 @@ class Chunks:
 
 def _megabytes(tensors: Mapping[str, Tensor]) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 1e6
+
+
+def latents_of(
+    data: FolderData, encode: Callable[[dict[str, Tensor]], dict[str, Tensor]], *, encoder: str, folder: Path, chunk: int = 64,
+    memory_megabytes: float = MEMORY_MEGABYTES, disk_megabytes: float = DISK_MEGABYTES,
+) -> Chunks:  # fmt: skip
+    """What an encoder makes of a user's data, row by row, each chunk kept under what it is made of.
+
+    A chunk is found again by any training with the same files, captions, sizes and encoder, and made anew where one of them differs.
+
+    Args:
+        data: what is encoded.
+        encode: the tensors of some rows -> theirs, on the CPU, as many rows.
+        encoder: hash of the encoder's weights and of whatever else `encode` depends on.
+        folder: where chunks are kept.
+        chunk: rows of one chunk.
+        memory_megabytes: most that is held in memory.
+        disk_megabytes: most that is kept in the folder, by all that is kept there.
+    """
+
+    def numbers(number: int) -> range:
+        return range(number * chunk, min((number + 1) * chunk, len(data)))
+
+    return Chunks(
+        lambda first, count: encode(data.rows(range(first, first + count))),
+        count=len(data),
+        chunk=chunk,
+        folder=folder,
+        key=lambda number: content_key({"encoder": encoder, "rows": data.key(numbers(number))}, {}),
+        memory_megabytes=memory_megabytes,
+        disk_megabytes=disk_megabytes,
+    )
 
 
 @torch.no_grad()
