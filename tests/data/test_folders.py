@@ -14,12 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import Cancelled, InputError
+from calotype.core.errors import Cancelled, DataError, InputError
 from calotype.core.events import Events
 from calotype.core.types import Image, Mask, Video
 from calotype.data import manifest as manifests
 from calotype.data.clip_folder import ClipFolder
-from calotype.data.folders import DataError, FolderData, Part, Row, _place, check_folder
+from calotype.data.folders import FolderData, Part, Row, _place, check_folder
 from calotype.data.images import read_image
 from calotype.data.manifest import FileRecord, read_manifest
 from calotype.data.picture_folder import PICTURES, PictureFolder, look_at_picture
@@ -39,18 +39,6 @@ def pictures(tmp_path: Path) -> Path:
     for number in range(6):
         picture(tmp_path / "data" / "images" / f"{number}.png", number)
     return tmp_path / "data"
-
-
-class Heard(Events):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.stages: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.stages.append(name)
 
 
 def problems(run: Callable[[], object]) -> list[str]:
@@ -77,14 +65,12 @@ def test_every_problem_gets_a_line_and_one_error_lists_them(pictures: Path) -> N
     picture(images / "3.jpg", 3)
     picture(images / "4.png", 2)
     picture(images / "big.png", 9, (40, 40))
-    heard = Heard()
-    found = problems(lambda: PictureFolder.open(pictures, events=heard))
+    found = problems(lambda: PictureFolder.open(pictures))
     assert [line.split(":")[0] for line in found] == ["3", *(f"images/{name}.png" for name in ("0", "1", "4", "7", "big"))]
     for line, words in zip(
         found, ("2 files of that name", "truncated", "empty", "same content as images/2.png", "text file", "40x40"), strict=True
     ):
         assert words in line
-    assert sorted(heard.notes) == sorted(f"data: {line}" for line in found)
     with pytest.raises(DataError, match=r"data has 6 problems: .*; and 1 more$"):
         PictureFolder.open(pictures)
 

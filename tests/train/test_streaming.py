@@ -66,10 +66,10 @@ class Torn:
     def __len__(self) -> int:
         return 4
 
-    def rows(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        if 3 in numbers:
+    def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        if 3 in indices:
             raise InputError("data: 3.png changed since the training began; start it again")
-        return {"x": torch.tensor(numbers)}
+        return {"x": torch.tensor(indices)}
 
     def split(self, share: float, seed: int = 0) -> tuple[Torn, Torn]:
         return self, self

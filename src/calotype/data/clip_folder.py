@@ -71,10 +71,10 @@ class ClipFolder(FolderData):
             stride: every so many frames one is taken.
             manifest: file of what is known of them, outside of the folder; it saves decoding them again.
             captions: true asks for them, false leaves them aside, None takes all or none.
-            events: hears each problem as a note.
+            events: hears how far the check is, and may cancel it.
 
         Raises:
-            DataError: problems of any kind, all of them; a clip that is too short for one excerpt is one.
+            DataError: problems of any kind; it has a line for each. A clip that is too short for one excerpt is one.
             InputError: a number of frames or a stride below 1.
         """
         for name, value in (("num_frames", num_frames), ("stride", stride)):

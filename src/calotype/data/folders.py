@@ -18,13 +18,13 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.core.errors import DataError, InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.files import user_path
 from calotype.data.manifest import FileRecord, Look, look_at, read_manifest, refuse_inside, write_manifest
 from calotype.data.tables import HELD_OUT, LEFT_OUT, TRAIN, Told, read_tables, text_beside
 
-_MOST_TOLD, _MOST_LISTED = 200, 5
+_MOST_LISTED = 5
 
 
 class DataSet(Protocol):
@@ -37,21 +37,13 @@ class DataSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+    def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The rows of these numbers, stacked; on the CPU, and always the same."""
         ...
 
     def split(self, share: float, seed: int = 0) -> tuple[Self, Self]:
         """Rows to train on, and held-out ones. No group is in both."""
         ...
-
-
-class DataError(InputError):
-    """A data set has problems; `problems` lists all of them, one line each."""
-
-    def __init__(self, message: object = "", problems: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True)
@@ -107,13 +99,13 @@ def check_folder(
         manifest: file of what is known of the files, read and written.
         captions: true asks for a caption of every row, false leaves them aside, None asks for all or none.
         also: further problems of the rows that were found, one line each.
-        events: hears each problem as a note.
+        events: hears how far the check is, and may cancel it.
 
     Returns:
         The folder and its rows, in the order of their stems.
 
     Raises:
-        DataError: any problem; all were told before.
+        DataError: any problem; it has a line for each.
         InputError: no such folder, or a manifest within it.
     """
     root = user_path(folder)
@@ -152,8 +144,6 @@ def check_folder(
         write_manifest(manifest, root, records.values(), groups)
     problems += [*unread, *untold, *_duplicates(rows), *_torn_groups(rows), *also(rows)]
     if problems:
-        for line in problems[:_MOST_TOLD]:
-            events.note(f"{root.name}: {line}")
         more = f"; and {len(problems) - _MOST_LISTED:,} more" if len(problems) > _MOST_LISTED else ""
         count = f"{len(problems):,} problems" if len(problems) > 1 else "a problem"
         raise DataError(f"data: {root} has {count}: {'; '.join(problems[:_MOST_LISTED])}{more}", problems)
@@ -249,13 +239,13 @@ class FolderData:
         """
         raise NotImplementedError
 
-    def rows(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+    def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The rows of these numbers, stacked; on the CPU, and always the same.
 
         Raises:
             InputError: a file changed since it was checked.
         """
-        made = [self.read(self.content[number]) for number in numbers]
+        made = [self.read(self.content[index]) for index in indices]
         return {name: torch.stack([one[name] for one in made]) for name in made[0]}
 
     def captions(self, numbers: Sequence[int]) -> list[str]:

@@ -51,10 +51,10 @@ class PictureFolder(FolderData):
             size: (height, width) in pixels that each is fitted to. Without it, they must have one size.
             manifest: file of what is known of them, outside of the folder; it saves reading them again.
             captions: true asks for them, false leaves them aside, None takes all or none.
-            events: hears each problem as a note.
+            events: hears how far the check is, and may cancel it.
 
         Raises:
-            DataError: problems of any kind, all of them.
+            DataError: problems of any kind; it has a line for each.
 
         Example:
             >>> import tempfile

@@ -77,7 +77,7 @@ def stream(
         >>> class Numbers:
         ...     fingerprint = "numbers"
         ...     def __len__(self): return 5
-        ...     def rows(self, numbers): return {"x": torch.tensor(numbers) ** 2}
+        ...     def rows(self, indices): return {"x": torch.tensor(indices) ** 2}
         >>> whole = list(stream(Numbers(), batch_size=2, seed=0, last_step=4))
         >>> again = next(stream(Numbers(), batch_size=2, seed=0, first_step=3))
         >>> bool((whole[3]["x"] == again["x"]).all()), bool((again["x"] == again["row"] ** 2).all())
