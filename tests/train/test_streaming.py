@@ -12,7 +12,8 @@ from torch import Tensor
 from calotype.core.errors import InputError
 from calotype.core.types import Image
 from calotype.data.picture_folder import PictureFolder
-from calotype.train.streaming import default_workers, stream
+from calotype.train.draws import Draws, rows_of_step
+from calotype.train.streaming import StreamedSource, default_workers, stream
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_each_pass_has_an_order_of_its_own(data: PictureFolder) -> None:
     batches = stream(data, batch_size=7, seed=1, last_step=3)
     orders = [batch["row"].tolist() for batch in batches]
     assert all(sorted(order) == list(range(7)) for order in orders)
-    assert len({tuple(order) for order in [*orders, list(range(7))]}) == 4
+    assert len({tuple(order) for order in [*orders, list(range(7))]}) == 4, "the first one isn't that of the names either"
 
 
 def test_an_endless_stream_can_be_left(data: PictureFolder) -> None:
@@ -79,6 +80,26 @@ class Torn:
 def test_a_workers_error_is_the_one_line_that_it_raised(workers: int) -> None:
     with pytest.raises(InputError, match=r"^data: 3\.png changed since the training began; start it again$"):
         list(stream(Torn(), batch_size=1, seed=0, last_step=4, workers=workers))
+
+
+class Noisy(StreamedSource):
+    def inputs(self, rows: dict[str, Tensor], draws: Draws, *, augment: bool) -> dict[str, Tensor]:
+        return {"image": rows["image"] + draws.normal(rows["image"].shape[1:]), "row": rows["row"]}
+
+
+def test_a_source_gives_the_loops_rows_whoever_reads_them(data: PictureFolder) -> None:
+    here, ahead = Noisy(data, "cpu"), Noisy(data, "cpu", workers=1)
+    places = (0, 1, 3)
+    for step in (0, 1, 2, 5, 6, 1):
+        rows = rows_of_step(step, 4, len(data), 9)
+        draws = [Draws(9, step, places, 4) for _ in range(2)]
+        found = [
+            source.batch([rows[place] for place in places], each, augment=True) for source, each in zip((here, ahead), draws, strict=True)
+        ]
+        assert same(*found)
+    held_out = here.batch(range(10), Draws(0, 0, range(10), 10), augment=False)["row"].tolist()
+    assert sorted(held_out[:7]) == list(range(7))
+    assert held_out[:3] == held_out[7:]
 
 
 def test_a_cpu_reads_for_itself() -> None:

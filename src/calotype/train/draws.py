@@ -19,6 +19,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, step: int, places: Sequence[int], batch_size: int) -> None:
+        self.seed, self.step = seed, step
         self.places = torch.tensor(list(places), dtype=torch.float32)
         self.batch_size = batch_size
         words = [int(np.random.SeedSequence([seed, step, place]).generate_state(1)[0]) for place in places]
@@ -37,10 +38,8 @@ class Draws:
         return ((self.places + self.uniform()) / self.batch_size).clamp(max=1.0 - 1e-6)
 
 
-def rows_of_step(step: int, batch_size: int, count: int, seed: int, *, first_in_order: bool = True) -> list[int]:
-    """Which of `count` samples a step sees; every pass over them has an order of its own.
-
-    `first_in_order` leaves the first pass as it is, which suits samples that are independent draws.
+def rows_of_step(step: int, batch_size: int, count: int, seed: int) -> list[int]:
+    """Which of `count` samples a step sees: the first pass in order (they are independent draws), every later pass in an order of its own.
 
     >>> rows_of_step(1, 4, 100, seed=0)
     [4, 5, 6, 7]
@@ -49,7 +48,7 @@ def rows_of_step(step: int, batch_size: int, count: int, seed: int, *, first_in_
     orders: dict[int, np.ndarray] = {}
     for number in range(step * batch_size, (step + 1) * batch_size):
         turn, place = divmod(number, count)
-        if (turn or not first_in_order) and turn not in orders:
+        if turn and turn not in orders:
             orders[turn] = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, turn, 1]))).permutation(count)
-        rows.append(int(orders[turn][place]) if turn in orders else place)
+        rows.append(int(orders[turn][place]) if turn else place)
     return rows
