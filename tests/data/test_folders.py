@@ -22,7 +22,7 @@ from calotype.data.clip_folder import ClipFolder
 from calotype.data.folders import FolderData, Part, Row, _place, check_folder
 from calotype.data.images import read_image
 from calotype.data.manifest import FileRecord, read_manifest
-from calotype.data.picture_folder import PICTURES, PictureFolder, look_at_picture
+from calotype.data.picture_folder import PICTURES, PictureFolder
 from calotype.data.tables import SPLITS
 from calotype.world.dataset import write_dataset
 
@@ -292,7 +292,7 @@ def test_parts_that_belong_together_are_matched_by_stem(tmp_path: Path) -> None:
     (root / "masks" / "a").mkdir(parents=True)
     for name in ("a/0", "a/1", "a/9"):
         Mask(torch.ones(20, 24, dtype=torch.bool)).save(root / "masks" / f"{name}.png")
-    masks = Part("mask", ("masks", "labels"), frozenset((".png",)), look_at_picture)
+    masks = Part("mask", ("masks", "labels"), frozenset((".png",)), PICTURES.look)
     assert problems(lambda: check_folder(root, [PICTURES, masks])) == [
         "a/2: no mask of that name in masks/",
         "a/9: no image of that name in images/",

@@ -23,12 +23,17 @@ FORMAT, VERSION = "calotype-manifest", 1
 _MOST_THREADS = 4
 _DIGEST = "[0-9a-f]{64}"
 
-Look = Callable[[Path], Mapping[str, int]]
-"""Reads a file as a whole and says what it holds, such as its height and width.
+_MOST = 1_000_000_000
 
-Raises:
-    InputError: it can't be read.
-"""
+
+@dataclass(frozen=True)
+class Look:
+    """How a file is looked at."""
+
+    read: Callable[[Path], Mapping[str, int]]
+    """Reads it as a whole and says what it holds; raises `InputError` where it can't be read."""
+    facts: frozenset[str]
+    """The names of what it says, such as "height"."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def look_at(
     """
     found, problems = {}, []
     for path in paths:
-        if path in known and known[path].unchanged(root):
+        if path in known and known[path].facts.keys() == paths[path].facts and known[path].unchanged(root):
             found[path] = known[path]
     fresh = [path for path in paths if path not in found]
     if fresh:
@@ -100,7 +105,7 @@ def _record(root: Path, path: str, look: Look) -> FileRecord | str:
         size, time = _state(file)
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-        record = FileRecord(path, size, time, digest, dict(look(file)))
+        record = FileRecord(path, size, time, digest, dict(look.read(file)))
         return record if record.unchanged(root) else "it changes while it is read; wait until it is written"
     except InputError as error:
         # The reader names the file by its full path; the line has a shorter one before it.
@@ -124,7 +129,7 @@ def read_manifest(path: Path, root: Path) -> dict[str, FileRecord]:
 
 def _parsed(line: bytes, name: str) -> FileRecord:
     entry = mapping(parse_json(line, name), name)
-    facts = {text(key, name, most=40): whole(value, name) for key, value in mapping(entry.get("facts"), name, most=20).items()}
+    facts = {text(key, name, most=40): whole(value, name, most=_MOST) for key, value in mapping(entry.get("facts"), name, most=20).items()}
     return FileRecord(
         text(entry.get("path"), name),
         whole(entry.get("size"), name),
