@@ -173,13 +173,19 @@ def test_a_file_that_changes_while_it_is_trained_on_is_noticed(pictures: Path) -
         data.rows([1, 2])
 
 
-def test_a_check_can_be_stopped(pictures: Path) -> None:
+def test_a_check_can_be_stopped_and_goes_on_from_there(pictures: Path, tmp_path: Path) -> None:
     class Stop(Events):
+        left = 3
+
         def check(self) -> None:
-            raise Cancelled("stopped by the test")
+            self.left -= 1
+            if not self.left:
+                raise Cancelled("stopped by the test")
 
     with pytest.raises(Cancelled):
-        PictureFolder.open(pictures, events=Stop())
+        PictureFolder.open(pictures, manifest=tmp_path / "manifest", events=Stop())
+    assert sorted(read_manifest(tmp_path / "manifest", pictures)) == [f"images/{number}.png" for number in range(3)]
+    assert len(PictureFolder.open(pictures, manifest=tmp_path / "manifest")) == 6
 
 
 def test_the_fingerprint_is_that_of_what_is_trained_on(pictures: Path, tmp_path: Path) -> None:

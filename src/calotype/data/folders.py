@@ -131,7 +131,13 @@ def check_folder(
         if stem not in found[part.name]
     ]
     looks = {path: part.look for part in parts for paths in found[part.name].values() for path in paths}
-    records, unread = look_at(root, looks, read_manifest(manifest, root) if manifest is not None else {}, events=events)
+    records: dict[str, FileRecord] = {}
+    try:
+        unread = look_at(root, looks, read_manifest(manifest, root) if manifest is not None else {}, records, events=events)
+    except BaseException:
+        if manifest is not None:
+            write_manifest(manifest, root, records.values(), {})
+        raise
     told, untold = _told(root, parts, found, captions)
     rows = tuple(
         Row(stem, files, told[stem].caption, told[stem].group or stem, told[stem].split)
@@ -141,7 +147,7 @@ def check_folder(
     )
     if manifest is not None:
         groups = {record.path: row.group for row in rows for record in row.files.values()}
-        write_manifest(manifest, root, records.values(), groups)
+        write_manifest(manifest, root, [records[path] for path in looks if path in records], groups)
     problems += [*unread, *untold, *_duplicates(rows), *_torn_groups(rows), *also(rows)]
     if problems:
         more = f"; and {len(problems) - _MOST_LISTED:,} more" if len(problems) > _MOST_LISTED else ""

@@ -64,20 +64,21 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def look_at(
-    root: Path, paths: Mapping[str, Look], known: Mapping[str, FileRecord], *, events: Events = SILENT
-) -> tuple[dict[str, FileRecord], list[str]]:
+    root: Path, paths: Mapping[str, Look], known: Mapping[str, FileRecord], found: dict[str, FileRecord], *, events: Events = SILENT
+) -> list[str]:
     """Hash and look at the files that are not known as they are now; several at a time.
 
     Args:
         root: the data set's folder.
         paths: each file below it and how it is looked at.
         known: records of an earlier time, by path.
+        found: gets the records by path, one by one, so that those of a check that is stopped aren't lost.
         events: hears of the stage and each of its files, and may cancel.
 
     Returns:
-        The records by path, and a line for each file that can't be read.
+        A line for each file that can't be read.
     """
-    found, problems = {}, []
+    problems = []
     for path in paths:
         if path in known and known[path].facts.keys() == paths[path].facts and known[path].unchanged(root):
             found[path] = known[path]
@@ -96,7 +97,7 @@ def look_at(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return {path: found[path] for path in paths if path in found}, problems
+    return problems
 
 
 def _record(root: Path, path: str, look: Look) -> FileRecord | str:
