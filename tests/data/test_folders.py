@@ -14,9 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import Cancelled, DataError, InputError
 from calotype.core.events import Events
-from calotype.core.types import Image, Mask, Video
 from calotype.data import manifest as manifests
 from calotype.data.clip_folder import ClipFolder
 from calotype.data.folders import FolderData, Part, Row, _place, check_folder
@@ -24,7 +22,9 @@ from calotype.data.images import read_image
 from calotype.data.manifest import FileRecord, read_manifest
 from calotype.data.picture_folder import PICTURES, PictureFolder
 from calotype.data.tables import SPLITS
-from calotype.world.dataset import write_dataset
+from calotype.errors import Cancelled, DataError, InputError
+from calotype.imaging.types import Image, Mask, Video
+from calotype.world.scenes.dataset import write_dataset
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (20, 24)) -> Path:

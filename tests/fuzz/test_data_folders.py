@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.types import Image
 from calotype.data.picture_folder import PictureFolder
+from calotype.imaging.types import Image
 from tests.fuzz.mutations import as_bytes, damaged, fuzzed, reads_or_refuses, tampered
 
 TABLES = {

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calotype.core.types import Image
 from calotype.data.picture_folder import PictureFolder
+from calotype.imaging.types import Image
 from calotype.train.latents import Chunks, latents_of
 
 FLOATS = 25_000

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.core.errors import InputError
-from calotype.core.types import Image
 from calotype.data.picture_folder import PictureFolder
-from calotype.train.draws import Draws, rows_of_step
+from calotype.errors import InputError
+from calotype.imaging.types import Image
+from calotype.train.rng import BatchRng, rows_of_step
 from calotype.train.streaming import StreamedSource, default_workers, stream
 
 
@@ -83,8 +83,8 @@ def test_a_workers_error_is_the_one_line_that_it_raised(workers: int) -> None:
 
 
 class Noisy(StreamedSource):
-    def inputs(self, rows: dict[str, Tensor], draws: Draws, *, augment: bool) -> dict[str, Tensor]:
-        return {"image": rows["image"] + draws.normal(rows["image"].shape[1:]), "row": rows["row"]}
+    def inputs(self, rows: dict[str, Tensor], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
+        return {"image": rows["image"] + rng.normal(rows["image"].shape[1:]), "row": rows["row"]}
 
 
 def test_a_source_gives_the_loops_rows_whoever_reads_them(data: PictureFolder) -> None:
@@ -92,12 +92,12 @@ def test_a_source_gives_the_loops_rows_whoever_reads_them(data: PictureFolder) -
     places = (0, 1, 3)
     for step in (0, 1, 2, 5, 6, 1):
         rows = rows_of_step(step, 4, len(data), 9)
-        draws = [Draws(9, step, places, 4) for _ in range(2)]
+        rng = [BatchRng(9, step, places, 4) for _ in range(2)]
         found = [
-            source.batch([rows[place] for place in places], each, augment=True) for source, each in zip((here, ahead), draws, strict=True)
+            source.batch([rows[place] for place in places], each, augment=True) for source, each in zip((here, ahead), rng, strict=True)
         ]
         assert same(*found)
-    held_out = here.batch(range(10), Draws(0, 0, range(10), 10), augment=False)["row"].tolist()
+    held_out = here.batch(range(10), BatchRng(0, 0, range(10), 10), augment=False)["row"].tolist()
     assert sorted(held_out[:7]) == list(range(7))
     assert held_out[:3] == held_out[7:]
 

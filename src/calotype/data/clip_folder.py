@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.data.folders import FolderData, Part, Row, check_folder
-from calotype.data.manifest import Look
+from calotype.data.manifest import AttentionQueries
 from calotype.data.videos import measure_clip, read_video
+from calotype.errors import InputError
 
 CLIP_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".gif", ".webp"))
 
@@ -26,7 +26,7 @@ def look_at_clip(path: Path) -> Mapping[str, int]:
     return {"frames": frames, "height": height, "width": width}
 
 
-CLIPS = Part("clip", ("clips", "videos", ""), CLIP_SUFFIXES, Look(look_at_clip, frozenset(("frames", "height", "width"))))
+CLIPS = Part("clip", ("clips", "videos", ""), CLIP_SUFFIXES, AttentionQueries(look_at_clip, frozenset(("frames", "height", "width"))))
 
 
 @dataclass(frozen=True)

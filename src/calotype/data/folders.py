@@ -18,11 +18,11 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from calotype.core.errors import DataError, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import user_path
-from calotype.data.manifest import FileRecord, Look, look_at, read_manifest, refuse_inside, write_manifest
+from calotype.data.manifest import AttentionQueries, FileRecord, look_at, read_manifest, refuse_inside, write_manifest
 from calotype.data.tables import HELD_OUT, LEFT_OUT, TRAIN, Told, read_tables, text_beside
+from calotype.errors import DataError, InputError
+from calotype.imaging.files import user_path
 
 _MOST_LISTED = 5
 
@@ -56,7 +56,7 @@ class Part:
     """Folders that hold it, the first that is there; "" is the data set's folder itself."""
     suffixes: frozenset[str]
     """Endings of its files, in small letters."""
-    look: Look
+    look: AttentionQueries
     """Reads one as a whole, and says its size."""
 
 

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import atomic_path, json_line
 from calotype.core.untrusted import mapping, parse_json, text, whole
 from calotype.data.files import plain_file
+from calotype.errors import InputError
+from calotype.imaging.files import atomic_path, json_line
 
 FORMAT, VERSION = "calotype-manifest", 1
 _MOST_THREADS = 4
@@ -27,7 +27,7 @@ _MOST = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Look:
+class AttentionQueries:
     """How a file is looked at."""
 
     read: Callable[[Path], Mapping[str, int]]
@@ -64,7 +64,12 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def look_at(
-    root: Path, paths: Mapping[str, Look], known: Mapping[str, FileRecord], found: dict[str, FileRecord], *, events: Events = SILENT
+    root: Path,
+    paths: Mapping[str, AttentionQueries],
+    known: Mapping[str, FileRecord],
+    found: dict[str, FileRecord],
+    *,
+    events: Events = SILENT,
 ) -> list[str]:
     """Hash and look at the files that are not known as they are now; several at a time.
 
@@ -100,7 +105,7 @@ def look_at(
     return problems
 
 
-def _record(root: Path, path: str, look: Look) -> FileRecord | str:
+def _record(root: Path, path: str, look: AttentionQueries) -> FileRecord | str:
     try:
         file = plain_file(root / path)
         size, time = _state(file)

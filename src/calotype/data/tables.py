@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from calotype.core.errors import InputError
 from calotype.core.untrusted import mapping, parse_json, short
+from calotype.errors import InputError
 
 TABLES = ("table.csv", "captions.csv", "metadata.csv", "metadata.jsonl")
 """All of these are read where they are there; the last is what `calotype world` and other tools write."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from calotype.core.errors import MissingError
 from calotype.data.cache import TensorCache, content_key
 from calotype.data.folders import FolderData
+from calotype.errors import MissingError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from calotype.core.errors import CalotypeError
 from calotype.data.folders import DataSet
-from calotype.train.draws import Draws, rows_of_step
+from calotype.errors import CalotypeError
+from calotype.train.rng import BatchRng, rows_of_step
 
 _MOST_WORKERS = 4
 
@@ -117,21 +117,21 @@ class StreamedSource:
         self._next: tuple[int, int, tuple[int, ...]] | None = None
         """Seed, step and places of the batch that comes next."""
 
-    def inputs(self, rows: dict[str, Tensor], draws: Draws, *, augment: bool) -> dict[str, Tensor]:
+    def inputs(self, rows: dict[str, Tensor], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """What the trainee takes, on the CPU or the device; `rows` has `row` beside what the data set gives."""
         raise NotImplementedError
 
-    def batch(self, rows: Sequence[int], draws: Draws, *, augment: bool) -> dict[str, Tensor]:
+    def batch(self, rows: Sequence[int], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """See `calotype.train.recipe.Source`."""
-        read = self._ahead(draws) if augment and self.workers else shuffled(self.data, rows)
-        return {name: tensor.to(self.device) for name, tensor in self.inputs(read, draws, augment=augment).items()}
+        read = self._ahead(rng) if augment and self.workers else shuffled(self.data, rows)
+        return {name: tensor.to(self.device) for name, tensor in self.inputs(read, rng, augment=augment).items()}
 
-    def _ahead(self, draws: Draws) -> dict[str, Tensor]:
-        places = tuple(int(place) for place in draws.places)
-        if self._next != (draws.seed, draws.step, places):
+    def _ahead(self, rng: BatchRng) -> dict[str, Tensor]:
+        places = tuple(int(place) for place in rng.places)
+        if self._next != (rng.seed, rng.step, places):
             self._stream = stream(
-                self.data, batch_size=draws.batch_size, seed=draws.seed, first_step=draws.step, places=places, workers=self.workers,
+                self.data, batch_size=rng.batch_size, seed=rng.seed, first_step=rng.step, places=places, workers=self.workers,
                 pin_memory=torch.device(self.device).type == "cuda",
             )  # fmt: skip
-        self._next = (draws.seed, draws.step + 1, places)
+        self._next = (rng.seed, rng.step + 1, places)
         return next(self._stream)
