@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from calotype.imaging.files import user_path
 _MOST_LISTED = 5
 
 
+@runtime_checkable
 class DataSet(Protocol):
     """What a training asks of its data."""
 
