@@ -67,13 +67,15 @@ class WorldOptions(Common):
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder for the data set."""
     count: int = 100
-    """Scenes."""
+    """Scenes, or brains."""
     frames: int = 1
     """Frames of a scene; with more than one, clips are written."""
     size: int = 64
     """Height and width in pixels, 32 to 512."""
     preset: str = "small"
-    """The world: small or full."""
+    """The world: small, full, or brain: maps of synthetic brains as NIfTI, each with its mask and field."""
+    spacing: float = 2.0
+    """Of a brain: side of the voxels in mm."""
     split: Literal["train", "tune", "eval"] = "train"
     """Scenes of different splits never meet."""
     seed: int = 0
@@ -172,15 +174,22 @@ def world(arguments: Sequence[str]) -> int:
     page = Help(
         "calotype world DIR [--count N] [--frames N]",
         "Write a data set of toy scenes that other tools can read: pictures or clips, masks, captions, every ground truth as JSON lines.",
-        examples=("calotype world scenes --count 1000 --size 128", "calotype world clips --count 100 --frames 8 --preset full"),
+        examples=(
+            "calotype world scenes --count 1000 --size 128",
+            "calotype world clips --count 100 --frames 8 --preset full",
+            "calotype world maps --preset brain --count 12",
+        ),
     )
     options = parse(WorldOptions, arguments, page)
     folder = options.folder.expanduser()
 
     from calotype.world import PRESETS, write_dataset
 
-    if options.preset not in PRESETS:
-        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, PRESETS)}there are {', '.join(PRESETS)}")
+    known = (*PRESETS, "brain")
+    if options.preset not in known:
+        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, known)}there are {', '.join(known)}")
+    if options.preset == "brain":
+        return _brains(options, folder)
     with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
         write_dataset(
             folder,
@@ -200,6 +209,29 @@ def world(arguments: Sequence[str]) -> int:
         console.results().print(
             f"  {options.count} {what} of {options.size}x{options.size} px are in {folder}", highlight=False, soft_wrap=True
         )
+    return 0
+
+
+def _brains(options: WorldOptions, folder: Path) -> int:
+    from calotype.world.brain_dataset import write_brains
+
+    if options.frames != 1:
+        raise InputError(f"--frames {options.frames} is for pictures; leave it out with --preset brain")
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        write_brains(
+            folder,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            spacing=options.spacing,
+            overwrite=options.overwrite,
+            events=events,
+        )
+    if options.json:
+        print_json({"folder": str(folder), "count": options.count, "spacing": options.spacing, "seed": options.seed})
+    else:
+        told = f"  {options.count} brains of {options.spacing:g} mm are in {folder}: _Chimap, _mask and _fieldmap-local of each"
+        console.results().print(told, highlight=False, soft_wrap=True)
     return 0
 
 
