@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from calotype.backbones.folder import open_checkpoint
 from calotype.backbones.volume_network import VolumeNetwork, load_part, monai_unet, save_folder
+from calotype.core.denoiser import Preconditioner, Rates
 from calotype.core.events import Events
 from calotype.core.schedule import VPSchedule
 from calotype.train import networks
@@ -42,15 +43,15 @@ class TraineeQSM(nn.Module):
     def __init__(self, network: VolumeNetwork) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("alphas", VPSchedule.of(**SCHEDULE).alphas_cumprod.float(), persistent=False)
+        schedule = VPSchedule.of(**SCHEDULE)
+        self.preconditioner = Preconditioner("v_prediction", schedule.t)
+        self.register_buffer("alphas", schedule.alphas_cumprod.float(), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
         """`maps` and `noise` [B, 1, X, Y, Z], `maps` in units of `SCALE`; `timesteps` [B] int64."""
         alpha = self.alphas[batch["timesteps"]].view(-1, 1, 1, 1, 1)
-        maps, noise = batch["maps"], batch["noise"]
-        noisy = alpha.sqrt() * maps + (1.0 - alpha).sqrt() * noise
-        target = alpha.sqrt() * noise - (1.0 - alpha).sqrt() * maps
-        return (self.network(noisy, batch["timesteps"].float()).float() - target).square().flatten(1).mean(1)
+        network_input, target = self.preconditioner.example(batch["maps"], batch["noise"], Rates.of_alpha(alpha))
+        return (self.network(network_input, batch["timesteps"].float()).float() - target).square().flatten(1).mean(1)
 
 
 class Patches:
@@ -151,11 +152,11 @@ class QSMRecipe:
 
 def denoise(trainee: TraineeQSM, x: Float[Tensor, "batch 1 x y z"], sigma: float) -> Float[Tensor, "batch 1 x y z"]:
     """The network's estimate of the clean patches in x = x0 + sigma n."""
-    schedule = VPSchedule.of(**SCHEDULE)
-    time = torch.full((len(x),), schedule.t(sigma), device=x.device)
+    preconditioner = trainee.preconditioner
+    time = torch.full((len(x),), preconditioner.timestep(sigma), device=x.device)
     with torch.no_grad():
-        output = trainee.network(x / (1.0 + sigma**2) ** 0.5, time).float()
-    return x / (1.0 + sigma**2) - output * sigma / (1.0 + sigma**2) ** 0.5
+        output = trainee.network(preconditioner.scale_input(x, sigma), time)
+    return preconditioner.estimate(x, output, sigma)
 
 
 def sample_patches(trainee: TraineeQSM, noise: Float[Tensor, "batch 1 x y z"], steps: int = 20) -> Float[Tensor, "batch 1 x y z"]:
