@@ -147,7 +147,7 @@ class Trainer:
         # A step of its own calls the trainee's parts, which a wrapper would not hear of: `Optimizers` sums the gradients over processes.
         self.model = trainee.to(accelerator.device) if self._own_step else accelerator.prepare(trainee)
         self.trainee: nn.Module = trainee
-        self.step, self.seconds, self.draws = 0, 0.0, True
+        self.step, self.seconds, self.will_draw = 0, 0.0, True
         self.stage, self.stage_step = 0, 0
         """Which of the stages it is in, and the step at which that began."""
         self.ends = bounds(settings.stages)
@@ -178,14 +178,14 @@ class Trainer:
         counters = self._resume()
         if not counters.get("finished"):
             self._tell_precision(fresh=not counters)
-            self.draws = self._reserve()
+            self.will_draw = self._reserve()
             self._run()
         held_out = counters.get("held_out")
         if held_out is None:
             held_out = self.measure_all(self.average.module, self.held_out, f"measure {self.name}")
             self._log({"held_out": held_out, "final": True})
             self._save(finished=True, held_out=held_out, held_out_precision=self.precision.name)
-        if self.draws:
+        if self.will_draw:
             self.events.stage(f"draw samples of {self.name}")
             self._draw()
         return self._fitted(held_out, self.settings.held_out, counters.get("held_out_precision"))
@@ -323,7 +323,7 @@ class Trainer:
     def _look_early(self, progress: float) -> None:
         """After a minute of a longer training: what the whole comes to, and the first sheet."""
         whole = self.budget.seconds
-        if progress >= 1.0 or not self.draws or (whole is not None and whole < 5 * EARLY):
+        if progress >= 1.0 or not self.will_draw or (whole is not None and whole < 5 * EARLY):
             return
         speed = self.step / self.seconds
         if self.training.steps is not None:
