@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from calotype.embedded.networks import seeded
 from calotype.train import precision
 from calotype.train.muon import Muon, orthogonalise
-from calotype.train.networks import seeded
 from calotype.train.precision import precision_for
 from tests.train.narrow import RECIPES
 
@@ -72,7 +72,7 @@ def test_the_precision_follows_the_gpu(monkeypatch: pytest.MonkeyPatch, native: 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float32"])
 def test_network_and_optimiser_compute_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: precision.PrecisionName) -> None:
-    from calotype.train.api import trainer_of
+    from calotype.embedded.api import trainer_of
     from calotype.train.budget import Budget
     from calotype.train.loop import accelerator_for
 

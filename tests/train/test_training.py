@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 import calotype
 from calotype.cli import app
-from calotype.core.errors import DataError, InputError
-from calotype.core.types import Volume
+from calotype.errors import DataError, InputError
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.training import QSMDiffTraining
 from calotype.train.state import read_counters
 from tests.train.narrow import Heard

@@ -15,7 +15,7 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.core.errors import Cancelled, InputError
+from calotype.errors import Cancelled, InputError
 from calotype.registry import did_you_mean, known_methods, known_trainings, resolve_training
 from calotype.runs.presets import preset_instance
 

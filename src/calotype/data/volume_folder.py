@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.errors import DataError, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import atomic_path
-from calotype.core.types import Volume
 from calotype.data.volumes import read_volume
+from calotype.errors import DataError, InputError
+from calotype.imaging.files import atomic_path
+from calotype.imaging.types import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
 MASKS = ("_mask", "_brainmask", "-mask")

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import CalotypeError, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import write_json
+from calotype.errors import CalotypeError, InputError
+from calotype.imaging.files import write_json
 from calotype.train.budget import Budget
-from calotype.train.draws import Draws, rows_of_step
 from calotype.train.ema import MovingAverage
 from calotype.train.latents import Chunks
 from calotype.train.optimizers import MAIN, Optimizers, bounds
 from calotype.train.precision import precision_for, precision_words
 from calotype.train.recipe import Settings, Sheet, Source
+from calotype.train.rng import BatchRng, rows_of_step
 from calotype.train.state import POINTER, load_tensors, read_counters, save_state
 
 if TYPE_CHECKING:
@@ -113,14 +113,14 @@ class Trainer:
         accelerator: Accelerator,
         settings: Settings,
         peak: float | None = None,
-        sheet: Sheet | None = None,
+        sample_grid: Sheet | None = None,
         events: Events = SILENT,
         save_every: float = 60.0,
         report_every: float = 600.0,
         marks: Mapping[str, Any] | None = None,
         read_only: bool = False,
     ) -> None:
-        self.name, self.sheet, self.marks = name, sheet, dict(marks or {})
+        self.name, self.sample_grid, self.marks = name, sample_grid, dict(marks or {})
         self.folder, self.budget, self.seed = folder, budget, seed
         self.training = budget
         """What of the budget is left for training itself."""
@@ -224,9 +224,9 @@ class Trainer:
             batch = min(batch, time.monotonic() - before)
             self._stepped()
         measuring = self.measures * batch * math.ceil(settings.held_out / settings.batch_size)
-        sheet = batch * settings.sheet_batches
-        draw = sheet <= SHEET_SHARE * self.budget.seconds
-        needed = time.monotonic() - begun + measuring + batch * settings.export_batches + draw * sheet
+        sample_grid = batch * settings.sheet_batches
+        draw = sample_grid <= SHEET_SHARE * self.budget.seconds
+        needed = time.monotonic() - begun + measuring + batch * settings.export_batches + draw * sample_grid
         needed, draw = self._agreed(needed), bool(self._agreed(draw))
         self.training = self.budget.less(needed)
         if needed > self.budget.seconds / 2:
@@ -331,7 +331,7 @@ class Trainer:
         else:
             told = f"{self.training} of training make about {speed * (self.training.seconds or 0.0):,.0f}"
         self._draw()
-        first = f"; the first samples are in {self.folder / SHEETS}" if self.sheet is not None else ""
+        first = f"; the first samples are in {self.folder / SHEETS}" if self.sample_grid is not None else ""
         self.events.note(f"{self.name}: {self.step:,} steps of {self.settings.batch_size} samples in the first minute, {told}{first}")
 
     def _one_step(self, progress: float) -> None:
@@ -359,7 +359,7 @@ class Trainer:
         size, accelerator = self.settings.batch_size, self.accelerator
         rows = rows_of_step(step, size, self.source.count, self.seed)
         ours = range(accelerator.process_index, size, accelerator.num_processes)
-        return self.source.batch([rows[place] for place in ours], Draws(self.seed, step, ours, size), augment=True)
+        return self.source.batch([rows[place] for place in ours], BatchRng(self.seed, step, ours, size), augment=True)
 
     @torch.no_grad()
     def measure(self, count: int) -> float:
@@ -390,12 +390,12 @@ class Trainer:
     def _draw(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        from calotype.train.sheets import plot_progress
+        from calotype.train.sample_grids import plot_progress
 
         if (self.folder / LOG).is_file():
             plot_progress(self.folder / LOG, self.folder / "loss.png")
-        if self.sheet is not None:
-            self.sheet(self.average.module, self.held_out, self.folder / SHEETS / f"{self.step:07d}")
+        if self.sample_grid is not None:
+            self.sample_grid(self.average.module, self.held_out, self.folder / SHEETS / f"{self.step:07d}")
 
     def _save(self, **extra: Any) -> None:
         if self.accelerator.is_main_process:
@@ -440,8 +440,8 @@ def held_out_loss(
     with torch.no_grad():
         for start in range(0, count, size):
             places = range(min(size, count - start))
-            draws = Draws(settings.held_out_seed, start // size, places, size)
-            batch = source.batch([start + place for place in places], draws, augment=False)
+            rng = BatchRng(settings.held_out_seed, start // size, places, size)
+            batch = source.batch([start + place for place in places], rng, augment=False)
             with accelerator.autocast():
                 total += float(trainee(batch).float().sum())
             done()

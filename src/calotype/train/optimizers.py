@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.train.budget import learning_rate_share
 from calotype.train.muon import Muon
 from calotype.train.precision import Precision

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from calotype.core.events import Events
-from calotype.train.draws import Draws
 from calotype.train.optimizers import Stage
+from calotype.train.rng import BatchRng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Source(Protocol):
     count: int
     """How many different samples there are."""
 
-    def batch(self, rows: Sequence[int], draws: Draws, *, augment: bool) -> dict[str, Tensor]:
+    def batch(self, rows: Sequence[int], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """The inputs of `Trainee.forward` on the training device, first dimension len(rows).
 
         `augment` is true in training and false for the held-out loss: noise levels and noise are drawn either way, dropout of
@@ -65,7 +65,7 @@ class Source(Protocol):
 
 
 Sheet = Callable[[Any, Any, Path], list[Path]]
-"""Draws what a trainee can do today with a source's samples; returns the files written (the path with a suffix)."""
+"""BatchRng what a trainee can do today with a source's samples; returns the files written (the path with a suffix)."""
 
 
 class Recipe(Protocol):
@@ -93,7 +93,7 @@ class Recipe(Protocol):
         """
         ...
 
-    def sheet(self, trainee: nn.Module, source: Source, path: Path) -> list[Path]:
+    def sample_grid(self, trainee: nn.Module, source: Source, path: Path) -> list[Path]:
         """Draw what the model can do today; returns the files written (`path` with a suffix)."""
         ...
 

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import atomic_path, json_line, write_json
 from calotype.core.untrusted import mapping, parse_json
+from calotype.errors import InputError
+from calotype.imaging.files import atomic_path, json_line, write_json
 from calotype.train.budget import Budget
 from calotype.train.loop import Fitted, Trainer, accelerator_for
 from calotype.train.recipe import Settings, Source
@@ -103,7 +103,7 @@ class Training:
         raise NotImplementedError
 
     def check(self, data: Any, events: Events = SILENT) -> None:
-        """Look through the whole of `data_set`'s result.
+        """AttentionQueries through the whole of `data_set`'s result.
 
         Raises:
             DataError: something in it can't be used; it has a line for each problem.
@@ -195,7 +195,7 @@ class Training:
             trainer = Trainer(
                 self.slug, trainee, source=train, held_out=held_out, folder=target / RUN, budget=asked, seed=seed,
                 accelerator=accelerator, settings=settings, peak=settings.learning_rate if start is None else settings.warm_learning_rate,
-                sheet=self.draw, events=events, save_every=save_every, report_every=report_every,
+                sample_grid=self.draw, events=events, save_every=save_every, report_every=report_every,
             )  # fmt: skip
             fitted = trainer.fit()
             if accelerator.is_main_process:

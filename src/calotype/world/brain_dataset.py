@@ -6,13 +6,13 @@ import json
 import os
 from pathlib import Path
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.types import Volume
-from calotype.world.brain import NUCLEI, sample_brain
-from calotype.world.brain_field import measured_field
-from calotype.world.dataset import FORMAT, VERSION, new_dataset
-from calotype.world.scenes import SPLITS
+from calotype.errors import InputError
+from calotype.imaging.types import Volume
+from calotype.world.brains.anatomy import NUCLEI, sample_brain
+from calotype.world.brains.field import measured_field
+from calotype.world.scenes.dataset import FORMAT, VERSION, new_dataset
+from calotype.world.scenes.sampling import SPLITS
 
 PRESET = "brain"
 NOISE_PPM = 0.006

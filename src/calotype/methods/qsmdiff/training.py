@@ -20,16 +20,16 @@ from calotype.backbones.folder import open_checkpoint
 from calotype.backbones.headers import read_json
 from calotype.backbones.volume_network import VolumeNetwork, load_part, monai_unet, save_folder
 from calotype.core.denoiser import Preconditioner, Rates
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.schedule import VPSchedule
-from calotype.core.types import Volume
 from calotype.data.volume_folder import VolumeFolder, VolumeWindows
 from calotype.data.volumes import masked_values, volume_mask
+from calotype.errors import InputError
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.grid import WorkingGrid
 from calotype.methods.qsmdiff.units import field_in_ppm
-from calotype.train.draws import Draws
 from calotype.train.recipe import Settings
+from calotype.train.rng import Rng
 from calotype.train.training import Training
 
 SCHEDULE: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
@@ -72,11 +72,11 @@ class WindowBatches:
         """The windows of these numbers."""
         return self.windows.rows(rows)["maps"] / self.scale
 
-    def batch(self, rows: Sequence[int], draws: Draws, *, augment: bool) -> dict[str, Tensor]:
+    def batch(self, rows: Sequence[int], rng: Rng, *, augment: bool) -> dict[str, Tensor]:
         """See `calotype.train.recipe.Source`; nothing is left out in training."""
         maps = self.maps(rows)
-        timesteps = (draws.stratified() ** self.low_noise * SCHEDULE["num_train_timesteps"]).long()
-        made = {"maps": maps, "noise": draws.normal(maps.shape[1:]), "timesteps": timesteps}
+        timesteps = (rng.stratified() ** self.low_noise * SCHEDULE["num_train_timesteps"]).long()
+        made = {"maps": maps, "noise": rng.normal(maps.shape[1:]), "timesteps": timesteps}
         return {name: tensor.to(self.device) for name, tensor in made.items()}
 
 
@@ -204,7 +204,7 @@ class QSMDiffTraining(Training):
 
     def draw(self, trainee: TraineeQSM, source: WindowBatches, path: Path) -> list[Path]:
         """Middle slices: true windows, what the network makes of them at two noise levels, and samples from noise."""
-        from calotype.train.sheets import save_grid
+        from calotype.train.sample_grids import save_grid
 
         maps = source.maps(range(8)).to(trainee.alphas.device)
         noise = torch.randn(maps.shape, generator=torch.Generator().manual_seed(0)).to(maps.device)

@@ -1,0 +1,162 @@
+"""The verbs that prove: eval, and world, which makes the scenes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from calotype.cli import console
+from calotype.cli.options import Common, Help, parse, print_json
+from calotype.errors import InputError
+from calotype.registry import did_you_mean
+
+CLAIM_FAILED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Common):
+    """What `eval` takes."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """A method or an embedded model."""
+    seed: int = 1_000_000
+    """Makes the scenes and the noise; a claim should hold on any."""
+    count: int | None = None
+    """Scenes; by default as many as take at most 8 minutes on 2 cores."""
+    quick: bool = False
+    """A few scenes only, to see that it runs."""
+    record: bool = False
+    """Write results/NAME.csv, from which the tables of the docs are made."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    noise: float | None = None
+    """qsmdiff: noise of the field in ppm, 0.006 by default."""
+    data: Path | None = None
+    """qsmdiff: a folder of the QSM challenge or of qsm-forward, whose heads are scored in place of synthetic ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldOptions(Common):
+    """What `world` takes."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder for the data set."""
+    count: int = 100
+    """Scenes, or brains."""
+    frames: int = 1
+    """Frames of a scene; with more than one, clips are written."""
+    size: int = 64
+    """Height and width in pixels, 32 to 512."""
+    preset: str = "small"
+    """The world: small, full, or brain: maps of synthetic brains as NIfTI, each with its mask and field."""
+    spacing: float = 2.0
+    """Of a brain: side of the voxels in mm."""
+    split: Literal["train", "tune", "eval"] = "train"
+    """Scenes of different splits never meet."""
+    seed: int = 0
+    """Of the scenes; the same seed gives the same scenes everywhere."""
+    overwrite: bool = False
+    """Replace a data set that is there."""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """`calotype eval NAME`."""
+    page = Help(
+        "calotype eval NAME [--seed N] [--count N]",
+        "The proof on ground truth: one table of the method against its baselines and ablations, then its claims, each with its bar.",
+        "Exit status 1 if a claim fails.",
+        ("calotype eval time-reversal-fusion --seed 7", "calotype eval toy-i2v --json"),
+    )
+    options = parse(EvalOptions, arguments, page)
+
+    from calotype import evaluation
+
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        report = evaluation.evaluate(
+            options.name,
+            seed=options.seed,
+            count=options.count,
+            quick=options.quick,
+            device=options.device,
+            events=events,
+            record=options.record,
+            noise=options.noise,
+            data=options.data,
+        )
+    if options.json:
+        print_json(report.to_dict())
+    else:
+        console.results().print(report.render())
+    return 0 if report.holds else CLAIM_FAILED
+
+
+def world(arguments: Sequence[str]) -> int:
+    """`calotype world DIR`."""
+    page = Help(
+        "calotype world DIR [--count N] [--frames N]",
+        "Write a data set of toy scenes that other tools can read: pictures or clips, masks, captions, every ground truth as JSON lines.",
+        examples=(
+            "calotype world scenes --count 1000 --size 128",
+            "calotype world clips --count 100 --frames 8 --preset full",
+            "calotype world maps --preset brain --count 12",
+        ),
+    )
+    options = parse(WorldOptions, arguments, page)
+    folder = options.folder.expanduser()
+
+    from calotype.world import PRESETS, write_dataset
+
+    known = (*PRESETS, "brain")
+    if options.preset not in known:
+        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, known)}there are {', '.join(known)}")
+    if options.preset == "brain":
+        return _brains(options, folder)
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        write_dataset(
+            folder,
+            preset=options.preset,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            size=options.size,
+            num_frames=options.frames,
+            overwrite=options.overwrite,
+            events=events,
+        )
+    if options.json:
+        print_json({"folder": str(folder), "count": options.count, "frames": options.frames, "size": options.size, "seed": options.seed})
+    else:
+        what = "clips" if options.frames > 1 else "pictures"
+        console.results().print(
+            f"  {options.count} {what} of {options.size}x{options.size} px are in {folder}", highlight=False, soft_wrap=True
+        )
+    return 0
+
+
+def _brains(options: WorldOptions, folder: Path) -> int:
+    from calotype.world.brain_dataset import write_brains
+
+    if options.frames != 1:
+        raise InputError(f"--frames {options.frames} is for pictures; leave it out with --preset brain")
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        write_brains(
+            folder,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            spacing=options.spacing,
+            overwrite=options.overwrite,
+            events=events,
+        )
+    if options.json:
+        print_json({"folder": str(folder), "count": options.count, "spacing": options.spacing, "seed": options.seed})
+    else:
+        told = f"  {options.count} brains of {options.spacing:g} mm are in {folder}: _Chimap, _mask and _fieldmap-local of each"
+        console.results().print(told, highlight=False, soft_wrap=True)
+    return 0
