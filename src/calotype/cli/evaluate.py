@@ -140,7 +140,7 @@ def world(arguments: Sequence[str]) -> int:
 
 
 def _brains(options: WorldOptions, folder: Path) -> int:
-    from calotype.world.brain_dataset import write_brains
+    from calotype.world.brains.dataset import write_brains
 
     if options.frames != 1:
         raise InputError(f"--frames {options.frames} is for pictures; leave it out with --preset brain")

@@ -146,18 +146,18 @@ def _train_embedded(arguments: Sequence[str]) -> int:
     if bool(options.name) == options.pending:
         raise InputError("give either the NAME of a model or --pending; `calotype models` lists the embedded ones")
 
-    from calotype import train as training
+    from calotype import embedded
 
-    if options.name and options.name not in training.RECIPES:
-        near = did_you_mean(options.name, [*training.RECIPES, *known_trainings()])
-        raise InputError(f"no recipe {options.name!r}; {near}there are {', '.join(training.RECIPES)}")
+    if options.name and options.name not in embedded.RECIPES:
+        near = did_you_mean(options.name, [*embedded.RECIPES, *known_trainings()])
+        raise InputError(f"no recipe {options.name!r}; {near}there are {', '.join(embedded.RECIPES)}")
     given: dict[str, Any] = {"budget": options.budget, "seed": options.seed, "out": options.out, "device": options.device}
     try:
         with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
             done = (
-                training.train_pending(**given, events=events)
+                embedded.train_pending(**given, events=events)
                 if options.pending
-                else [training.train(options.name, **given, events=events)]
+                else [embedded.train(options.name, **given, events=events)]
             )
     except Cancelled:
         raise Cancelled(STOPPED) from None

@@ -29,7 +29,7 @@ from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.grid import WorkingGrid
 from calotype.methods.qsmdiff.units import field_in_ppm
 from calotype.train.recipe import Settings
-from calotype.train.rng import Rng
+from calotype.train.rng import BatchRng
 from calotype.train.training import Training
 
 SCHEDULE: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
@@ -72,7 +72,7 @@ class WindowBatches:
         """The windows of these numbers."""
         return self.windows.rows(rows)["maps"] / self.scale
 
-    def batch(self, rows: Sequence[int], rng: Rng, *, augment: bool) -> dict[str, Tensor]:
+    def batch(self, rows: Sequence[int], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """See `calotype.train.recipe.Source`; nothing is left out in training."""
         maps = self.maps(rows)
         timesteps = (rng.stratified() ** self.low_noise * SCHEDULE["num_train_timesteps"]).long()
