@@ -41,6 +41,7 @@ from calotype.core.roles import HasAttention, ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
 from calotype.core.stepping import check_bound
 from calotype.data import as_image
+from calotype.data.cache import TensorCache
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
 from calotype.errors import InputError
@@ -49,7 +50,6 @@ from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, BesideSource, Injection, sigma_of_tau
 from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
 from calotype.methods.anyv2v.inversion import SOLVERS, Inversion, Inverter, Solver, Windows, nested_tables
-from calotype.runs.cache import TensorCache
 
 NEGATIVE_PROMPT = "Distorted, discontinuous, ugly, blurry, low resolution, motionless, static"
 """Words for what the result shouldn't be, as the official code has them."""
