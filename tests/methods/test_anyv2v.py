@@ -22,13 +22,13 @@ from calotype.core.inversion import Trajectory
 from calotype.core.noise import noise
 from calotype.core.samplers import sample
 from calotype.core.schedule import karras_sigmas
+from calotype.data.cache import TensorCache
 from calotype.errors import Cancelled, InputError
 from calotype.imaging.types import Image, Video
 from calotype.methods.anyv2v import AnyV2V
 from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, DecoderAttention, Injection, convolution, sigma_of_tau
 from calotype.methods.anyv2v.inversion import Windows, nested_tables
-from calotype.runs.cache import TensorCache
 from tests import tiny
 from tests.tolerance import ENDS, close, in_float64, tolerance
 

@@ -39,6 +39,7 @@ from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
 from calotype.data import as_image
+from calotype.data.cache import TensorCache
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
 from calotype.errors import InputError
@@ -47,7 +48,6 @@ from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, Injection, check_rows, sigma_of_tau
 from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
 from calotype.methods.anyv2v.inversion import SOLVERS, Inversion, Inverter, Solver, Windows, nested_tables
-from calotype.runs.cache import TensorCache
 
 NEGATIVE_PROMPT = "Distorted, discontinuous, ugly, blurry, low resolution, motionless, static"
 """Words for what the result shouldn't be, as the official code has them."""
