@@ -14,7 +14,6 @@ from calotype.index import METHODS
 
 if TYPE_CHECKING:
     from calotype.core.method import Method
-    from calotype.train.training import Training
 
 GROUP = "calotype.methods"
 """Entry points of this group are methods: the name is the slug, the value is `module:Class`."""
@@ -109,8 +108,8 @@ def known_trainings() -> list[str]:
     return own + [slug for slug, plugin in plugins(TRAININGS).items() if not plugin.problem]
 
 
-def resolve_training(slug: str) -> type[Training]:
-    """The class that trains a method's checkpoints.
+def resolve_training(slug: str) -> type[Any]:
+    """The class that trains a method's checkpoints, a `calotype.train.training.Training`.
 
     Raises:
         InputError: there is none of that name; the message has the nearest names.
@@ -118,10 +117,10 @@ def resolve_training(slug: str) -> type[Training]:
     """
     row, plugin = METHODS.get(slug), plugins(TRAININGS).get(slug)
     if row is not None and row.training is not None:
-        found: type[Training] = _import(row.training)
+        found: type[Any] = _import(row.training)
         return found
     if plugin is not None:
-        added: type[Training] = _of_package(plugin, "the training of")
+        added: type[Any] = _of_package(plugin, "the training of")
         return added
     what = f"{slug} has nothing to train" if slug in known_methods() else f"no training of {slug!r}"
     raise InputError(f"{what}; {did_you_mean(slug, known_trainings())}trainings are {', '.join(known_trainings())}")
