@@ -14,7 +14,7 @@ import torch
 from PIL import Image as Pillow
 
 from calotype.chains import Chain, Reference, is_chain, rerun_chain, resume_chain, run_chain
-from calotype.chains.running import select
+from calotype.chains.handing import select
 from calotype.core.errors import Cancelled, InputError
 from calotype.core.method import Method
 from calotype.core.types import Image, Mask, Video, Volume

@@ -105,6 +105,10 @@ def info(arguments: Sequence[str]) -> int:
     row = METHODS.get(method.slug)
     models = [name for name, model in MODELS.items() if model.role == method.role and not model.removed]
     if options.json:
+        inputs = [
+            {"name": item.name, "kind": f"{item.kind}{'s' if item.several else ''}", "required": item.required, "help": item.help}
+            for item in parameters
+        ]
         print_json(
             {
                 "method": method.slug,
@@ -112,7 +116,7 @@ def info(arguments: Sequence[str]) -> int:
                 "paper": row.paper if row else "",
                 "role": method.role,
                 "models": models,
-                "inputs": [{"name": item.name, "kind": item.kind, "required": item.required, "help": item.help} for item in parameters],
+                "inputs": inputs,
                 "parameters": field_notes(method),
                 "presets": presets,
                 "defaults": encode(preset_instance(method, next(iter(method.presets), ""))),

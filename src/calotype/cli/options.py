@@ -11,11 +11,14 @@ import typing
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calotype.core.errors import InputError
 from calotype.core.files import json_line
 from calotype.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from calotype.runs import Parameter
 
 T = TypeVar("T")
 
@@ -64,9 +67,11 @@ class Help:
     examples: tuple[str, ...] = ()
 
 
-def input_metavar(kind: str) -> str:
-    """What stands for an argument of this kind (see `calotype.runs.Parameter`) on help pages."""
-    return {"value": "VALUE", "model": "NAME"}.get(kind, "FILE..." if kind.endswith("s") else "FILE")
+def input_metavar(parameter: Parameter) -> str:
+    """What stands for an argument of a method's call on help pages."""
+    if parameter.artifact is None:
+        return {"model": "NAME"}.get(parameter.kind, "VALUE")
+    return f"{'FILE' if parameter.artifact.suffix else 'FOLDER'}{'...' if parameter.several else ''}"
 
 
 def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[str, str] | None = None) -> T:
@@ -170,6 +175,7 @@ def _in_words(metavar: str) -> str:
         "TEXT": "a text",
         "PATH": "a path",
         "FILE": "a file",
+        "FOLDER": "a folder",
         "X X": "two numbers",
         "": "no value",
     }

@@ -12,14 +12,14 @@ import textwrap
 import types
 import typing
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calotype.core.errors import InputError
 
+if TYPE_CHECKING:
+    from calotype.runs.artifact import ArtifactKind
+
 _HANDLED = ("self", "model", "seed", "events")
-_ROLES = "calotype.core.roles"
-MEDIA = ("Image", "Mask", "Video", "Volume")
-"""The types that are given as files: those of `calotype.runs.kinds`, by name, since a help page needs no torch."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Parameter:
 
     name: str
     kind: str
-    """"image", "mask", "video" or "volume" for one file, "images" and so on for several, "model" for a second checkpoint (annotated with a
+    """The name of an artifact kind (`calotype.runs.kinds`) for what is given as files, "model" for a second checkpoint (annotated with a
     role), "value" for anything else."""
     annotation: Any
     """The type that a plain value has; for files and checkpoints, None."""
@@ -36,6 +36,10 @@ class Parameter:
     """The default, or `inspect.Parameter.empty` where the user must give one."""
     help: str
     """Its line in the docstring's `Args:`."""
+    artifact: ArtifactKind | None = None
+    """That kind."""
+    several: bool = False
+    """Whether several files are given."""
 
     @property
     def required(self) -> bool:
@@ -58,8 +62,9 @@ def call_parameters(method: type) -> tuple[Parameter, ...]:
         if parameter.annotation is inspect.Parameter.empty:
             raise InputError(f"{method.__name__}.__call__: the argument {name} has no annotation; every argument needs one")
         annotation = resolve(parameter.annotation, method)
-        kind = _kind(annotation)
-        result.append(Parameter(name, kind, None if kind != "value" else annotation, parameter.default, notes.get(name, "")))
+        kind, artifact, several = _kind(annotation)
+        plain = annotation if kind == "value" else None
+        result.append(Parameter(name, kind, plain, parameter.default, notes.get(name, ""), artifact, several))
     return tuple(result)
 
 
@@ -94,21 +99,24 @@ def resolve(annotation: Any, owner: type) -> Any:
         ) from None
 
 
-def _kind(annotation: Any) -> str:
-    """Whether an annotation asks for files, and of what kind, or for a checkpoint."""
+def _kind(annotation: Any) -> tuple[str, ArtifactKind | None, bool]:
+    """Whether an annotation asks for files, of what kind and how many, or for a checkpoint."""
+    from calotype.runs.kinds import kind_of_type
+
     members = (
         typing.get_args(annotation) if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union else ()
     )
     for member in members or (annotation,):
-        name = getattr(member, "__name__", "")
-        if name in MEDIA and isinstance(member, type):
-            return name.lower()
-        if getattr(member, "__module__", "") == _ROLES:
-            return "model"
+        artifact = kind_of_type(member)
+        if artifact is not None:
+            return artifact.name, artifact, False
+        if getattr(member, "_is_protocol", False) and member.__module__.startswith("calotype."):
+            return "model", None, False
         inner = typing.get_args(member)
-        if inner and typing.get_origin(member) is not typing.Literal and getattr(inner[0], "__name__", "") in MEDIA:
-            return f"{inner[0].__name__.lower()}s"
-    return "value"
+        artifact = kind_of_type(inner[0]) if inner and typing.get_origin(member) is not typing.Literal else None
+        if artifact is not None:
+            return artifact.name, artifact, True
+    return "value", None, False
 
 
 def field_notes(configuration: type) -> dict[str, str]:
