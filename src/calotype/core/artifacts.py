@@ -30,7 +30,7 @@ _MOST_ROWS = 10_000_000
 _MOST_COLUMNS = 10_000
 # What begins with a superfluous zero is a name, such as that of a patient.
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _WORD = r"[^\x00-\x1f\x7f]{1,200}"
 
 
