@@ -20,6 +20,7 @@ from calotype.core.method import Method
 from calotype.core.roles import Model
 from calotype.core.types import Image
 from calotype.runs import ModelRequest, Session, call_parameters, compare
+from calotype.runs.signature import needed_models
 
 ONE, OTHER = ModelRequest("one"), ModelRequest("other")
 
@@ -100,9 +101,9 @@ def test_runs_on_one_network_wait_for_one_another_and_others_do_not(tmp_path: Pa
     barrier = threading.Barrier(2, timeout=10)
 
     @contextmanager
-    def met(models: Mapping[str, Any]) -> Iterator[None]:
+    def met(models: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         barrier.wait()  # Two runs on different networks are here at the same time.
-        yield
+        yield models
 
     def one(number: int) -> None:
         # Each pair of networks is asked for in both orders.
@@ -119,12 +120,13 @@ def test_runs_on_one_network_wait_for_one_another_and_others_do_not(tmp_path: Pa
 
 def test_every_network_of_a_run_is_recorded_and_watched(tmp_path: Path) -> None:
     assert [(item.name, item.kind) for item in call_parameters(ToyPair)] == [("vit", "model")]
+    assert needed_models(ToyPair) == {"model": "Model", "vit": "Model"}
     session, seen = Session(lambda request: Network(request.name)), []
 
     @contextmanager
-    def watching(models: Mapping[str, Any]) -> Iterator[None]:
+    def watching(models: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         seen.append({name: model.name for name, model in models.items()})
-        yield
+        yield models
         seen.append("ended")
 
     done = session.run(ToyPair(), {"vit": OTHER}, model=ONE, out=tmp_path / "run", observe=watching)

@@ -122,6 +122,7 @@ def run(arguments: Sequence[str]) -> int:
     given = {name: value for name, value in vars(parsed.inputs).items() if value is not None} if parsed.inputs is not None else {}
 
     from calotype.runs import Session
+    from calotype.runs.running import unobserved
 
     requests = {"model": _request(options, model)}
     for parameter in parameters:
@@ -137,27 +138,19 @@ def run(arguments: Sequence[str]) -> int:
         if options.save_attention and not model:
             raise InputError(f"--save-attention watches a network, and {method.slug} runs without one; leave it out")
         watcher = Watcher(options.save_attention) if options.save_attention else None
-
-        def load(wanted: ModelRequest) -> Any:
-            model = load_model(wanted)
-            return watcher.attach(model) if watcher is not None and wanted is requests["model"] else model
-
-        try:
-            done = Session(load).run(
-                parsed.method,
-                given,
-                model=requests["model"],
-                preset=preset,
-                seed=options.seed,
-                out=options.out,
-                overwrite=options.overwrite,
-                previews=options.preview,
-                command=("calotype", "run", *arguments),
-                events=events,
-            )
-        finally:
-            if watcher is not None:
-                watcher.detach()
+        done = Session(load_model).run(
+            parsed.method,
+            given,
+            model=requests["model"],
+            preset=preset,
+            seed=options.seed,
+            out=options.out,
+            overwrite=options.overwrite,
+            previews=options.preview,
+            command=("calotype", "run", *arguments),
+            observe=unobserved if watcher is None else watcher.watching,
+            events=events,
+        )
         if watcher is not None:
             events.note(f"attention: {watcher.write(done.folder)[0]}")
     report_run(done, options)

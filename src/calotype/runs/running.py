@@ -31,16 +31,17 @@ from calotype.runs.recorded import ResolveMethod, checked_values, grouped, prepa
 from calotype.runs.signature import call_parameters
 from calotype.runs.trust import named_places
 from calotype.runs.values import encode
+from calotype.runs.weights import checkpoint_description, other_weights
 
 LoadModel = Callable[[ModelRequest], Any]
 """Loads the checkpoint that a request names."""
-Observe = Callable[[Mapping[str, Any]], AbstractContextManager[Any]]
-"""Given the loaded checkpoints by what they are called, what is entered while the method runs on them."""
+Observe = Callable[[Mapping[str, Any]], AbstractContextManager[Mapping[str, Any]]]
+"""Given the loaded checkpoints by what they are called, what is entered while the method runs: it gives the same checkpoints, watched."""
 
 
-def unobserved(models: Mapping[str, Any]) -> AbstractContextManager[Any]:
+def unobserved(models: Mapping[str, Any]) -> AbstractContextManager[Mapping[str, Any]]:
     """Nothing watches the run."""
-    return nullcontext()
+    return nullcontext(models)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def run(
         overwrite: replace the run that is in `out`: the files that its record lists, if they are as it wrote them, and nothing else.
         previews: write pictures of intermediate results to `previews/`.
         command: the command line, for the record.
-        observe: what is entered while the method runs, such as a capture of attention.
+        observe: what watches the models while the method runs, such as a capture of attention.
         events: hears what the method tells; its `check` may raise `Cancelled`.
 
     Raises:
@@ -212,7 +213,7 @@ def rerun(
     with taken(out, old.method, overwrite) as held:
         done = _begin(_Work(found.method, found.values, found.plain, load_model, observe, events, previews), record, held, sources)
     told = differences(old.environment, done.record.environment)
-    for name, (then, now) in _other_weights(old, done.record).items():
+    for name, then, now in other_weights(old, done.record):
         told.append(f"checkpoint {name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
     if encode(found.method, "parameters") != old.parameters:
         told.append("parameters that the record lacks took this version's defaults")
@@ -264,14 +265,6 @@ def _loaded(record: Record, load_model: LoadModel, events: Events) -> tuple[dict
     return loaded, round(time.monotonic() - began, 3)
 
 
-def _other_weights(before: Record, after: Record) -> dict[str, tuple[str, str]]:
-    """The names of a run's checkpoints whose weights changed, and both hashes."""
-    pairs = {before.model.name: (before.checkpoint, after.checkpoint)}
-    pairs |= {request.name: (before.checkpoints.get(name, {}), after.checkpoints.get(name, {})) for name, request in before.models.items()}
-    hashes = {name: (then.get("sha256"), now.get("sha256")) for name, (then, now) in pairs.items()}
-    return {name: (then, now) for name, (then, now) in hashes.items() if then and now and then != now}
-
-
 def _execute(
     work: _Work,
     record: Record,
@@ -299,11 +292,11 @@ def _execute(
             threads = _threads(record)
             record = _located(record, models, listener, resumed)
             record.write(folder)
-            with work.observe(models), repeatable(record.environment["device"], threads):
+            with work.observe(models) as seen, repeatable(record.environment["device"], threads):
                 record.environment["threads"] = torch.get_num_threads()
                 began = time.monotonic()
-                given = {**grouped(work.values), **{name: models[name] for name in record.models}, **work.plain}
-                returned = work.method(models["model"], **given, seed=record.seed, events=listener)  # type: ignore[operator]
+                given = {**grouped(work.values), **{name: seen[name] for name in record.models}, **work.plain}
+                returned = work.method(seen["model"], **given, seed=record.seed, events=listener)  # type: ignore[operator]
                 seconds["method"] = round(time.monotonic() - began, 3)
         listener.stage("save")
         results = named_results(returned)
@@ -351,19 +344,9 @@ def _located(record: Record, models: Mapping[str, Any], listener: RunEvents, res
     if resumed:
         for line in differences({**record.environment, "threads": found["threads"]}, found):
             listener.note(f"this run began elsewhere: {line}")
-        for name in _other_weights(record, located):
+        for name, _, _ in other_weights(record, located):
             raise InputError(f"the checkpoint {name} has changed since this run began; start it anew with: calotype rerun")
     return located
-
-
-def checkpoint_description(model: Any) -> dict[str, Any]:
-    """What a loaded checkpoint is, without where it lies, and the hash over its weights; nothing of an object that is no checkpoint."""
-    if getattr(model, "source", None) is None:
-        return {}
-    from calotype.backbones import checkpoint_hash, describe
-
-    told = {key: value for key, value in describe(model).items() if key not in ("folder", "device", "name") and value is not None}
-    return {**told, "sha256": checkpoint_hash(model)}
 
 
 def _ended(record: Record, listener: RunEvents, seconds: dict[str, float], status: str) -> Record:

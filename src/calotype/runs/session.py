@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -90,11 +90,11 @@ class Session:
         """As `calotype.runs.rerun`, which has the options."""
         return rerun(source, resolve_method=resolve_method, load_model=self.load, observe=self._observing(observe), **options)
 
-    def _observing(self, observe: Observe) -> Callable[[Mapping[str, Any]], AbstractContextManager[Any]]:
+    def _observing(self, observe: Observe) -> Observe:
         @contextmanager
-        def both(models: Mapping[str, Any]) -> Iterator[None]:
-            with self.held(models.values()), observe(models):
-                yield
+        def both(models: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+            with self.held(models.values()), observe(models) as seen:
+                yield seen
 
         return both
 

@@ -40,6 +40,8 @@ class Parameter:
     """That kind."""
     several: bool = False
     """Whether several files are given."""
+    role: str = ""
+    """Of a checkpoint: the protocol in its annotation."""
 
     @property
     def required(self) -> bool:
@@ -62,9 +64,14 @@ def call_parameters(method: type) -> tuple[Parameter, ...]:
         if parameter.annotation is inspect.Parameter.empty:
             raise InputError(f"{method.__name__}.__call__: the argument {name} has no annotation; every argument needs one")
         annotation = resolve(parameter.annotation, method)
-        kind, artifact, several = _kind(annotation)
-        plain = annotation if kind == "value" else None
-        result.append(Parameter(name, kind, plain, parameter.default, notes.get(name, ""), artifact, several))
+        note, default = notes.get(name, ""), parameter.default
+        role, files = _role(annotation), _files(annotation)
+        if role:
+            result.append(Parameter(name, "model", None, default, note, role=role))
+        elif files is not None:
+            result.append(Parameter(name, files[0].name, None, default, note, *files))
+        else:
+            result.append(Parameter(name, "value", annotation, default, note))
     return tuple(result)
 
 
@@ -99,24 +106,38 @@ def resolve(annotation: Any, owner: type) -> Any:
         ) from None
 
 
-def _kind(annotation: Any) -> tuple[str, ArtifactKind | None, bool]:
-    """Whether an annotation asks for files, of what kind and how many, or for a checkpoint."""
+def needed_models(method: type) -> dict[str, str]:
+    """The roles of all checkpoints that a method's call takes, by what they are called: `model`, and those that arguments name."""
+    main = getattr(method, "role", "")
+    named = {"model": main} if main else {}
+    return {**named, **{parameter.name: parameter.role for parameter in call_parameters(method) if parameter.kind == "model"}}
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _role(annotation: Any) -> str:
+    """The protocol of this package that an annotation asks for; "" if it asks for none."""
+    found = (each for each in _members(annotation) if getattr(each, "_is_protocol", False) and each.__module__.startswith("calotype."))
+    return next((each.__name__ for each in found), "")
+
+
+def _files(annotation: Any) -> tuple[ArtifactKind, bool] | None:
+    """The kind of the files that an annotation asks for, and whether it asks for several."""
     from calotype.runs.kinds import kind_of_type
 
-    members = (
-        typing.get_args(annotation) if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union else ()
-    )
-    for member in members or (annotation,):
+    for member in _members(annotation):
         artifact = kind_of_type(member)
         if artifact is not None:
-            return artifact.name, artifact, False
-        if getattr(member, "_is_protocol", False) and member.__module__.startswith("calotype."):
-            return "model", None, False
+            return artifact, False
         inner = typing.get_args(member)
         artifact = kind_of_type(inner[0]) if inner and typing.get_origin(member) is not typing.Literal else None
         if artifact is not None:
-            return artifact.name, artifact, True
-    return "value", None, False
+            return artifact, True
+    return None
 
 
 def field_notes(configuration: type) -> dict[str, str]:
