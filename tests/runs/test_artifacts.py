@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from calotype.chains import Chain, rerun_chain, resume_chain, run_chain
 from calotype.core.artifacts import CheckpointFolder, DatasetFolder, Ledger, Points, Pose, Report, Table
-from calotype.core.errors import CalotypeError, InputError, MissingError
 from calotype.core.events import Events
-from calotype.core.types import Image
+from calotype.errors import CalotypeError, InputError, MissingError
+from calotype.imaging.types import Image
 from calotype.methods.ovam.tokens import TOKEN, Token
 from calotype.runs import ModelRequest, Run, call_parameters, compare, read_record, rerun, resume, run
 from calotype.runs.inputs import read, write_exact

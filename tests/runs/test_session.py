@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.roles import Model
-from calotype.core.types import Image
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 from calotype.runs import ModelRequest, Session, call_parameters, compare
 from calotype.runs.signature import needed_models
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from calotype.core.artifacts import DatasetFolder, Table
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import atomic_path
 from calotype.core.method import Method
+from calotype.errors import InputError
+from calotype.imaging.files import atomic_path
 from calotype.runs.artifact import ArtifactKind, contents
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from calotype.chains.sequence import Reference
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT
+from calotype.errors import InputError
 from calotype.runs import inputs
 from calotype.runs.entries import RECORD_NAME
 from calotype.runs.hashing import checked_digest

@@ -11,7 +11,7 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.core.errors import printable
+from calotype.errors import printable
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calotype.cli import console
 from calotype.cli.options import Common, print_json
-from calotype.core.errors import printable
+from calotype.errors import printable
 
 if TYPE_CHECKING:
     from calotype.runs import Run

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from calotype.cli import console
-from calotype.cli.attending import Watcher
+from calotype.cli.attention_capture import Watcher
 from calotype.cli.options import Common, Help, input_metavar, parse
 from calotype.cli.reporting import report_run
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.index import MODELS
 from calotype.registry import known_methods, resolve_method
 from calotype.runs.presets import default_model, default_preset, preset_instance

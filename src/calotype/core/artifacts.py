@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.untrusted import listed, mapping, number, parse_json, short, text
+from calotype.errors import InputError, ShapeError
 
 Cell = str | int | float | None
 _MOST_ROWS = 10_000_000

@@ -6,8 +6,8 @@ import os
 from importlib import import_module
 from typing import Any
 
-from calotype.core.errors import CalotypeError, InputError
 from calotype.core.events import SILENT, Events
+from calotype.errors import CalotypeError, InputError
 from calotype.evaluation.report import Claim, Report, Row
 from calotype.registry import EVALUATIONS, did_you_mean, plugins, resolve_evaluation
 
@@ -71,7 +71,7 @@ def evaluate(
         raise InputError("data holds the heads to be scored; leave out count and record")
     settings: dict[str, Any] = {"seed": seed, "count": count, "quick": quick, "device": device, "events": events}
     if name in MODELS:
-        from calotype.evaluation import toy_models
+        from calotype.embedded import evaluate as toy_models
 
         report = toy_models.evaluate(name, record=record, **settings)
     elif name not in METHODS:

@@ -31,10 +31,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.core.types import Image
 from calotype.evaluation.experiment import CallCounter, Table
 from calotype.evaluation.report import Claim, Report, Role
-from calotype.methods.ovam import Look, OpenVocabularyAttentionMaps
+from calotype.imaging.types import Image
+from calotype.methods.ovam import AttentionQueries, OpenVocabularyAttentionMaps
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.tokens import Token, fit_token
 from calotype.metrics import bootstrap, difference, ratio
@@ -113,7 +113,7 @@ class Experiment(Table):
         self.pictures = paint([case.scene for case in some], size=SIZE)
         self.masks: dict[str, Bool[Tensor, "scenes height width"]] = {}
 
-    def look(self, model: Any, settings: Settings, captions: Sequence[str]) -> tuple[list[Look], float]:
+    def look(self, model: Any, settings: Settings, captions: Sequence[str]) -> tuple[list[AttentionQueries], float]:
         """All scenes in batches, and the seconds that one took."""
         began, looks = time.perf_counter(), []
         for start in range(0, len(self.cases), BATCH):
@@ -159,7 +159,7 @@ class Experiment(Table):
         )
 
 
-def word_maps(looks: Sequence[Look], words: Sequence[str], settings: Settings) -> Maps:
+def word_maps(looks: Sequence[AttentionQueries], words: Sequence[str], settings: Settings) -> Maps:
     """Each scene's map of its own word."""
     found, place = [], 0
     for look in looks:
@@ -174,7 +174,7 @@ def word_maps(looks: Sequence[Look], words: Sequence[str], settings: Settings) -
     return torch.stack(found)
 
 
-def token_maps(looks: Sequence[Look], words: Sequence[str], tokens: dict[str, Token]) -> Maps:
+def token_maps(looks: Sequence[AttentionQueries], words: Sequence[str], tokens: dict[str, Token]) -> Maps:
     """The same with fitted tokens."""
     found, place = [], 0
     for look in looks:
@@ -185,7 +185,7 @@ def token_maps(looks: Sequence[Look], words: Sequence[str], tokens: dict[str, To
     return torch.stack(found)
 
 
-def best_in_prompt(test: Experiment, looks: Sequence[Look], settings: Settings) -> tuple[Tensor, Maps]:
+def best_in_prompt(test: Experiment, looks: Sequence[AttentionQueries], settings: Settings) -> tuple[Tensor, Maps]:
     """Masks and maps of whichever of the caption's words has the best mask in the end."""
     masks, maps, place = [], [], 0
     for look in looks:
@@ -276,7 +276,7 @@ def chance(masks: Bool[Tensor, "scenes height width"], truths: Sequence[Tensor])
     return [float(value) for value in table.sum(1) / max(1, len(truths) - 1)]
 
 
-def sum_error(looks: Sequence[Look], words: Sequence[str], settings: Settings) -> list[float]:
+def sum_error(looks: Sequence[AttentionQueries], words: Sequence[str], settings: Settings) -> list[float]:
     """Per scene: how far the tokens' attention at any pixel is from its closed-form total, levels x heads x layers, as a share of it."""
     found: list[float] = []
     for look in looks:
@@ -352,7 +352,7 @@ def measure(
         made = make()
         return made, (time.perf_counter() - start) / count
 
-    def held(looks: Sequence[Look]) -> float:
+    def held(looks: Sequence[AttentionQueries]) -> float:
         return max(look.megabytes / look.rows for look in looks)
 
     looks, spent = test.look(model, settings, captions)

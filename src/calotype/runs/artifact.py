@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from calotype.core.artifacts import Folder
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import atomic_path, temporary_beside, user_path
-from calotype.core.types import Image
 from calotype.core.untrusted import text
 from calotype.data.files import plain_file
+from calotype.errors import InputError
+from calotype.imaging.files import atomic_path, temporary_beside, user_path
+from calotype.imaging.types import Image
 from calotype.runs.hashing import path_digest, regular_files
 
 _MOST_BYTES = 256_000_000

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError, MissingError
 from calotype.core.events import SILENT
+from calotype.errors import InputError, MissingError
 from calotype.runs.entries import Record
 from calotype.runs.kinds import is_glance, kind_named, kind_of_file
 from calotype.runs.record import own_copy, read_record

@@ -11,10 +11,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from calotype.core.errors import InputError, printable
 from calotype.core.events import Events
-from calotype.core.files import atomic_path, file_suffix, user_path
 from calotype.data.files import plain_file
+from calotype.errors import InputError, printable
+from calotype.imaging.files import atomic_path, file_suffix, user_path
 from calotype.registry import ARTIFACT_KINDS
 from calotype.runs.artifact import ArtifactKind, copy_files
 from calotype.runs.entries import InputEntry, plain_name, shortened

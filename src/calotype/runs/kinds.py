@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from calotype.core.artifacts import CheckpointFolder, DatasetFolder, Ledger, Points, Pose, Report, Table
-from calotype.core.errors import CalotypeError, InputError
-from calotype.core.nifti import medical
-from calotype.core.types import Image, Mask, Video, Volume
 from calotype.core.untrusted import listed, number, short, text, whole
 from calotype.data import as_mask, contact_sheet, read_image, read_video, read_volume
 from calotype.data.masks import mask_reading
+from calotype.errors import CalotypeError, InputError
+from calotype.imaging.nifti import medical
+from calotype.imaging.types import Image, Mask, Video, Volume
 from calotype.registry import known_artifacts, resolve_artifact
 from calotype.runs.artifact import ArtifactKind, Facts, folder_kind, text_kind
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from calotype.core.errors import CalotypeError
+from calotype.errors import CalotypeError
 from calotype.runs.artifact import ArtifactKind
 from calotype.runs.entries import OutputEntry, Record
 from calotype.runs.hashing import path_digest

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError
 from calotype.core.events import Events
-from calotype.core.files import user_path
 from calotype.core.method import Method, Place
 from calotype.core.untrusted import short, text
+from calotype.errors import InputError
+from calotype.imaging.files import user_path
 from calotype.runs import inputs
 from calotype.runs.artifact import ArtifactKind
 from calotype.runs.entries import InputEntry, ModelRequest, Record, plain_name

@@ -14,7 +14,7 @@ import typing
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 if TYPE_CHECKING:
     from calotype.runs.artifact import ArtifactKind
@@ -97,7 +97,9 @@ def resolve(annotation: Any, owner: type) -> Any:
     if not isinstance(annotation, str):
         return annotation
     module = sys.modules.get(owner.__module__)
-    namespace: dict[str, Any] = {**vars(typing), **vars(importlib.import_module("calotype.core.types")), **vars(module)} if module else {}
+    namespace: dict[str, Any] = (
+        {**vars(typing), **vars(importlib.import_module("calotype.imaging.types")), **vars(module)} if module else {}
+    )
     try:
         return eval(annotation, namespace)
     except Exception as error:
