@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,14 @@ class Watcher:
         if self._control is not None:
             self._control.__exit__(None, None, None)
             self._control = None
+
+    @contextmanager
+    def watching(self, models: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """As `calotype.runs.running.Observe`: watch the main one of a run's models, in the thread that runs it."""
+        try:
+            yield {**models, "model": self.attach(models["model"])}
+        finally:
+            self.detach()
 
     def write(self, folder: Path) -> list[Path]:
         """Write the page and, per row, one picture with all words and steps.

@@ -10,6 +10,7 @@ vector, so a token can be fitted to one annotated picture (`calotype.methods.ova
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -165,7 +166,7 @@ class OpenVocabularyAttentionMaps(Method):
         *,
         words: str = "",
         prompt: str = "",
-        token: str = "",
+        token: Token | str | os.PathLike[str] | None = None,
         mask: Mask | None = None,
         save_token: str = "",
         seed: int = 0,
@@ -178,7 +179,7 @@ class OpenVocabularyAttentionMaps(Method):
             image: the picture; without it one is made from the prompt.
             words: what to look for, separated by commas; each may be a phrase, and none has to be in the prompt.
             prompt: what to make; for a given picture what the network is told about it, if anything.
-            token: file of a fitted token that is asked for in the words' place.
+            token: a fitted token, or its file, that is asked for in the words' place.
             mask: of the one word in the picture; a token is fitted to it and then asked for.
             save_token: file to write the fitted token to (.safetensors).
             seed: of all noise.
@@ -192,7 +193,7 @@ class OpenVocabularyAttentionMaps(Method):
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
         """
         self.refuse_other_roles(model, needs=NEEDS, capabilities=CAPABILITIES)
-        known = Token.load(token) if token else None
+        known = _token(token)
         asked = known.words if known is not None else listed(words)
         if known is not None:
             known.question(model)
@@ -200,7 +201,7 @@ class OpenVocabularyAttentionMaps(Method):
             self.questions(model, asked, (prompt,))  # What can't be asked is said before anything is sampled.
         picture = None if image is None else as_image(image, name="image", events=events)
         _refuse_nothing(picture, prompt)
-        self._check_fit(asked, picture, mask, token, save_token)
+        self._check_fit(asked, picture, mask, known, save_token)
         if picture is None:
             look = self.generate(model, [prompt], words=asked, seed=seed, events=events)
         else:
@@ -227,20 +228,19 @@ class OpenVocabularyAttentionMaps(Method):
         Raises:
             InputError: nothing to look for or in, a token file or a mask that can't be used.
         """
-        image, mask, token = arguments.get("image"), arguments.get("mask"), arguments.get("token", "")
-        words = Token.load(token).words if token else listed(arguments.get("words", ""))
+        image, mask, token = arguments.get("image"), arguments.get("mask"), _token(arguments.get("token"))
+        words = token.words if token is not None else listed(arguments.get("words", ""))
         _refuse_nothing(image, arguments.get("prompt", ""))
         picture = None if image is None else as_image(image, name="image")
         self._check_fit(words, picture, None if mask is None else as_mask(mask), token, arguments.get("save_token", ""))
 
     def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
-        """The files of tokens."""
-        uses: tuple[tuple[str, Literal["reads", "writes"]], ...] = (("token", "reads"), ("save_token", "writes"))
-        named = tuple(Place(name, use, str(arguments[name])) for name, use in uses if arguments.get(name))
-        return (*super().places(arguments), *named)
+        """The file that a token is written to."""
+        named = str(arguments.get("save_token") or "")
+        return (*super().places(arguments), *((Place("save_token", "writes", named),) if named else ()))
 
-    def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: str, save_token: str) -> None:
-        if (token or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
+    def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: Token | None, save_token: str) -> None:
+        if (token is not None or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
             raise InputError("tokens need mode open and store queries: they are asked for after the look")
         if save_token:
             check_token_path(save_token)
@@ -249,7 +249,7 @@ class OpenVocabularyAttentionMaps(Method):
                 raise InputError("--save-token was given without --mask; a token is fitted to the mask of one word in a picture")
         if mask is None:
             return
-        if picture is None or token or len(words) != 1:
+        if picture is None or token is not None or len(words) != 1:
             raise InputError(
                 "a token is fitted to the mask of one word in a given picture: give --image, --mask and one word in --words, no --token"
             )
@@ -456,6 +456,11 @@ class OpenVocabularyAttentionMaps(Method):
             found[f"{name}-map"] = Image(overlay(picture, scaled(one, "minmax"), RAINBOW, strength=0.5))
             found[f"{name}-mask"] = Mask(mask)
         return found
+
+
+def _token(source: Token | str | os.PathLike[str] | None) -> Token | None:
+    """A fitted token, or the one in a file; "" is none."""
+    return source if source is None or isinstance(source, Token) else Token.load(source) if os.fspath(source) else None
 
 
 def _refuse_nothing(image: object, prompt: str) -> None:
