@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import calotype
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.dipole import DipoleOperator
 from calotype.core.noise import RENOISE, noise
-from calotype.core.roles import VolumePrior
 from calotype.errors import Cancelled, InputError
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
@@ -31,7 +31,7 @@ SIZE = (13, 11, 12)
 class White:
     """A prior whose maps are white noise of standard deviation `scale`: its best estimate is x / (1 + sigma^2). No network, exact."""
 
-    name, unit, spacing, max_rows = "white", "ppm", (2.0, 2.0, 2.0), 64
+    role, name, unit, spacing, max_rows = "VolumePrior", "white", "ppm", (2.0, 2.0, 2.0), 64
 
     def __init__(self, window: tuple[int, int, int] = (8, 8, 8), scale: float = 0.05, limit: float = 10.0) -> None:
         self.window, self.scale, self.limit, self.calls = window, scale, limit, 0

@@ -40,7 +40,7 @@ class Lever:
     Conditions carry the grey value; the unconditional branch carries 0. It records how many rows it is asked for.
     """
 
-    name = "lever"
+    role, name = "ImageToVideo", "lever"
     num_frames = 4
     size = (16, 16)
 
@@ -58,6 +58,9 @@ class Lever:
 
     def unconditional(self, condition: Condition) -> Condition:
         return Condition({"grey": torch.zeros_like(condition.tensors["grey"])})
+
+    def init_noise_sigma(self, sigmas: Tensor) -> float:
+        return float((float(sigmas[0]) ** 2 + 1) ** 0.5)
 
     def latent_shape(self, num_frames: int | None = None, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
         return (num_frames or self.num_frames, 1, 2, 2)

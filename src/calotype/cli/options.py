@@ -11,12 +11,15 @@ import typing
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calotype.errors import InputError
 from calotype.imaging.files import json_line
 from calotype.registry import did_you_mean
 from calotype.runs.signature import field_default
+
+if TYPE_CHECKING:
+    from calotype.runs import Parameter
 
 T = TypeVar("T")
 
@@ -65,9 +68,11 @@ class Help:
     examples: tuple[str, ...] = ()
 
 
-def input_metavar(kind: str) -> str:
-    """What stands for an argument of this kind (see `calotype.runs.Parameter`) on help pages."""
-    return {"value": "VALUE", "model": "NAME"}.get(kind, "FILE..." if kind.endswith("s") else "FILE")
+def input_metavar(parameter: Parameter) -> str:
+    """What stands for an argument of a method's call on help pages."""
+    if parameter.artifact is None:
+        return {"model": "NAME"}.get(parameter.kind, "VALUE")
+    return f"{'FILE' if parameter.artifact.suffix else 'FOLDER'}{'...' if parameter.several else ''}"
 
 
 def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[str, str] | None = None) -> T:
@@ -171,6 +176,7 @@ def _in_words(metavar: str) -> str:
         "TEXT": "a text",
         "PATH": "a path",
         "FILE": "a file",
+        "FOLDER": "a folder",
         "X X": "two numbers",
         "": "no value",
     }

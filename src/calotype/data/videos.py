@@ -13,11 +13,12 @@ from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.data.files import is_clip, plain_file
-from calotype.data.films import UNDECODED, Excerpt, Frames, check_length, read_film
+from calotype.data.films import UNDECODED, Excerpt, Frames, check_length, first_frame, read_film
 from calotype.data.fitting import fit_note, fit_pixels
 from calotype.data.images import decoded, read_image
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.boundary import refusing
+from calotype.imaging.media import open_film
 from calotype.imaging.types import Image, Video
 
 VideoLike: TypeAlias = Video | str | os.PathLike[str] | Tensor
@@ -106,6 +107,30 @@ def as_video(
         return value
     events.note(fit_note(name, (value.frames.shape[-2], value.frames.shape[-1]), size))
     return Video(torch.cat([fit_pixels(part, size) for part in torch.split(value.frames, 16)]), value.fps)
+
+
+def measure_clip(path: str | os.PathLike[str], name: str = "video", events: Events = SILENT) -> tuple[int, int, int]:
+    """Decode a film or an animated picture to its end, one frame at a time, and keep none.
+
+    Returns:
+        How many frames it has, their height and their width as they are shown.
+
+    Raises:
+        InputError: it is refused, or can't be decoded to its end.
+    """
+    source = plain_file(path, name)
+    if not is_clip(source):
+        frames, _ = _read_animation(source, Excerpt(), name, events)
+        return frames.shape[0], frames.shape[-2], frames.shape[-1]
+    first = first_frame(source, name, events)
+    container = open_film(source)
+    count = 0
+    if container is not None:
+        with container, refusing(f"{name}: {source}", UNDECODED):
+            for _ in container.decode(video=0):
+                events.check()
+                count += 1
+    return count, *first.size
 
 
 def _read_animation(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple[Tensor, float]:

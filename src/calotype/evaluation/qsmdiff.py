@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.dipole import DipoleOperator
 from calotype.core.events import SILENT, Events
-from calotype.core.roles import VolumePrior
 from calotype.data.qsm_folder import find_qsm_files
 from calotype.evaluation.experiment import Table, run_batches
 from calotype.evaluation.qsm_baselines import SOLVERS, settings_for, solve
@@ -261,10 +261,8 @@ def measure_folder(
         InputError: an unknown folder, a file that is refused, or files of one head on different grids.
     """
     began = time.perf_counter()
-    cases = [
-        read_head(files, noise_ppm, seed, number, events, unknown_noise_ppm=NOISE_PPM)
-        for number, files in enumerate(find_qsm_files(folder))
-    ]
+    found = enumerate(find_qsm_files(folder))
+    cases = [read_head(files, noise_ppm, seed, number, events, unknown_noise_ppm=NOISE_PPM) for number, files in found]
     test = Experiment(model, settings or QSMDiff.toy(), [case.head for case in cases], seed, events)
     events.stage(f"evaluate {SLUG}", (1 + len(SOLVERS)) * len(cases))
     test.run("method", "method", cases, test.found())

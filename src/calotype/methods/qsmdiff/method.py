@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core import fields
 from calotype.core.denoiser import Denoiser
 from calotype.core.dipole import DipoleOperator
@@ -39,7 +40,6 @@ from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.noise import batch_noise, renoiser
 from calotype.core.paths import Path, fuse, volume_windows
-from calotype.core.roles import VolumePrior
 from calotype.core.samplers import ddim_step, sample
 from calotype.core.schedule import karras_sigmas
 from calotype.data.volumes import VolumeLike, as_volume, laid_on, masked_values, volume_mask
