@@ -116,3 +116,12 @@ def test_rounded_weights_come_back_within_half_a_scale(tmp_path: Path) -> None:
     assert set(back) == {"w", "b", "n"}
     assert torch.equal(back["b"], torch.ones(3))
     assert back["n"].item() == 4
+
+
+def test_it_can_be_used_where_a_text_to_image_model_is_asked_for(model: SubjectToImage) -> None:
+    from calotype.methods.anyv2v import AnyV2V
+    from calotype.methods.design_edit import DesignEdit
+
+    DesignEdit.refuse_other_roles(model, needs="a text-to-image model")
+    with pytest.raises(InputError, match="can't be used: anyv2v needs a video model"):
+        AnyV2V.refuse_other_roles(model, needs="a video model")

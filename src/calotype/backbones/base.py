@@ -15,7 +15,6 @@ from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.source import CheckpointSource
 from calotype.core.denoiser import Condition
 from calotype.core.guidance import Guidance
-from calotype.core.roles import Role
 from calotype.core.schedule import SamplerName
 from calotype.errors import InputError, ShapeError
 
@@ -25,7 +24,10 @@ Same = TypeVar("Same", bound="DiffusionModel")
 class DiffusionModel:
     """Base of the two diffusion roles. Holds networks, changes nothing about them."""
 
-    role: Role
+    role: str
+    """What it is for, as its layout says."""
+    stands_for: tuple[str, ...] = ()
+    """Further roles that it can be used in."""
 
     def __init__(
         self,

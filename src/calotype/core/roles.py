@@ -6,7 +6,7 @@ A protocol that only one adapter's role has stands beside that adapter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,6 @@ from torch import Tensor, nn
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import Guidance
 from calotype.imaging.types import Image, Video
-
-Role = Literal["Autoencoder", "ImageToVideo", "PictureEditor", "SubjectToImage", "TextToImage", "VolumePrior"]
-"""What a checkpoint is for. Every adapter says it as `role`, every method asks for one by name."""
-
-STANDS_FOR: Mapping[str, tuple[Role, ...]] = {"SubjectToImage": ("TextToImage",)}
-"""Roles that can stand in for others: a model of subjects makes pictures of prompts alone, too."""
 
 
 @runtime_checkable
@@ -36,7 +30,7 @@ class CountingDenoiser(Denoiser, Protocol):
 class Denoises(Protocol):
     """What every diffusion checkpoint offers."""
 
-    role: Role
+    role: str
     """What it is for."""
     name: str
     """The name that it was loaded by."""
