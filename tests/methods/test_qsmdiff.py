@@ -20,8 +20,8 @@ from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.guidance import Measurement
 from calotype.methods.qsmdiff.resolution import Resolution
 from tests import tiny
-from tests.core.recorder import Recorder
 from tests.methods.test_qsm_grid import TURNS, ellipsoid, rotation, turned, turned_affine
+from tests.recorder import Recorder
 from tests.tiny_qsm import cached_prior
 
 QUICK = QSMDiff(num_inference_steps=4, overlap=0.25, spacing="karras", eta=1.0, num_guidance_steps=2, tv=0.0, padding=1.25)
@@ -386,7 +386,7 @@ def test_guidance_by_windows_is_that_of_the_volume_for_one_window_only() -> None
         ({"eta": 1.1}, "eta is 1.1"),
         ({"noise": 0.0}, "noise is 0.0; it must be above 0"),
         ({"overlap": 1.0}, "overlap is 1.0"),
-        ({"padding": 0.5}, "padding 0.5"),
+        ({"padding": 0.5}, "padding is 0.5; it must lie between 1 and 4"),
         ({"sigma_min": 60.0}, "0 < sigma_min < sigma_max"),
         ({"guidance_mode": "none", "guidance_scope": "window"}, "guidance_scope window is for"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any, Self, cast
 
 import torch
@@ -95,12 +94,6 @@ class LatentSpace:
             extra = {"num_frames": part.shape[0]} if self._temporal else {}
             parts.append(vae.decode(part.to(dtype), **extra).sample.float())
         return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
-
-
-def psnr_db(first: Tensor, second: Tensor) -> float:
-    """Peak signal-to-noise ratio of two tensors of pixels in [0, 1], in dB, at most 99."""
-    error = float((first.double() - second.double().to(first.device)).square().mean())
-    return 99.0 if error <= 10**-9.9 else -10 * math.log10(error)
 
 
 class Autoencoder:
