@@ -172,24 +172,3 @@ class ImageToVideo(Denoises, Protocol):
     def decode(self, latents: Tensor, fps: float) -> Video:
         """Latents [1, F, C, h, w] to a clip."""
         ...
-
-
-@runtime_checkable
-class PictureEditor(Denoises, Protocol):
-    """Picture and instruction to edited picture: InstructPix2Pix. Latents are [B, C, h, w], scaled."""
-
-    def condition(self, images: Tensor, instruction: str) -> Condition:
-        """One row per picture; pixels [B, 3, H, W] in [0, 1]."""
-        ...
-
-    def without_picture(self, condition: Condition) -> Condition:
-        """The same rows without the picture."""
-        ...
-
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """[C, h, w] for a picture of that height and width."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pixels [B, 3, H, W] in [0, 1]."""
-        ...
