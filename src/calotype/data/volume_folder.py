@@ -57,7 +57,7 @@ class Volumes(Protocol):
 
     def __getitem__(self, number: int) -> Float[Tensor, "x y z"]: ...
 
-    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+    def split(self, share: float, seed: int = 0) -> tuple[Self, Self]:
         """Those for training, and about `share` of them to be held out."""
         ...
 
@@ -148,7 +148,7 @@ class VolumeFolder:
             told = f"{len(problems)} of {len(self.files)} files in {self.folder} can't be used; mend them or take them out"
             raise DataError(told, problems)
 
-    def split(self, share: float, seed: int) -> tuple[VolumeFolder, VolumeFolder]:
+    def split(self, share: float, seed: int = 0) -> tuple[VolumeFolder, VolumeFolder]:
         """Two parts by subject: those for training, and about `share` of the subjects, at least one.
 
         Raises:
@@ -205,7 +205,7 @@ class VolumeWindows:
         """`maps`: [rows, 1, x, y, z] float32, in the volumes' unit."""
         return {"maps": torch.stack([self._cut(row) for row in indices])[:, None]}
 
-    def split(self, share: float, seed: int) -> tuple[VolumeWindows, VolumeWindows]:
+    def split(self, share: float, seed: int = 0) -> tuple[VolumeWindows, VolumeWindows]:
         """Windows of the volumes for training, and of those that are held out."""
         train, held_out = self.volumes.split(share, seed)
         return VolumeWindows(train, self.window, stream=(0, seed)), VolumeWindows(held_out, self.window, stream=(1, seed))

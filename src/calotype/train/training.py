@@ -10,12 +10,13 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import mapping, parse_json
+from calotype.data.folders import DataSet
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, json_line, write_json
 from calotype.train.budget import Budget
@@ -27,30 +28,6 @@ FACTS, RUN = "training.json", "training"
 """In the folder of a training: what is trained on what, and the folder of its state, log, plot and sheets."""
 SPLIT_SEED = 0
 """Of the split, which is the same whatever the training's seed is."""
-Rows = TypeVar("Rows", bound="DataSet")
-
-
-class DataSet(Protocol):
-    """Rows by number. The same number always gives the same row."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of everything in it."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def rows(self, indices: list[int]) -> dict[str, Tensor]:
-        """CPU tensors whose first dimension is `len(indices)`."""
-        ...
-
-    def split(self, share: float, seed: int) -> tuple[Self, Self]:
-        """Rows for training, and about `share` of them that are held out; what belongs together stays together.
-
-        Raises:
-            InputError: it can't be split.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,20 +72,19 @@ class Training:
         )  # fmt: skip
 
     def data_set(self, data: Path, kept: Path) -> DataSet:
-        """The user's data; nothing but their names and sizes is read. `kept` is a folder for what is worth keeping of them.
+        """The user's data. `kept` is a folder for what is worth keeping of them; it isn't made before something is.
 
         Raises:
-            InputError: there are none.
+            InputError: there are none, or (as `DataError`) some can't be used.
         """
         raise NotImplementedError
 
     def check(self, data: Any, events: Events = SILENT) -> None:
-        """AttentionQueries through the whole of `data_set`'s result.
+        """Look through all that `data_set` gave, where opening it didn't; done before a new training alone.
 
         Raises:
             DataError: something in it can't be used; it has a line for each problem.
         """
-        raise NotImplementedError
 
     def build(self, *, seed: int, start: Path | None = None) -> nn.Module:
         """What is trained, from `seed` or from a checkpoint folder. See `calotype.train.loop.Trainer`."""
