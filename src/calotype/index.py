@@ -159,3 +159,8 @@ MODELS: dict[str, ModelRow] = {
 
 SOURCES: dict[str, str] = {"word": "calotype.methods.ovam:word_mask"}
 """What finds a value that a method is given by name: `word:cat` is a mask made by this function of model, picture and word."""
+
+ARTIFACTS: dict[str, str] = {
+    "token": "calotype.methods.ovam.tokens:TOKEN",
+}
+"""The artifact kinds that lie beside a method's own types (`calotype.runs.artifact`), by name. `calotype.runs.kinds` has those of all."""

@@ -43,6 +43,11 @@ def first_paragraph(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("`", "").replace("\n", " ")
 
 
+def models_of(role: str) -> list[str]:
+    """The checkpoints of a role that can be named."""
+    return [name for name, model in MODELS.items() if model.role == role and not model.removed]
+
+
 def list_methods(arguments: Sequence[str]) -> int:
     """`calotype list`."""
     options = parse(ListOptions, arguments, Help("calotype list", "The methods by family, and which of them work today."))
@@ -116,13 +121,19 @@ def info(arguments: Sequence[str]) -> int:
     method = resolve_method(options.method)
     from calotype.runs import call_parameters, field_notes
     from calotype.runs.presets import preset_instance
+    from calotype.runs.signature import needed_models
     from calotype.runs.values import encode
 
     parameters = call_parameters(method)
     presets = {name: encode(preset_instance(method, name)) for name in method.presets}
     row = METHODS.get(method.slug)
-    models = [name for name, model in MODELS.items() if model.role == method.role and not model.removed]
+    models = models_of(method.role)
+    named = {name: role for name, role in needed_models(method).items() if name != "model"}
     if options.json:
+        inputs = [
+            {"name": item.name, "kind": f"{item.kind}{'s' if item.several else ''}", "required": item.required, "help": item.help}
+            for item in parameters
+        ]
         print_json(
             {
                 "method": method.slug,
@@ -130,7 +141,8 @@ def info(arguments: Sequence[str]) -> int:
                 "paper": row.paper if row else "",
                 "role": method.role,
                 "models": models,
-                "inputs": [{"name": item.name, "kind": item.kind, "required": item.required, "help": item.help} for item in parameters],
+                "named_models": {name: {"role": role, "models": models_of(role)} for name, role in named.items()},
+                "inputs": inputs,
                 "parameters": field_notes(method),
                 "presets": presets,
                 "defaults": encode(preset_instance(method, next(iter(method.presets), ""))),
@@ -161,9 +173,9 @@ def _show_info(method: type[Method], parameters: Sequence[Any], presets: dict[st
     out.print(Text("What it needs", style="bold cyan"))
     needs = [("a model", f"{', '.join(models) or 'a folder'}; or another one of the role {method.role}")] if method.role else []
     for item in parameters:
-        needs.append(
-            (f"--{item.name.replace('_', '-')}", f"{item.help.replace('`', '')} {'(needed)' if item.required else '(if you like)'}")
-        )
+        known = f" One of the role {item.role}: {', '.join(models_of(item.role)) or 'a folder'}." if item.role else ""
+        need = "(needed)" if item.required else "(if you like)"
+        needs.append((f"--{item.name.replace('_', '-')}", f"{item.help.replace('`', '')}{known} {need}"))
     out.print(_pairs(needs))
     out.print()
     if presets:

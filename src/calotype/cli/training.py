@@ -78,7 +78,7 @@ def _train_method(slug: str, arguments: list[str]) -> int:
         training = resolve_training(slug)
     asked = _early(arguments, "--preset")
     preset = asked or next(iter(training.presets), "")
-    default: Any = preset_instance(training, preset)  # type: ignore[arg-type]
+    default: Any = preset_instance(training, preset)
     parsed: Any = parse(_spec(training, default, preset), arguments, _page(training, preset), groups=_titles(preset))
     options: MethodTrainOptions = parsed.options
     try:

@@ -7,7 +7,7 @@ translates between the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log
 from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.core.stepping import StepContext
 from calotype.errors import InputError
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
@@ -54,6 +55,61 @@ class Denoiser(Protocol):
     """`denoise(x, sigma) -> x0`: the model's estimate of the clean tensor, guidance included; same shape as `x`, float32."""
 
     def __call__(self, x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]: ...
+
+
+@runtime_checkable
+class StepDenoiser(Denoiser, Protocol):
+    """A denoiser that wants to know which step a call belongs to. `sample` and `invert` tell it; a plain function isn't told."""
+
+    def at(self, step: StepContext) -> Denoiser:
+        """The denoiser in this step."""
+        ...
+
+
+def at_step(denoise: Denoiser, step: StepContext) -> Denoiser:
+    """The denoiser in this step; one that doesn't want to know stays itself.
+
+    Example:
+        >>> import torch
+        >>> at_step(lambda x, sigma: 0 * x, StepContext(3, 50, 1.0))(torch.ones(1), 1.0)
+        tensor([0.])
+    """
+    return denoise.at(step) if isinstance(denoise, StepDenoiser) else denoise
+
+
+def in_step(denoise: Denoiser, step: StepContext, ahead: StepContext) -> Denoiser:
+    """The denoiser for one step of a sampler from `step.sigma` to `ahead.sigma`: a second call at the level ahead belongs to `ahead`."""
+    if not isinstance(denoise, StepDenoiser):
+        return denoise
+    told = denoise
+
+    def stepped(x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
+        return told.at(replace(ahead if sigma == ahead.sigma else step, sigma=sigma))(x, sigma)
+
+    return stepped
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A denoiser whose estimates are changed, such as by frames that are known already.
+
+    Example:
+        >>> import torch
+        >>> Changed(lambda x, sigma: x, lambda estimate: estimate.clamp(-1, 1))(torch.tensor([3.0]), 1.0)
+        tensor([1.])
+    """
+
+    denoise: Denoiser
+    change: Callable[[Tensor], Tensor]
+    """From the estimate of x0 to the changed one, of the same shape."""
+
+    def __call__(self, x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
+        """The changed estimate."""
+        return self.change(self.denoise(x, sigma))
+
+    def at(self, step: StepContext) -> Changed:
+        """The same in this step."""
+        return Changed(at_step(self.denoise, step), self.change)
 
 
 @dataclass(frozen=True)

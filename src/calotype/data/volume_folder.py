@@ -55,8 +55,10 @@ class VolumeFile:
 class Volumes(Protocol):
     """Volumes by number: [x, y, z], 0 outside their mask, each side at least a window's."""
 
-    fingerprint: str
-    """Of all their values."""
+    @property
+    def fingerprint(self) -> str:
+        """Of all their values."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -47,6 +47,8 @@ LEAST_OUTSIDE = 0.02
 class TraineeQSM(nn.Module):
     """The network and its loss, the squared error of v or of epsilon."""
 
+    alphas: Tensor
+
     def __init__(self, network: VolumeNetwork, prediction: Literal["v_prediction", "epsilon"] = "v_prediction") -> None:
         super().__init__()
         self.network = network
@@ -58,7 +60,8 @@ class TraineeQSM(nn.Module):
         """`maps` and `noise` [B, 1, X, Y, Z], `maps` in units of the scale; `timesteps` [B] int64."""
         alpha = self.alphas[batch["timesteps"]].view(-1, 1, 1, 1, 1)
         network_input, target = self.preconditioner.example(batch["maps"], batch["noise"], Rates.of_alpha(alpha))
-        return (self.network(network_input, batch["timesteps"].float()).float() - target).square().flatten(1).mean(1)
+        output: Tensor = self.network(network_input, batch["timesteps"].float())
+        return (output.float() - target).square().flatten(1).mean(1)
 
 
 class WindowBatches:
@@ -219,7 +222,7 @@ class QSMDiffTraining(Training):
         """See `calotype.backbones.volume_network`; `rounded` keeps 8 bits a weight."""
         from diffusers import DDIMScheduler
 
-        scheduler = DDIMScheduler(
+        scheduler = DDIMScheduler(  # type: ignore[no-untyped-call]
             **SCHEDULE, prediction_type=self.prediction, clip_sample=False, timestep_spacing="leading", set_alpha_to_one=True
         )
         facts = {"window": list(self.window), "spacing": list(self.spacing), "scale": self.scale, "limit": self.limit, "unit": "ppm"}
