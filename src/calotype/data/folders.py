@@ -42,8 +42,8 @@ class DataSet(Protocol):
         """The rows of these numbers, stacked; on the CPU, and always the same."""
         ...
 
-    def split(self, share: float, seed: int = 0) -> tuple[Self, Self]:
-        """Rows to train on, and held-out ones. No group is in both."""
+    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+        """Rows to train on, and held-out ones; no group is in both. Raises `InputError` where it can't be split."""
         ...
 
 

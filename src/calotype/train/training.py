@@ -81,7 +81,7 @@ class Training:
         raise NotImplementedError
 
     def check(self, data: Any, events: Events = SILENT) -> None:
-        """AttentionQueries through the whole of `data_set`'s result.
+        """Look through the whole of `data_set`'s result.
 
         Raises:
             DataError: something in it can't be used; it has a line for each problem.
