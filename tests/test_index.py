@@ -18,6 +18,8 @@ import calotype
 from calotype.core.method import Method
 from calotype.core.roles import Role
 from calotype.index import CHECKED, METHODS, MODELS
+from calotype.registry import resolve_training
+from calotype.train.training import Training
 
 BUILT = [slug for slug, row in METHODS.items() if row.target]
 SYNONYMS = {
@@ -106,6 +108,20 @@ def test_the_same_thing_has_the_same_name_everywhere(slug: str) -> None:
     method = target(slug)
     used = {field.name for field in dataclasses.fields(method)} | set(inspect.signature(method.__call__).parameters)
     assert {name: SYNONYMS[name] for name in used & SYNONYMS.keys()} == {}
+
+
+@pytest.mark.parametrize("slug", [slug for slug, row in METHODS.items() if row.training])
+def test_its_training_is_frozen_and_documented_with_ready_made_settings(slug: str) -> None:
+    training = resolve_training(slug)
+    assert issubclass(training, Training)
+    assert training.slug == slug
+    assert training.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(training))
+    assert {field.name for field in dataclasses.fields(training)} <= documented_fields(training) | documented_fields(Training)
+    for name in training.presets:
+        assert getattr(training, name).__doc__
+        assert isinstance(getattr(training, name)(), training)
+    assert getattr(training, training.presets[0])() == training()
 
 
 def test_every_model_row_names_a_role_that_there_is() -> None:

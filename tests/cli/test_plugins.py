@@ -98,6 +98,29 @@ def test_an_evaluation_that_is_none_is_refused(
     assert words in err.replace("\n", " ")
 
 
+def test_a_training_of_another_package_is_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "data").mkdir()
+    (here / "data" / "points.csv").write_text("".join(f"{1 + 0.1 * n},{2 - 0.1 * n}\n" for n in range(10)))
+    command = ["train", "toy-negative", "--data", "data", "--out", "made", "--budget", "60steps", "--learning-rate", "0.2", "--width", "3"]
+    told = json.loads(said(capsys, *command, "--json")[0])
+    assert (told["method"], told["settings"]["width"], told["steps"]) == ("toy-negative", 3, 60)
+    assert sorted(path.name for path in (here / "made").iterdir()) == ["README.md", "mean.txt", "training", "training.json"]
+    x, y = map(float, (here / "made" / "mean.txt").read_text().split())
+    assert abs(x - 1.55) < 0.2
+    assert abs(y - 1.45) < 0.2
+    assert "--width N" in said(capsys, "train", "toy-negative", "--help")[0]
+    assert json.loads(said(capsys, "info", "toy-negative", "--json")[0])["training"]["defaults"]["width"] == 1
+    assert json.loads(said(capsys, "list", "--json")[0])["methods"]["toy-negative"]["trains"] is True
+    (here / "data" / "points.csv").write_text("1,2\nthree\n4\n")
+    _, err = said(capsys, *command, "--out", "other", status=2)
+    assert "  points.csv, line 2: 'three' is not two numbers\n  points.csv, line 3: '4' is not two numbers\n" in err
+    assert not (here / "other").exists()
+    _, err = said(capsys, "train", "broken-method", "--data", "data", "--out", "other", status=3)
+    assert "the training of broken-method of the package broken-package can't be imported" in err
+    _, err = said(capsys, "train", "toy-fade", "--data", "data", "--out", "other", status=2)
+    assert "toy-fade has nothing to train; trainings are qsmdiff, broken-method, toy-negative" in err.replace("\n", " ")
+
+
 def test_an_evaluation_of_our_own_method_is_not_replaced() -> None:
     assert any("which calotype has itself" in plugin.problem for plugin in plugins(EVALUATIONS).values())
     with pytest.raises(InputError, match="no evaluation of 'ovam'"):

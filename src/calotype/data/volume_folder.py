@@ -64,7 +64,7 @@ class Volumes(Protocol):
 
     def __getitem__(self, number: int) -> Float[Tensor, "x y z"]: ...
 
-    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+    def split(self, share: float, seed: int = 0) -> tuple[Self, Self]:
         """Those for training, and about `share` of them to be held out."""
         ...
 
@@ -165,7 +165,7 @@ class VolumeFolder:
         groups = {self._relative(path): file.group for file in self.files for path in file.paths}
         write_manifest(self.kept / NAME, self.folder, self.records.values(), groups)
 
-    def split(self, share: float, seed: int) -> tuple[VolumeFolder, VolumeFolder]:
+    def split(self, share: float, seed: int = 0) -> tuple[VolumeFolder, VolumeFolder]:
         """Two parts by subject: those for training, and about `share` of the subjects, at least one; see `held_out_groups`.
 
         Raises:
@@ -234,7 +234,7 @@ class VolumeWindows:
         """`maps`: [rows, 1, x, y, z] float32, in the volumes' unit."""
         return {"maps": torch.stack([self._cut(row) for row in indices])[:, None]}
 
-    def split(self, share: float, seed: int) -> tuple[VolumeWindows, VolumeWindows]:
+    def split(self, share: float, seed: int = 0) -> tuple[VolumeWindows, VolumeWindows]:
         """Windows of the volumes for training, and of those that are held out."""
         train, held_out = self.volumes.split(share, seed)
         return VolumeWindows(train, self.window, stream=(0, seed)), VolumeWindows(held_out, self.window, stream=(1, seed))

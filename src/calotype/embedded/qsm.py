@@ -36,7 +36,7 @@ class Brains:
         """What they are made from."""
         return f"brains-{self.key}-{self.brains}-{self.spacing}"
 
-    def split(self, share: float, seed: int) -> tuple[Brains, Brains]:
+    def split(self, share: float, seed: int = 0) -> tuple[Brains, Brains]:
         """The world's own splits are used instead."""
         raise NotImplementedError
 

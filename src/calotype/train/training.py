@@ -73,20 +73,19 @@ class Training:
         )  # fmt: skip
 
     def data_set(self, data: Path, kept: Path) -> DataSet:
-        """The user's data; nothing but their names and sizes is read. `kept` is a folder for what is worth keeping of them.
+        """The user's data. `kept` is a folder for what is worth keeping of them; it isn't made before something is.
 
         Raises:
-            InputError: there are none.
+            InputError: there are none, or (as `DataError`) some can't be used.
         """
         raise NotImplementedError
 
     def check(self, data: Any, events: Events = SILENT) -> None:
-        """Look through the whole of `data_set`'s result.
+        """Look through all that `data_set` gave, where opening it didn't; done before a new training alone.
 
         Raises:
             DataError: something in it can't be used; it has a line for each problem.
         """
-        raise NotImplementedError
 
     def build(self, *, seed: int, start: Path | None = None) -> nn.Module:
         """What is trained, from `seed` or from a checkpoint folder. See `calotype.train.loop.Trainer`."""
