@@ -53,8 +53,7 @@ class InstructPix2Pix(DiffusionModel):
         Raises:
             ShapeError: a side is no multiple of the autoencoder's factor.
         """
-        self.latent_space.check_size(size)
-        return self.latent_space.channels, size[0] // self.latent_space.factor, size[1] // self.latent_space.factor
+        return self.latent_space.shape(size)
 
     def init_noise_sigma(self, sigmas: Tensor, *, sampler: SamplerName = "euler") -> float:
         """The picture's own unit variance is counted in, whatever spacing the config names."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from calotype.attention import AttentionControl, Site
     from calotype.attention.overlays import Panel, WordMaps
+    from calotype.core.denoiser import Condition
     from calotype.core.stepping import StepContext
 
 FOLDER = "attention"
@@ -79,6 +81,14 @@ class Watcher:
         if self._control is not None:
             self._control.__exit__(None, None, None)
             self._control = None
+
+    @contextmanager
+    def watching(self, models: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """As `calotype.runs.running.Observe`: watch the main one of a run's models, in the thread that runs it."""
+        try:
+            yield {**models, "model": self.attach(models["model"])}
+        finally:
+            self.detach()
 
     def write(self, folder: Path) -> list[Path]:
         """Write the page and, per row, one picture with all words and steps.
@@ -147,13 +157,15 @@ class _Reader:
     def __init__(self, model: Any) -> None:
         self.model, self.modules, self.name = model, model.modules, model.name
 
-    def condition(self, texts: list[str], size: Any = None) -> Any:
+    def condition(self, prompt: str | Sequence[str], *, size: tuple[int, int] | None = None) -> Condition:
         """The texts' states."""
         if getattr(self.model, "role", "") == "TextToImage":
-            return self.model.condition(texts, size=size)
+            found: Condition = self.model.condition(prompt, size=size)
+            return found
         from calotype.backbones.text import encode_prompts
         from calotype.core.denoiser import Condition
 
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
         return Condition({"text": encode_prompts(self.modules["tokenizer"], self.modules["text_encoder"], texts, self.model.device)})
 
 

@@ -31,24 +31,24 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl
 from calotype.backbones.preprocessing import note_unfamiliar
+from calotype.core import fields
 from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
-from calotype.core.roles import ImageToVideo, PictureEditor
+from calotype.core.roles import HasAttention, ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
 from calotype.core.stepping import check_bound
 from calotype.data import as_image
+from calotype.data.cache import TensorCache
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
-from calotype.errors import InputError
 from calotype.imaging.types import Image, Video
 from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, BesideSource, Injection, sigma_of_tau
 from calotype.methods.anyv2v.inputs import check_choice, check_inputs, check_pair, read_clip
 from calotype.methods.anyv2v.inversion import SOLVERS, Inversion, Inverter, Solver, Windows, identity, joined, nested_tables
-from calotype.runs.cache import TensorCache
 
 NEGATIVE_PROMPT = "Distorted, discontinuous, ugly, blurry, low resolution, motionless, static"
 """Words for what the result shouldn't be, as the official code has them."""
@@ -128,30 +128,15 @@ class AnyV2V(Method):
     """Bound on the inversions that are kept on disk for the next edit of a clip; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        for name in ("num_inversion_steps", "num_inference_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("tau_conv", "tau_spatial", "tau_temporal", "random_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.solver not in get_args(Solver):
-            raise InputError(f"solver is {self.solver!r}; choose one of {', '.join(get_args(Solver))}")
-        if not 0 <= self.start_index < self.num_inference_steps:
-            raise InputError(f"start_index is {self.start_index}; it must lie between 0 and {self.num_inference_steps - 1}")
-        if self.guidance_scale < 1 or self.level_scale <= 0:
-            raise InputError(f"guidance_scale is {self.guidance_scale} (1 or more) and level_scale {self.level_scale} (above 0)")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
-        for name, least in (("fps", 1), ("max_frames", 2), ("start", 0), ("stride", 1), ("window", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; it must be {least} or more")
-        if not 0 <= self.motion_bucket_id <= 255:
-            raise InputError(f"motion_bucket_id is {self.motion_bucket_id}; it must lie between 0 and 255")
-        if self.noise_aug_strength < 0 or self.overlap < 1 or self.cache_megabytes < 0:
-            raise InputError("noise_aug_strength and cache_megabytes must be 0 or more, overlap 1 or more")
+        fields.at_least(self, 0, "noise_aug_strength", "start", "cache_megabytes")
+        fields.at_least(self, 1, "num_inversion_steps", "num_inference_steps", "guidance_scale", "fps", "stride", "overlap")
+        fields.at_least(self, 2, "max_frames", "window")
+        fields.above(self, 0, "level_scale")
+        fields.between(self, 0, 1, "tau_conv", "tau_spatial", "tau_temporal", "random_ratio")
+        fields.between(self, 0, self.num_inference_steps - 1, "start_index")
+        fields.between(self, 0, 255, "motion_bucket_id")
+        fields.sides(self)
+        fields.one_of(self, solver=get_args(Solver))
 
     @classmethod
     def paper(cls) -> Self:
@@ -219,7 +204,7 @@ class AnyV2V(Method):
         Raises:
             InputError: the model has another role, the clip or the frame can't be used, or they don't fit together.
         """
-        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
+        self.refuse_other_roles(model, needs=_NEEDS, capabilities=(HasAttention,))
         check_choice(edited_first_frame is not None, instruction, editor is not None)
         self.refuse_missing_prompt(model, [prompt], says="what the edited clip shows (not what to change)")
         check_bound(getattr(model, "max_rows", None), self.rows)
@@ -239,11 +224,7 @@ class AnyV2V(Method):
         return self.edit(model, [clip], [frame], inversion, prompts=[prompt], seed=seed, events=events)[0]
 
     def windows(self, model: ImageToVideo, frames: int) -> Windows:
-        """How a clip of so many frames is cut.
-
-        Raises:
-            InputError: the windows would not share fewer frames than they have.
-        """
+        """How a clip of so many frames is cut; `InputError` where windows would not share fewer frames than they have."""
         return Windows(frames, self.window or model.num_frames, self.overlap)
 
     def invert(
@@ -289,21 +270,21 @@ class AnyV2V(Method):
             seed, events: see `__call__`; hears the metric `model_calls`.
             key: name of the stages and of the saved state.
         """
-        texts, trajectory = list(prompts) or [""] * len(clips), inversion.trajectory
-        plan, sigmas = self.windows(model, len(clips[0])), trajectory.table
-        whole = self._start(model, trajectory, sigmas, seed)
+
+        def told(images: Sequence[Image], texts: Sequence[str]) -> Condition:
+            rows = enumerate(zip(clips, images, texts, strict=True))
+            return Condition.cat([self.condition(model, image, text, clip.fps, seed + index) for index, (clip, image, text) in rows])
+
+        plan, sigmas = self.windows(model, len(clips[0])), inversion.trajectory.table
+        whole = self._start(model, inversion.trajectory, sigmas, seed)
+        nothing = [""] * len(clips)
         firsts, done, calls = list(frames), whole[:, :0], 0
         for number, first in enumerate(plan.starts):
             if number:
                 firsts = [Image(model.decode(row[None, first : first + 1], 1.0).frames[0].clamp(0, 1)) for row in done]
-            sources = [clip[first] for clip in clips]
-            conditions = {
-                SOURCE: self._conditions(model, clips, sources, [""] * len(clips), seed),
-                EDIT: self._conditions(model, clips, firsts, texts, seed),
-            }
+            conditions = {SOURCE: told([clip[first] for clip in clips], nothing), EDIT: told(firsts, prompts or nothing)}
             if self.guidance_scale > 1:
-                negative = self._conditions(model, clips, firsts, [self.negative_prompt] * len(clips), seed)
-                conditions[NEGATIVE] = model.unconditional(negative)
+                conditions[NEGATIVE] = model.unconditional(told(firsts, [self.negative_prompt] * len(clips)))
             guidance = BesideSource.of(self.guidance_scale, inversion.cut(first, plan.length), self.injection)
             with AttentionControl(model) as control:
                 denoise = model.denoiser(conditions, guidance, control=control)
@@ -340,13 +321,6 @@ class AnyV2V(Method):
     def _motion(self) -> dict[str, Any]:
         """What models of SVD's kind are told."""
         return {"motion_bucket_id": self.motion_bucket_id, "noise_aug_strength": self.noise_aug_strength}
-
-    def _conditions(
-        self, model: ImageToVideo, clips: Sequence[Video], images: Sequence[Image], prompts: Sequence[str], seed: int
-    ) -> Condition:
-        """One row per clip."""
-        rows = enumerate(zip(clips, images, prompts, strict=True))
-        return Condition.cat([self.condition(model, image, text, clip.fps, seed + index) for index, (clip, image, text) in rows])
 
     def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
         """The editor's checkpoint."""

@@ -10,6 +10,7 @@ vector, so a token can be fitted to one annotated picture (`calotype.methods.ova
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -20,30 +21,31 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl
 from calotype.backbones.preprocessing import note_unfamiliar, working_size
+from calotype.core import fields
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
-from calotype.core.roles import TextToImage
+from calotype.core.roles import HasAttention, HasText
 from calotype.core.samplers import sample
 from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
 from calotype.errors import InputError
 from calotype.imaging.types import Image, Mask
-from calotype.methods.ovam.arguments import check_arguments, check_fit
+from calotype.methods.ovam.arguments import as_token, check_arguments, check_fit
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, cut, received, scaled
-from calotype.methods.ovam.pictures import shown
 from calotype.methods.ovam.queries import AttentionQueries, Watch, look_at_noise, question
+from calotype.methods.ovam.results import shown
 from calotype.methods.ovam.tokens import Token, fit_token
-from calotype.methods.ovam.words import TokenQuery, listed, places_in_prompt, whole_prompts
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, places_in_prompt, whole_prompts
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
 FIT: dict[str, Any] = {"num_steps": 100, "learning_rate": 0.1}
 NEEDS = "the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
-ATTRIBUTES = ("unet", "modules")
+CAPABILITIES = (HasText, HasAttention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +111,8 @@ class OpenVocabularyAttentionMaps(Method):
     """What brings the mask's edges to the picture's: a guided filter, a dense random field (official), or nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "every", "levels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
+        fields.at_least(self, 1, "num_inference_steps", "every", "levels")
+        fields.sides(self)
         if not self.factors or any(factor < 1 for factor in self.factors):
             raise InputError(f"factors are {self.factors}; name one or more of 1, 2, 4, 8")
         if not 0 < self.sigma_min <= self.sigma_max:
@@ -162,12 +159,12 @@ class OpenVocabularyAttentionMaps(Method):
 
     def __call__(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         image: ImageLike | None = None,
         *,
         words: str = "",
         prompt: str = "",
-        token: str = "",
+        token: Token | str | os.PathLike[str] | None = None,
         mask: Mask | None = None,
         save_token: str = "",
         seed: int = 0,
@@ -180,7 +177,7 @@ class OpenVocabularyAttentionMaps(Method):
             image: the picture; without it one is made from the prompt.
             words: what to look for, separated by commas; each may be a phrase, and none has to be in the prompt.
             prompt: what to make; for a given picture what the network is told about it, if anything.
-            token: file of a fitted token that is asked for in the words' place.
+            token: a fitted token, or its file, that is asked for in the words' place.
             mask: of the one word in the picture; a token is fitted to it and then asked for.
             save_token: file to write the fitted token to (.safetensors).
             seed: of all noise.
@@ -193,15 +190,15 @@ class OpenVocabularyAttentionMaps(Method):
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
         """
-        self.refuse_other_roles(model, needs=NEEDS, attributes=ATTRIBUTES)
-        known = Token.load(token) if token else None
+        self.refuse_other_roles(model, needs=NEEDS, capabilities=CAPABILITIES)
+        known = as_token(token)
         asked = known.words if known is not None else listed(words)
         if known is not None:
             known.question(model)
         else:
             self.questions(model, asked, (prompt,))  # What can't be asked is said before anything is sampled.
         picture = None if image is None else as_image(image, name="image", events=events)
-        check_fit(asked, picture, prompt, mask, token, save_token, asks_later=self._asks_later)
+        check_fit(asked, picture, prompt, mask, known, save_token, asks_later=self._asks_later)
         if picture is None:
             look = self.generate(model, [prompt], words=asked, seed=seed, events=events)
         else:
@@ -227,13 +224,12 @@ class OpenVocabularyAttentionMaps(Method):
         return self.mode == "open" and self.store == "queries"
 
     def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
-        """The files of tokens."""
-        uses: tuple[tuple[str, Literal["reads", "writes"]], ...] = (("token", "reads"), ("save_token", "writes"))
-        named = tuple(Place(name, use, str(arguments[name])) for name, use in uses if arguments.get(name))
-        return (*super().places(arguments), *named)
+        """The file that a token is written to."""
+        named = str(arguments.get("save_token") or "")
+        return (*super().places(arguments), *((Place("save_token", "writes", named),) if named else ()))
 
     def questions(
-        self, model: TextToImage, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None
+        self, model: WatchedModel, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None
     ) -> tuple[TokenQuery, ...]:
         """The questions that can be asked before anything is sampled: the words themselves, or in in-prompt mode the whole prompts.
 
@@ -255,7 +251,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def generate(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         prompts: Sequence[str],
         *,
         words: Sequence[str] = (),
@@ -290,7 +286,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def look(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         images: Sequence[Image],
         *,
         prompts: Sequence[str] = (),
@@ -345,7 +341,7 @@ class OpenVocabularyAttentionMaps(Method):
         events.note(f"without guidance there is no {self.branch} branch; the queries are those of {guidance.labels[0]}")
         return guidance.labels[0]
 
-    def _watch(self, model: TextToImage, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
+    def _watch(self, model: WatchedModel, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
         if self.store == "maps" and not words:
             raise InputError("store='maps' keeps the sums of named words only; name them, or take store='queries'")
         return Watch(
@@ -381,7 +377,7 @@ class OpenVocabularyAttentionMaps(Method):
         pictures: Float[Tensor, "batch 3 height width"],
         refined: Float[Tensor, "batch words height width"] | None = None,
     ) -> Bool[Tensor, "batch words height width"]:
-        """Maps scaled, brought to the pictures' edges, and cut at the threshold: see `masks.cut`, with `refined` cut in their place."""
+        """Maps scaled, brought to the pictures' edges, and cut at the threshold: see `masks.cut`."""
         scale: dict[str, Any] = {"threshold": self.threshold, "scaling": self.scaling, "refine": self.refine}
         return cut(maps, pictures, refined, compete=self.together, **scale)
 
