@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import calotype
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.events import SILENT
-from calotype.core.roles import VolumePrior
 from calotype.data.qsm_folder import find_qsm_files
 from calotype.embedded.qsm import QSMRecipe
 from calotype.errors import InputError

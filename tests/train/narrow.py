@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from calotype.core.events import Events
 from calotype.embedded import train
 from calotype.embedded.i2v import I2VRecipe
 from calotype.embedded.qsm import QSMRecipe
@@ -49,24 +48,6 @@ class NarrowQSM(QSMRecipe):
 
 
 RECIPES = {recipe.name: recipe for recipe in (NarrowVAE(), NarrowT2I(), NarrowI2V(), NarrowSubject(), NarrowQSM())}
-
-
-class Heard(Events):
-    """Keeps the notes, and of each stage its name, its number of steps and how many were done."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int | None, int]] = []
-        self.notes: list[str] = []
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.stages.append((name, total, 0))
-
-    def step(self, advance: int = 1) -> None:
-        name, total, done = self.stages[-1]
-        self.stages[-1] = (name, total, done + advance)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def run(name: str, out: Path, checkpoints: Path, budget: str, **keywords: object) -> object:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from calotype.attention.captures import Capture, KeySums, MeanOverSteps, Reducer, TokenMaps, attention_probabilities
+from calotype.attention.captures import Capture, KeySums, Reducer, TokenMaps, attention_probabilities
 from calotype.attention.control import AttentionControl
 from calotype.attention.qkv import AttentionInputs
 from calotype.attention.rules import Inject, KeyBias, KeyScale, Order, OutBlend, Rule, Swap
@@ -21,7 +21,6 @@ __all__ = [
     "KeyBias",
     "KeyScale",
     "KeySums",
-    "MeanOverSteps",
     "Order",
     "OutBlend",
     "Reducer",

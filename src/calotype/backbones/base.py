@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from calotype.backbones.autoencoder import LatentSpace
+from calotype.backbones.components import Components
 from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.source import CheckpointSource
 from calotype.core.denoiser import Condition
 from calotype.core.guidance import Guidance
+from calotype.core.roles import Role
 from calotype.core.schedule import SamplerName
 from calotype.errors import InputError, ShapeError
 
@@ -23,7 +25,7 @@ Same = TypeVar("Same", bound="DiffusionModel")
 class DiffusionModel:
     """Base of the two diffusion roles. Holds networks, changes nothing about them."""
 
-    role: str
+    role: Role
 
     def __init__(
         self,
@@ -48,6 +50,25 @@ class DiffusionModel:
         sample_size = self.unet.config.sample_size
         height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
         self.size: tuple[int, int] = (height * self.latent_space.factor, width * self.latent_space.factor)
+
+    @classmethod
+    def from_components(cls, found: Components) -> Self:
+        """The model that runs these components."""
+        return cls(
+            found.source,
+            found.modules,
+            scheduler=found.scheduler,
+            scheduler_class=found.scheduler_class,
+            device=found.device,
+            max_rows=found.max_rows,
+            decode_chunk_size=found.decode_chunk_size,
+            **cls.extra_arguments(found),
+        )
+
+    @classmethod
+    def extra_arguments(cls, found: Components) -> dict[str, Any]:
+        """What a subclass takes beside the arguments of all, from the checkpoint's small files."""
+        return {}
 
     @property
     def unet(self) -> Any:

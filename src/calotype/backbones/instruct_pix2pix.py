@@ -52,8 +52,7 @@ class InstructPix2Pix(DiffusionModel):
         Raises:
             ShapeError: a side is no multiple of the autoencoder's factor.
         """
-        self.latent_space.check_size(size)
-        return self.latent_space.channels, size[0] // self.latent_space.factor, size[1] // self.latent_space.factor
+        return self.latent_space.shape(size)
 
     def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
         """Scaled latents to pixels in [0, 1]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from calotype.attention import AttentionControl, Site
     from calotype.attention.overlays import Panel, WordMaps
+    from calotype.core.denoiser import Condition
 
 FOLDER = "attention"
 ROWS = 4
@@ -157,13 +158,15 @@ class _Reader:
     def __init__(self, model: Any) -> None:
         self.model, self.modules, self.name = model, model.modules, model.name
 
-    def condition(self, texts: list[str], size: Any = None) -> Any:
+    def condition(self, prompt: str | Sequence[str], *, size: tuple[int, int] | None = None) -> Condition:
         """The texts' states."""
         if getattr(self.model, "role", "") == "TextToImage":
-            return self.model.condition(texts, size=size)
+            found: Condition = self.model.condition(prompt, size=size)
+            return found
         from calotype.backbones.text import encode_prompts
         from calotype.core.denoiser import Condition
 
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
         return Condition({"text": encode_prompts(self.modules["tokenizer"], self.modules["text_encoder"], texts, self.model.device)})
 
 

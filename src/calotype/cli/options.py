@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from calotype.errors import InputError
 from calotype.imaging.files import json_line
 from calotype.registry import did_you_mean
+from calotype.runs.signature import field_default
 
 if TYPE_CHECKING:
     from calotype.runs import Parameter
@@ -193,7 +194,7 @@ def collect(
     flags: list[Flag] = []
     for field in dataclasses.fields(spec):
         annotation, extras = _unwrap(hints[field.name])
-        value = getattr(default, field.name) if default is not MISSING else _default(field)
+        value = getattr(default, field.name) if default is not MISSING else field_default(field)
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
             flat = any(getattr(extra, "name", None) == "" for extra in extras)
             inner_prefix = prefix if flat else f"{prefix}{field.name}."
@@ -213,10 +214,6 @@ def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
         inner, *extras = typing.get_args(annotation)
         return inner, tuple(extras)
     return annotation, ()
-
-
-def _default(field: Any) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def metavar_of(annotation: Any) -> str:

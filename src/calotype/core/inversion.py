@@ -6,9 +6,8 @@ et al. 2021, section 4.3), so variance-preserving and variance-exploding checkpo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log10
 
 import torch
 from jaxtyping import Float, Float64
@@ -16,12 +15,10 @@ from torch import Tensor
 
 from calotype.core.denoiser import Denoiser
 from calotype.core.events import SILENT, Events
-from calotype.core.samplers import History, Step, StepOutput, euler_step, sample
+from calotype.core.samplers import History, Step, StepOutput, euler_step
 from calotype.core.schedule import Sigmas
 from calotype.errors import InputError
 
-PSNR_CAP = 99.0
-"""Highest PSNR that is reported, in dB."""
 _SAME = 1e-6
 """Relative distance below which two levels are the same."""
 
@@ -144,48 +141,6 @@ def invert(
         events.check()
     order = sorted(kept, reverse=True)
     return Trajectory(torch.tensor([rising[k] for k in order], dtype=torch.float64), tuple(kept[k] for k in order))
-
-
-def round_trip_psnr(
-    denoise: Denoiser,
-    x0: Float[Tensor, "batch ..."],
-    trajectory: Trajectory,
-    *,
-    step: Step = euler_step,
-    decode: Callable[[Tensor], Tensor] | None = None,
-    events: Events = SILENT,
-) -> float:
-    """Sample back down from the trajectory's start over its own levels, and compare with what was inverted.
-
-    Args:
-        denoise: as for `invert`.
-        x0: what was inverted.
-        trajectory: its inversion.
-        step: the sampler of the way back.
-        decode: latents to pixels in [0, 1]; with it the PSNR is that of pixels (peak 1), without it that of latents (their own range).
-        events: hears the metric `round_trip_psnr_db`.
-
-    Returns:
-        dB, at most 99.
-    """
-    back = sample(denoise, trajectory.start.to(x0.device), trajectory.table, step=step, events=events, key="round-trip")
-    value = psnr(decode(x0), decode(back), 1.0) if decode else psnr(x0, back, float(x0.max() - x0.min()))
-    events.metric("round_trip_psnr_db", value)
-    return value
-
-
-def psnr(reference: Tensor, other: Tensor, peak: float) -> float:
-    """Peak signal-to-noise ratio in dB, at most 99.
-
-    Example:
-        >>> import torch
-        >>> round(psnr(torch.zeros(4), torch.full((4,), 0.1), 1.0), 3)
-        20.0
-    """
-    error = float((reference.double() - other.double()).square().mean())
-    if error == 0:
-        return PSNR_CAP
-    return min(10 * log10(peak**2 / error), PSNR_CAP) if peak > 0 else 0.0
 
 
 _EMPTY: History = {}

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from calotype.backbones.subject import SubjectToImage
 from calotype.core.events import SILENT, Events
-from calotype.core.roles import SubjectToImage
 from calotype.evaluation.experiment import Table, run_batches
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.imaging.types import Image

@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.dipole import DipoleOperator
 from calotype.core.events import SILENT, Events
-from calotype.core.roles import VolumePrior
 from calotype.evaluation.experiment import Table, run_batches
 from calotype.evaluation.qsm_baselines import SOLVERS, settings_for, solve
 from calotype.evaluation.qsm_cases import Case, Head, heads, scan, scan_thick

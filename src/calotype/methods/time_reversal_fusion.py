@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.backbones.preprocessing import note_unfamiliar
+from calotype.core import fields
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import ClassifierFreeGuidance, linear_ramp
@@ -98,25 +99,16 @@ class TimeReversalFusion(Method):
     """For loops: leave out the last frame, which repeats the first, so that the clip can be played round and round."""
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 1 or more")
+        fields.at_least(self, 1, "num_inference_steps", "fps")
+        fields.at_least(self, 0, "noise_aug_strength")
+        fields.between(self, 0, 255, "motion_bucket_id")
+        fields.sides(self)
+        fields.one_of(self, fusion=("parallel", "sequential"))
         if self.num_frames is not None and self.num_frames < 2:
             raise InputError(f"num_frames is {self.num_frames}; a clip between two pictures has 2 or more")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
-        if self.fps < 1:
-            raise InputError(f"fps is {self.fps}; it must be 1 or more")
-        if not 0 <= self.motion_bucket_id <= 255:
-            raise InputError(f"motion_bucket_id is {self.motion_bucket_id}; it must lie between 0 and 255")
-        if self.noise_aug_strength < 0:
-            raise InputError(f"noise_aug_strength is {self.noise_aug_strength}; it must be 0 or more")
         if not 1 <= self.min_guidance_scale <= self.max_guidance_scale:
             given = f"min_guidance_scale is {self.min_guidance_scale} and max_guidance_scale {self.max_guidance_scale}"
             raise InputError(f"{given}; 1 <= min_guidance_scale <= max_guidance_scale must hold")
-        if self.fusion not in ("parallel", "sequential"):
-            raise InputError(f"fusion is {self.fusion!r}; choose parallel or sequential")
 
     @classmethod
     def paper(cls) -> Self:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calotype.core.untrusted import file_name, mapping, parse_json, whole
+from calotype.core.untrusted import file_name, read_json, whole
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, open_own, take_lock
 
@@ -45,7 +45,7 @@ def read_counters(folder: Path) -> dict[str, Any] | None:
     path = folder / POINTER
     if not path.is_file():
         return None
-    counters = mapping(parse_json(path.read_bytes(), str(path), "delete the folder to start anew"), str(path))
+    counters = read_json(path, "delete the folder to start anew")
     if "tensors" in counters:
         file_name(counters["tensors"], f"{path}: tensors")
     for name in ("step", "seed", "batch_size", "ema_updates"):

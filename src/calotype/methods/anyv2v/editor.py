@@ -47,7 +47,7 @@ def edit_picture(
     Raises:
         InputError: the checkpoint has another role.
     """
-    if not isinstance(model, PictureEditor):
+    if getattr(model, "role", "") != "PictureEditor":
         raise InputError(f"editor is a {getattr(model, 'role', type(model).__name__)}; give a loaded InstructPix2Pix checkpoint")
     size = working_size(model, picture.size)
     pixels = resize_pixels(picture.pixels[None], size)

@@ -31,12 +31,13 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl
 from calotype.backbones.preprocessing import note_unfamiliar
+from calotype.core import fields
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
-from calotype.core.roles import ImageToVideo, PictureEditor
+from calotype.core.roles import HasAttention, ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
 from calotype.data import as_image
 from calotype.data.images import ImageLike
@@ -127,30 +128,15 @@ class AnyV2V(Method):
     """Bound on the inversions that are kept on disk for the next edit of a clip; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        for name in ("num_inversion_steps", "num_inference_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("tau_conv", "tau_spatial", "tau_temporal", "random_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.solver not in get_args(Solver):
-            raise InputError(f"solver is {self.solver!r}; choose one of {', '.join(get_args(Solver))}")
-        if not 0 <= self.start_index < self.num_inference_steps:
-            raise InputError(f"start_index is {self.start_index}; it must lie between 0 and {self.num_inference_steps - 1}")
-        if self.guidance_scale < 1 or self.level_scale <= 0:
-            raise InputError(f"guidance_scale is {self.guidance_scale} (1 or more) and level_scale {self.level_scale} (above 0)")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
-        for name, least in (("fps", 1), ("max_frames", 2), ("start", 0), ("stride", 1), ("window", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; it must be {least} or more")
-        if not 0 <= self.motion_bucket_id <= 255:
-            raise InputError(f"motion_bucket_id is {self.motion_bucket_id}; it must lie between 0 and 255")
-        if self.noise_aug_strength < 0 or self.overlap < 1 or self.cache_megabytes < 0:
-            raise InputError("noise_aug_strength and cache_megabytes must be 0 or more, overlap 1 or more")
+        fields.at_least(self, 0, "noise_aug_strength", "start", "cache_megabytes")
+        fields.at_least(self, 1, "num_inversion_steps", "num_inference_steps", "guidance_scale", "fps", "stride", "overlap")
+        fields.at_least(self, 2, "max_frames", "window")
+        fields.above(self, 0, "level_scale")
+        fields.between(self, 0, 1, "tau_conv", "tau_spatial", "tau_temporal", "random_ratio")
+        fields.between(self, 0, self.num_inference_steps - 1, "start_index")
+        fields.between(self, 0, 255, "motion_bucket_id")
+        fields.sides(self)
+        fields.one_of(self, solver=get_args(Solver))
 
     @classmethod
     def paper(cls) -> Self:
@@ -218,7 +204,7 @@ class AnyV2V(Method):
         Raises:
             InputError: the model has another role, the clip or the frame can't be used, or they don't fit together.
         """
-        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
+        self.refuse_other_roles(model, needs=_NEEDS, capabilities=(HasAttention,))
         check_choice(edited_first_frame is not None, instruction, editor is not None)
         self.refuse_missing_prompt(model, [prompt], says="what the edited clip shows (not what to change)")
         check_rows(model, self.rows)

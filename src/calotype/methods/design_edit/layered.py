@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -191,8 +191,6 @@ class CellMasks:
     refine: Cells
     layers: Cells
     hidden: Cells
-    soft_hole: Float[Tensor, "batch h w"] = field(repr=False)
-    """Share of each cell that lies in the hole: what the keys are multiplied with."""
 
 
 def to_cells(mask: Bool[Tensor, "batch height width"], factor: int) -> Float[Tensor, "batch h w"]:

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl
 from calotype.backbones.preprocessing import note_unfamiliar, working_size
+from calotype.core import fields
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
-from calotype.core.roles import TextToImage
+from calotype.core.roles import HasAttention, TextToImage
 from calotype.core.samplers import sample
 from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
@@ -106,18 +107,11 @@ class DesignEdit(Method):
     """Where untouched rows come from: read from the stored inversion, at no cost, or denoised along without guidance (official code)."""
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 2:
-            raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 2 or more")
-        for name in ("mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "pull", "pull_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.guidance_scale < 1:
-            raise InputError(f"guidance_scale is {self.guidance_scale}; it must be 1 or more")
-        if self.dilation < 0 or self.feather < 0:
-            raise InputError(f"dilation is {self.dilation} and feather {self.feather}; both must be 0 or more")
-        for name, choices in (("key_mask", ("zero", "drop")), ("masked", ("key", "query", "value", "none"))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        fields.at_least(self, 0, "dilation", "feather")
+        fields.at_least(self, 1, "guidance_scale")
+        fields.at_least(self, 2, "num_inference_steps")
+        fields.between(self, 0, 1, "mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "pull", "pull_rate")
+        fields.one_of(self, key_mask=("zero", "drop"), masked=("key", "query", "value", "none"))
 
     @classmethod
     def paper(cls) -> Self:
@@ -223,7 +217,7 @@ class DesignEdit(Method):
             plan: the edits, one after the other; between them the picture stays in latents where nothing has to be resized.
             model, image, masks, pictures, prompt, seed, events: see `__call__`.
         """
-        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
+        self.refuse_other_roles(model, needs=_NEEDS, capabilities=(HasAttention,))
         pixels = as_image(image, name="image", events=events).pixels
         edits = with_pictures(plan.edits, pictures, events)
         check(edits, Regions(Image(pixels), masks))
@@ -370,7 +364,7 @@ class DesignEdit(Method):
         filled = to_cells(torch.stack([task.hole & ~task.layers for task in tasks]), factor) > 0.25
         layers = (layers >= 0.5) | ((grown("layers", radius) >= 0.5) & ~filled)
         hidden = (grown("hidden", 0) > 0.25) & ~(grown("layers", 0) >= 0.75)
-        return CellMasks(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden, hole)
+        return CellMasks(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden)
 
     def _add_rules(self, control: AttentionControl, cells: CellMasks, schedule: Schedule, pasting: bool) -> None:
         masking = Masking(what=self.masked, drop=self.key_mask == "drop" and self.masked == "key")

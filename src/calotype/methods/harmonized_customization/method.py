@@ -27,12 +27,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
+from calotype.backbones.subject import SubjectToImage
+from calotype.core import fields
 from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
-from calotype.core.roles import SubjectToImage
 from calotype.core.samplers import sample
 from calotype.data import as_image, fit
 from calotype.data.images import ImageLike
@@ -138,26 +139,13 @@ class HarmonizedCustomization(Method):
     """Cut of that map between its lowest and highest value, 0 to 1."""
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 1 or more")
-        if self.guidance_scale < 1:
-            raise InputError(f"guidance_scale is {self.guidance_scale}; it must be 1 or more")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
-        if self.prompt_repetitions is not None and self.prompt_repetitions < 1:
-            raise InputError(f"prompt_repetitions is {self.prompt_repetitions}; it must be 1 or more")
-        for name in ("eta", "swap_start", "swap_stop", "mask_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        fields.at_least(self, 1, "num_inference_steps", "guidance_scale", "prompt_repetitions")
+        fields.at_least(self, 0, "visual_scale")
+        fields.between(self, 0, 1, "eta", "swap_start", "swap_stop", "mask_threshold")
+        fields.sides(self)
+        fields.one_of(self, **_CHOICES)
         if not 0 < self.energy <= 1:
             raise InputError(f"energy is {self.energy}; it must be above 0 and at most 1")
-        if self.visual_scale < 0:
-            raise InputError(f"visual_scale is {self.visual_scale}; it must be 0 or more")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
 
     @classmethod
     def paper(cls) -> Self:

@@ -20,14 +20,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
+from calotype.attention.overlays import RAINBOW, overlay
 from calotype.backbones.preprocessing import note_unfamiliar, working_size
+from calotype.core import fields
 from calotype.core.denoiser import Denoiser
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import RENOISE, batch_noise
-from calotype.core.roles import TextToImage
+from calotype.core.roles import HasAttention, HasText
 from calotype.core.samplers import sample
 from calotype.data import as_image, as_mask, resize_pixels
 from calotype.data.images import ImageLike
@@ -36,16 +38,16 @@ from calotype.imaging.files import file_stems, refuse_existing
 from calotype.imaging.types import Image, Mask
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
-from calotype.methods.ovam.pictures import overlay, whole_batch
+from calotype.methods.ovam.pictures import whole_batch
 from calotype.methods.ovam.queries import AttentionQueries, Watch, question
 from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
-from calotype.methods.ovam.words import TokenQuery, listed, places_in_prompt, whole_prompts
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, places_in_prompt, whole_prompts
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
 FIT_STEPS, FIT_RATE = 100, 0.1
 NEEDS = "the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
-ATTRIBUTES = ("unet", "modules")
+CAPABILITIES = (HasText, HasAttention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +113,8 @@ class OpenVocabularyAttentionMaps(Method):
     """What brings the mask's edges to the picture's: a guided filter, a dense random field (official), or nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "every", "levels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
+        fields.at_least(self, 1, "num_inference_steps", "every", "levels")
+        fields.sides(self)
         if not self.factors or any(factor < 1 for factor in self.factors):
             raise InputError(f"factors are {self.factors}; name one or more of 1, 2, 4, 8")
         if not 0 < self.sigma_min <= self.sigma_max:
@@ -164,7 +161,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def __call__(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         image: ImageLike | None = None,
         *,
         words: str = "",
@@ -195,7 +192,7 @@ class OpenVocabularyAttentionMaps(Method):
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
         """
-        self.refuse_other_roles(model, needs=NEEDS, attributes=ATTRIBUTES)
+        self.refuse_other_roles(model, needs=NEEDS, capabilities=CAPABILITIES)
         known = _token(token)
         asked = known.words if known is not None else listed(words)
         if known is not None:
@@ -262,7 +259,9 @@ class OpenVocabularyAttentionMaps(Method):
         if not bool(mask.values.any()):
             raise InputError("the mask is empty: no pixel of it is bright; mark the word's pixels in white")
 
-    def questions(self, model: TextToImage, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None) -> Questions:
+    def questions(
+        self, model: WatchedModel, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None
+    ) -> Questions:
         """The questions that can be asked before anything is sampled: the words themselves, or in in-prompt mode the whole prompts.
 
         Raises:
@@ -283,7 +282,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def generate(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         prompts: Sequence[str],
         *,
         words: Sequence[str] = (),
@@ -318,7 +317,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def look(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         images: Sequence[Image],
         *,
         prompts: Sequence[str] = (),
@@ -382,7 +381,7 @@ class OpenVocabularyAttentionMaps(Method):
         events.note(f"without guidance there is no {self.branch} branch; the queries are those of {guidance.labels[0]}")
         return guidance.labels[0]
 
-    def _watch(self, model: TextToImage, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
+    def _watch(self, model: WatchedModel, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
         questions: Questions = ()
         if self.store == "maps":
             if not words:
@@ -454,7 +453,7 @@ class OpenVocabularyAttentionMaps(Method):
             events.metric(f"peak_share {word}", peak)
             if not bool(mask.any()):
                 events.note(f"{word}: no pixel is above the threshold {self.threshold}, so its mask is empty")
-            found[f"{name}-map"] = overlay(picture, scaled(one, "minmax"))
+            found[f"{name}-map"] = Image(overlay(picture, scaled(one, "minmax"), RAINBOW, strength=0.5))
             found[f"{name}-mask"] = Mask(mask)
         return found
 

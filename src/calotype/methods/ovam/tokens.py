@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,7 +25,7 @@ from calotype.errors import InputError
 from calotype.imaging.files import atomic_path
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.queries import AttentionQueries
-from calotype.methods.ovam.words import TokenQuery, ask, listed, rival_rows
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, attention_width, listed, rival_rows
 from calotype.runs.artifact import ArtifactKind, contents
 from calotype.runs.cache import content_key
 
@@ -46,7 +46,7 @@ class Token:
     provenance: Mapping[str, str] = field(default_factory=dict)
     """How it was fitted: model, context, loss, steps, final loss, number of pictures, branch."""
 
-    def question(self, model: Any, rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
+    def question(self, model: WatchedModel, rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
         """What to ask a look.
 
         Args:
@@ -56,7 +56,7 @@ class Token:
         Raises:
             InputError: the vectors have not the width that the model's attention reads.
         """
-        width = int(model.unet.config.cross_attention_dim)
+        width = attention_width(model)
         if self.embeddings.shape[1] != width:
             made = self.provenance.get("model", "another model")
             raise InputError(

@@ -19,6 +19,7 @@ from calotype.errors import InputError, ShapeError
 
 if TYPE_CHECKING:
     from calotype.core.guidance import Guidance
+    from calotype.core.roles import Role
     from calotype.imaging.types import Image, Video
 
 # A float32 dot product of two vectors is off by less than this times the product of their lengths (measured: 1e-7 at 10^5 terms).
@@ -235,6 +236,7 @@ class ExactImageToVideo:
             InputError: no bank.
             ShapeError: not clips, or clips of different shapes.
         """
+        self.role: Role = "ImageToVideo"
         self._denoiser = ExactDenoiser(banks)
         self.banks = self._denoiser.banks
         if len(self.banks[0].shape) != 4 or self.banks[0].shape[1] != 3:
