@@ -13,6 +13,8 @@ class MethodRow:
     family: str
     summary: str
     paper: str
+    training: str | None = None
+    """Where the class is that trains its checkpoints on a user's data; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,13 @@ METHODS: dict[str, MethodRow] = {
     "style-extracting-diffusion": MethodRow(
         None, "medicine", "few annotated + many plain slides -> synthetic annotated slides -> better segmenter", "arXiv 2403.14429"
     ),
-    "qsmdiff": MethodRow("calotype.methods.qsmdiff:QSMDiff", "medicine", "MRI field map -> susceptibility map", "arXiv 2403.14070"),
+    "qsmdiff": MethodRow(
+        "calotype.methods.qsmdiff:QSMDiff",
+        "medicine",
+        "MRI field map -> susceptibility map",
+        "arXiv 2403.14070",
+        "calotype.methods.qsmdiff.training:QSMDiffTraining",
+    ),
     "dp-rdm": MethodRow(
         None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"
     ),

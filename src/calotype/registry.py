@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 GROUP = "calotype.methods"
 """Entry points of this group are methods: the name is the slug, the value is `module:Class`."""
+TRAININGS = "calotype.trainings"
+"""Entry points of this group train a method's checkpoints: the name is the slug, the value is `module:Class`, a `Training`."""
 EVALUATIONS = "calotype.evaluations"
 """Entry points of this group prove methods: the name is the slug, the value is `module:function` (`calotype.evaluation.evaluate`)."""
 ARTIFACT_KINDS = "calotype.artifacts"
 """Entry points of this group are kinds of artifacts: the name is the kind's, the value is `module:KIND` (`calotype.runs.artifact`)."""
 _OWN: dict[str, tuple[str, Collection[str]]] = {
     GROUP: ("a method", METHODS),
+    TRAININGS: ("a training of", METHODS),
     EVALUATIONS: ("an evaluation of", METHODS),
     ARTIFACT_KINDS: ("an artifact kind", ARTIFACTS),
 }
@@ -101,6 +104,35 @@ def resolve_evaluation(slug: str) -> Callable[..., Any]:
         raise InputError(f"no evaluation of {slug!r}; {did_you_mean(slug, plugins(EVALUATIONS))}`calotype list` shows the methods")
     found: Callable[..., Any] = _of_package(plugin, "the evaluation of")
     return found
+
+
+def has_training(slug: str) -> bool:
+    """Whether a method's checkpoints can be trained on a user's data; nothing is imported."""
+    return slug in known_trainings()
+
+
+def known_trainings() -> list[str]:
+    """The slugs of the methods that can be trained."""
+    own = [slug for slug, row in METHODS.items() if row.training is not None]
+    return own + [slug for slug, plugin in plugins(TRAININGS).items() if not plugin.problem]
+
+
+def resolve_training(slug: str) -> type[Any]:
+    """The class that trains a method's checkpoints, a `calotype.train.training.Training`.
+
+    Raises:
+        InputError: there is none of that name; the message has the nearest names.
+        MissingError: the package that adds it is broken.
+    """
+    row, plugin = METHODS.get(slug), plugins(TRAININGS).get(slug)
+    if row is not None and row.training is not None:
+        found: type[Any] = _import(row.training)
+        return found
+    if plugin is not None:
+        added: type[Any] = _of_package(plugin, "the training of")
+        return added
+    what = f"{slug} has nothing to train" if slug in known_methods() else f"no training of {slug!r}"
+    raise InputError(f"{what}; {did_you_mean(slug, known_trainings())}trainings are {', '.join(known_trainings())}")
 
 
 def known_artifacts() -> list[str]:

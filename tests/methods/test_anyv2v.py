@@ -21,13 +21,14 @@ from calotype.core.inversion import Trajectory
 from calotype.core.noise import noise
 from calotype.core.samplers import sample
 from calotype.core.schedule import karras_sigmas
+from calotype.core.stepping import StepContext
+from calotype.data.cache import TensorCache
 from calotype.errors import Cancelled, InputError
 from calotype.imaging.types import Image, Video
 from calotype.methods.anyv2v import AnyV2V
 from calotype.methods.anyv2v.editor import edit_picture
-from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, DecoderAttention, Injection, convolution, sigma_of_tau
+from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, BesideSource, DecoderAttention, Injection, convolution, sigma_of_tau
 from calotype.methods.anyv2v.inversion import Windows, nested_tables
-from calotype.runs.cache import TensorCache
 from tests import tiny
 from tests.recorder import Recorder
 from tests.tolerance import ENDS, close, in_float64, tolerance
@@ -111,7 +112,8 @@ def one_step(model: Any, kind: str, injection: Injection, *, equal: bool = False
     with AttentionControl(model, roles=(SOURCE, NEGATIVE, EDIT)) as control:
         injection.add(control)
         hidden = control.add(Capture(what="hidden", rows=SOURCE, dtype=torch.float32))
-        estimate = Branches(model, conditions, trajectory, EVERYWHERE, control, 2.0)(x, 2.0)
+        denoise = model.denoiser(conditions, BesideSource.of(2.0, trajectory, EVERYWHERE), control=control)
+        estimate = denoise.at(StepContext(0, 1, 2.0))(x, 2.0)
     return estimate, [tensor for _, tensor in sorted(hidden.tensors.items())]
 
 
@@ -193,7 +195,7 @@ def test_fresh_noise_keeps_the_variance() -> None:
     first, second = (bare.edit(model, [clip()], [frame()], found)[0].frames for found in (inversion, other))
     assert torch.equal(first, second)
     half = dataclasses.replace(bare, random_ratio=0.5)
-    mixed = half._start(inversion.trajectory, 80.0, 0).var()
+    mixed = half._start(model, inversion.trajectory, torch.tensor([80.0, 0.0]), 0).var()
     assert float(mixed) == pytest.approx(float(inversion.trajectory.start.var() + 80.0**2 + 1) / 2, rel=0.05)
 
 

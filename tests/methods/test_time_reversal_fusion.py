@@ -59,6 +59,9 @@ class Lever:
     def unconditional(self, condition: Condition) -> Condition:
         return Condition({"grey": torch.zeros_like(condition.tensors["grey"])})
 
+    def init_noise_sigma(self, sigmas: Tensor) -> float:
+        return float((float(sigmas[0]) ** 2 + 1) ** 0.5)
+
     def latent_shape(self, num_frames: int | None = None, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
         return (num_frames or self.num_frames, 1, 2, 2)
 

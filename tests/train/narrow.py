@@ -14,6 +14,7 @@ from calotype.embedded.qsm import QSMRecipe
 from calotype.embedded.subject import SubjectRecipe
 from calotype.embedded.t2i import T2IRecipe
 from calotype.embedded.vae import VAERecipe
+from calotype.methods.qsmdiff.training import QSMDiffTraining
 
 
 class NarrowVAE(VAERecipe):
@@ -43,8 +44,8 @@ class NarrowSubject(SubjectRecipe):
 
 class NarrowQSM(QSMRecipe):
     settings = replace(QSMRecipe.settings, batch_size=2, held_out=4, held_out_often=2, warmup_steps=4)
+    training = QSMDiffTraining(channels=(8, 8), norm_num_groups=4)
     train_brains, tune_brains = 2, 1
-    unet = {"channels": [8, 8], "attention_levels": [False, False], "norm_num_groups": 4, "num_head_channels": 8}  # noqa: RUF012
 
 
 RECIPES = {recipe.name: recipe for recipe in (NarrowVAE(), NarrowT2I(), NarrowI2V(), NarrowSubject(), NarrowQSM())}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from calotype.attention import AttentionControl, Site
     from calotype.attention.overlays import Panel, WordMaps
     from calotype.core.denoiser import Condition
+    from calotype.core.stepping import StepContext
 
 FOLDER = "attention"
 ROWS = 4
@@ -41,7 +41,8 @@ class Watcher:
         self._titles: dict[int, str] = {}
         self._model: Any = None
         self._frames = 1
-        self._last: tuple[float, int] | None = None
+        self._last: tuple[str, float] | None = None
+        self._count = 0
 
     def attach(self, model: Any) -> Any:
         """The same networks as a model that is watched; the one that was given isn't changed.
@@ -73,10 +74,7 @@ class Watcher:
         self._maps = WordMaps(keys, question.rows, rows=self._kept)
         control.add(Capture(what="q", select=sites(kind="cross"), reduce=self._maps))
         self._control = control.__enter__()
-        self._original = model.estimate
-        watched = copy.copy(model)
-        watched.estimate = self._estimate
-        return watched
+        return model.observed(self)
 
     def detach(self) -> None:
         """Leave the networks as they were; safe to call at any time."""
@@ -135,21 +133,22 @@ class Watcher:
         shown = range(max(0, samples - ROWS), samples)
         return {sample * self._frames + self._frames // 2: number for number, sample in enumerate(shown)}
 
-    def _estimate(self, x: Tensor, sigma: float, condition: Any) -> Tensor:
-        control = self._control
-        if control is None:
-            result: Tensor = self._original(x, sigma, condition)
-            return result
-        if self._last is None or self._last[0] != sigma:
-            self._last = (sigma, 0 if self._last is None else self._last[1] + 1)
-        step = self._last[1]
+    def begin(self, x: Tensor, step: StepContext) -> None:
+        """Each noise level that a run comes to is a step of its own here: an inversion's, and those that time travel goes back to."""
+        if self._control is None:
+            return
+        if self._last != (step.phase, step.sigma):
+            self._last, self._count = (step.phase, step.sigma), self._count + 1
         self._frames = int(x.shape[1]) if x.ndim == 5 else 1
-        control.begin_step(step, step + 1, sigma)
-        result = self._original(x, sigma, condition)
-        kept = result.detach()[-ROWS:]
-        self._estimates[step] = (kept[:, self._frames // 2] if kept.ndim == 5 else kept).half().cpu()
-        self._titles[step] = f"step {step + 1}, σ {sigma:.2f}"
-        return result
+        self._titles[self._count - 1] = f"step {self._count}, σ {step.sigma:.2f}"
+        self._control.begin_step(self._count - 1, self._count, step.sigma)
+
+    def end(self, x0: Tensor) -> None:
+        """Keep the last rows."""
+        if self._control is None:
+            return
+        kept = x0.detach()[-ROWS:]
+        self._estimates[self._count - 1] = (kept[:, self._frames // 2] if kept.ndim == 5 else kept).half().cpu()
 
 
 class _Reader:

@@ -13,7 +13,7 @@ import tyro
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
 from calotype.index import METHODS, MODELS
-from calotype.registry import plugins, resolve_method
+from calotype.registry import has_training, known_trainings, plugins, resolve_method, resolve_training
 
 if TYPE_CHECKING:
     from calotype.core.method import Method
@@ -51,14 +51,28 @@ def models_of(role: str) -> list[str]:
 def list_methods(arguments: Sequence[str]) -> int:
     """`calotype list`."""
     options = parse(ListOptions, arguments, Help("calotype list", "The methods by family, and which of them work today."))
-    added = plugins()
+    added, trained = plugins(), known_trainings()
     if options.json:
         own = {
-            slug: {"family": row.family, "summary": row.summary, "paper": row.paper, "works": row.target is not None, "package": "calotype"}
+            slug: {
+                "family": row.family,
+                "summary": row.summary,
+                "paper": row.paper,
+                "works": row.target is not None,
+                "trains": slug in trained,
+                "package": "calotype",
+            }
             for slug, row in METHODS.items()
         }
         others = {
-            slug: {"family": "", "summary": "", "paper": "", "works": not plugin.problem, "package": plugin.package}
+            slug: {
+                "family": "",
+                "summary": "",
+                "paper": "",
+                "works": not plugin.problem,
+                "trains": slug in trained,
+                "package": plugin.package,
+            }
             for slug, plugin in added.items()
         }
         print_json({"methods": {**own, **others}})
@@ -81,16 +95,20 @@ def list_methods(arguments: Sequence[str]) -> int:
             family = row.family
             table.add_row(f"[bold cyan]{family}[/]")
         works = row.target is not None
-        state = "[green]works[/]" if works else "planned"
+        state = ("[green]works, trains[/]" if slug in trained else "[green]works[/]") if works else "planned"
         table.add_row(f"  {slug}", state, row.summary, *([row.paper] if wide else []), style="" if works else "dim")
     if added:
         table.add_row()
         table.add_row("[bold cyan]from other packages[/]")
         for slug, plugin in added.items():
             if not plugin.problem:
-                table.add_row(f"  {slug}", "[green]works[/]", f"of the package {plugin.package}")
+                table.add_row(f"  {slug}", f"[green]works{', trains' if slug in trained else ''}[/]", f"of the package {plugin.package}")
     out.print(table)
-    out.print("\n[dim]calotype info METHOD tells more; calotype run METHOD --help shows its flags.[/]", highlight=False)
+    out.print(
+        "\n[dim]calotype info METHOD tells more; calotype run METHOD --help shows its flags,\n"
+        "calotype train METHOD --help those of a method that trains.[/]",
+        highlight=False,
+    )
     for plugin in added.values():
         if plugin.problem:
             console.errors().print(f"warning: {plugin.problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -128,6 +146,7 @@ def info(arguments: Sequence[str]) -> int:
                 "parameters": field_notes(method),
                 "presets": presets,
                 "defaults": encode(preset_instance(method, next(iter(method.presets), ""))),
+                "training": _training_facts(method.slug),
             }
         )
         return 0
@@ -178,10 +197,33 @@ def _show_info(method: type[Method], parameters: Sequence[Any], presets: dict[st
         shown = [cell if index == 0 or cell != cells[0] else f"[dim]{cell}[/]" for index, cell in enumerate(cells)]
         table.add_row(f"  {parameter}", *shown, *([notes.get(parameter, "").replace("`", "")] if wide else []))
     out.print(table)
+    if has_training(method.slug):
+        training = resolve_training(method.slug)
+        out.print(Text("\nTraining on your own data", style="bold cyan"))
+        out.print(Text(f"  {first_paragraph(training)}"))
+        out.print(Text(f"  calotype train {method.slug} --data DIR --out FOLDER; its --help shows the settings"), style="dim")
     out.print(
         f"\n[dim]calotype run {method.slug} --help shows the flags; calotype doctor {method.slug} says what it costs here.[/]",
         highlight=False,
     )
+
+
+def _training_facts(slug: str) -> dict[str, Any] | None:
+    """A training's settings, None where there is none."""
+    if not has_training(slug):
+        return None
+    from calotype.runs import field_notes
+    from calotype.runs.presets import preset_instance
+    from calotype.runs.values import encode
+
+    training: Any = resolve_training(slug)
+    presets = {name: encode(preset_instance(training, name)) for name in training.presets}
+    return {
+        "summary": first_paragraph(training),
+        "parameters": field_notes(training),
+        "presets": presets,
+        "defaults": encode(preset_instance(training, next(iter(training.presets), ""))),
+    }
 
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> Any:

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from calotype.core.denoiser import Denoiser
+from calotype.core.denoiser import Denoiser, in_step
 from calotype.core.events import SILENT, Events
 from calotype.core.samplers import History, Step, StepOutput, euler_step
 from calotype.core.schedule import Sigmas
+from calotype.core.stepping import StepContext
 from calotype.errors import InputError
 
 _SAME = 1e-6
@@ -81,7 +82,7 @@ def invert(
     asks the denoiser at the level that it goes to.
 
     Args:
-        denoise: usually without guidance, which makes the way back another way.
+        denoise: usually without guidance, which makes the way back another way. A `StepDenoiser` is told the step of each call.
         x0: the sample at level sigmas[-1].
         sigmas: the inversion's levels, [n + 1], falling as for sampling; a sampling table serves, a finer one is more exact.
         step: `euler_step`, `heun_step` or `dpmpp_2m_step`.
@@ -114,19 +115,23 @@ def invert(
             "pass the sampling table as keep, dtype=torch.float16, or a larger max_megabytes"
         )
     rising = [float(s) for s in table.flip(0)]
+    count = len(rising) - 1
     kept: dict[int, Tensor] = {}
     x, position, history = x0.float(), 0, _EMPTY
     state = events.load_state(key)
     if state is not None:
         x, position, history, kept = _resume(state, x, table, key)
-    events.stage(key, len(rising) - 1)
+    events.stage(key, count)
     if position:
         events.step(position)
     elif rising[0] in kept_levels:
         kept[0] = x.to("cpu", dtype)
-    while position < len(rising) - 1:
+    while position < count:
         sigma, sigma_next = rising[position], rising[position + 1]
-        stepped = _leave_zero(denoise, x, sigma_next) if sigma == 0 else step(denoise, x, sigma, sigma_next, history, position)
+        # Steps are numbered as on the way down.
+        here, ahead = (StepContext(min(count - n, count - 1), count, rising[n], phase="invert") for n in (position, position + 1))
+        told = in_step(denoise, here, ahead)
+        stepped = _leave_zero(told, x, sigma_next) if sigma == 0 else step(told, x, sigma, sigma_next, history, position)
         x, history = stepped.x, dict(stepped.history)
         position += 1
         if rising[position] in kept_levels:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import Guidance
+from calotype.core.stepping import StepContext, StepControl
 from calotype.imaging.types import Image, Video
 
 Role = Literal["Autoencoder", "ImageToVideo", "PictureEditor", "SubjectToImage", "TextToImage", "VolumePrior"]
@@ -33,6 +34,19 @@ class CountingDenoiser(Denoiser, Protocol):
 
 
 @runtime_checkable
+class BranchedDenoiser(CountingDenoiser, Protocol):
+    """A denoiser over labelled branches that can also be asked for single ones."""
+
+    def at(self, step: StepContext) -> Denoiser:
+        """The denoiser in this step."""
+        ...
+
+    def estimates(self, inputs: Mapping[str, Tensor], sigma: float, step: StepContext | None = None) -> dict[str, Tensor]:
+        """The estimate of x0 of each branch from its own noisy sample, without guidance; the batch holds them in this order."""
+        ...
+
+
+@runtime_checkable
 class Denoises(Protocol):
     """What every diffusion checkpoint offers."""
 
@@ -48,8 +62,13 @@ class Denoises(Protocol):
         checkpoint says so."""
         ...
 
-    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance) -> CountingDenoiser:
-        """A denoiser over the labelled branches. Each branch's condition has as many rows as the tensors to come."""
+    def init_noise_sigma(self, sigmas: Tensor) -> float:
+        """What standard normal noise is multiplied by to start a run over these noise levels."""
+        ...
+
+    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance, *, control: StepControl | None = None) -> CountingDenoiser:
+        """A denoiser over the labelled branches. Each branch's condition has as many rows as the tensors to come. The control, if one is
+        given, hears the step and the branches of every call of the network."""
         ...
 
 
@@ -110,8 +129,8 @@ class TextToImage(Denoises, HasLatents, Protocol):
         """The same model (same weights) with another bound on its rows."""
         ...
 
-    def init_noise_sigma(self, sigmas: Tensor) -> float:
-        """What standard normal noise is multiplied by to start a run over these noise levels."""
+    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance, *, control: StepControl | None = None) -> BranchedDenoiser:
+        """See `Denoises`; single branches can be asked for, too."""
         ...
 
     def unconditional(self, condition: Condition) -> Condition:

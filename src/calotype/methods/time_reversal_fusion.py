@@ -29,7 +29,7 @@ from torch import Tensor
 
 from calotype.backbones.preprocessing import note_unfamiliar
 from calotype.core import fields
-from calotype.core.denoiser import Condition, Denoiser
+from calotype.core.denoiser import Changed, Condition, Denoiser
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import ClassifierFreeGuidance, linear_ramp
 from calotype.core.method import Evaluations, Method
@@ -213,7 +213,7 @@ class TimeReversalFusion(Method):
             step = SequentialStep(backward=self._clamped(networks[1], model, ends, starts), renoise=fresh)
         x = sample(
             denoise,
-            batch_noise(shape, seed, pairs) * (float(sigmas[0]) ** 2 + 1) ** 0.5,
+            batch_noise(shape, seed, pairs) * model.init_noise_sigma(sigmas),
             sigmas,
             step=step,
             schedule=resampling_schedule(sigmas, self.reinject),
@@ -253,11 +253,7 @@ class TimeReversalFusion(Method):
             return denoise
         first, last = (model.encode(torch.stack([image.pixels for image in images])).transpose(0, 1) for images in (firsts, lasts))
 
-        def clamped(x: Tensor, sigma: float) -> Tensor:
-            estimate = denoise(x, sigma)
-            return torch.cat([first.to(estimate), estimate[:, 1:-1], last.to(estimate)], dim=1)
-
-        return clamped
+        return Changed(denoise, lambda x0: torch.cat([first.to(x0), x0[:, 1:-1], last.to(x0)], dim=1))
 
 
 @dataclass(frozen=True)

@@ -26,17 +26,19 @@ from torch import Tensor
 from calotype.attention import AttentionControl
 from calotype.backbones.preprocessing import note_unfamiliar, working_size
 from calotype.core import fields
+from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events
+from calotype.core.guidance import NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.roles import HasAttention, TextToImage
 from calotype.core.samplers import sample
+from calotype.core.stepping import check_bound
 from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
-from calotype.errors import InputError
 from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit.arguments import check, chosen_edits, named_files, recorded, with_pictures, word_finder
-from calotype.methods.design_edit.layered import CellMasks, LayeredStep, Masked, Masking, Network, Schedule, to_cells
+from calotype.methods.design_edit.layered import PLAIN, ROLES, CellMasks, LayeredStep, Masked, Masking, Schedule, to_cells
 from calotype.methods.design_edit.plan import Flip, Plan, single_edits
 from calotype.methods.design_edit.regions import Regions, Window, dilate
 from calotype.methods.design_edit.tasks import Task, make_task
@@ -269,27 +271,25 @@ class DesignEdit(Method):
         Returns:
             Latents and pixels as the model leaves them, nothing put back.
         """
-        bound = getattr(model, "max_rows", None)
-        if bound is not None and len(tasks) > bound:
-            raise InputError(f"{len(tasks)} tasks at once are more than the {bound} rows that max_rows allows; give fewer, or raise it")
+        check_bound(model.max_rows, len(tasks))
         size = tasks[0].size
         condition = model.condition(list(prompts) or [""] * len(tasks), size=size)
         sigmas = model.sigmas(self.num_inference_steps)
         cells = self._cells(tasks, size[0] // model.latent_shape(size)[1])
         pasting = bool((cells.layers | cells.hidden).any())
-        network, device = Network(model, condition), next(iter(condition.tensors.values())).device
+        device, calls = next(iter(condition.tensors.values())).device, 0
         if not inversion:
             clean = model.encode(torch.stack([task.source for task in tasks])) if latents is None else latents
             if pasting:
                 clean = torch.cat([clean, model.encode(torch.stack([task.composite for task in tasks]))])
-            levels = self._inverted(network, clean, sigmas, events, key)
+            levels, calls = self._inverted(model, condition, clean, sigmas, events, key)
             inversion = [[level[: len(tasks)] for level in levels], [level[len(tasks) :] for level in levels]]
         schedule = self._schedule(bool(cells.hidden.any()))
-        with AttentionControl(model, roles=("plain", "masked")) as control:
+        with AttentionControl(model, roles=ROLES) as control:
+            network = model.denoiser(dict.fromkeys(ROLES, condition), NoGuidance(PLAIN), control=control)
             self._add_rules(control, cells, schedule, pasting)
             step = LayeredStep(
                 network=network,
-                control=control,
                 schedule=schedule,
                 guidance_scale=self.guidance_scale,
                 pull_rate=self.pull_rate,
@@ -299,7 +299,6 @@ class DesignEdit(Method):
                 layers=cells.layers.to(device),
                 hidden=cells.hidden.to(device),
                 denoised_rows=self.rows == "denoised",
-                max_rows=bound,
                 seed=seed,
             )
             x = sample(
@@ -311,8 +310,8 @@ class DesignEdit(Method):
                 events=events,
                 key=key,
             )
-        events.metric("model_calls", float(network.calls))
-        return Edited(x, model.decode(x), network.calls)
+        events.metric("model_calls", float(calls + network.calls))
+        return Edited(x, model.decode(x), calls + network.calls)
 
     def inverted(
         self,
@@ -326,7 +325,7 @@ class DesignEdit(Method):
         """The latents of pictures at every noise level of the run, falling, the clean ones last: one model call per picture and step."""
         condition = model.condition(list(prompts) or [""] * len(pictures), size=(pictures.shape[2], pictures.shape[3]))
         sigmas = model.sigmas(self.num_inference_steps)
-        return self._inverted(Network(model, condition), model.encode(pictures), sigmas, events, key)
+        return self._inverted(model, condition, model.encode(pictures), sigmas, events, key)[0]
 
     def prepare(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a run as the run folder keeps them: see `arguments.recorded`."""
@@ -336,10 +335,13 @@ class DesignEdit(Method):
         """The plan, if it is a file, and every mask and picture that it or a single edit names."""
         return (*super().places(arguments), *(Place(name, "reads", path) for name, path in named_files(arguments)))
 
-    def _inverted(self, network: Network, clean: Tensor, sigmas: Tensor, events: Events, key: str) -> list[Tensor]:
-        """The latents at every level of the run, the clean ones last."""
+    def _inverted(
+        self, model: TextToImage, condition: Condition, clean: Tensor, sigmas: Tensor, events: Events, key: str
+    ) -> tuple[list[Tensor], int]:
+        """The latents at every level of the run, the clean ones last, and the rows evaluated; several pictures may share a condition."""
+        network = model.denoiser({"cond": Condition.cat([condition] * (len(clean) // condition.rows))}, NoGuidance())
         path = invert(network, clean, sigmas, keep=sigmas, events=events, key=f"{key}-inversion")
-        return [*path.latents, clean.float()]
+        return [*path.latents, clean.float()], network.calls
 
     def _schedule(self, early: bool) -> Schedule:
         n = self.num_inference_steps

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.attention import AttentionControl, controlled
+from calotype.attention import AttentionControl
 from calotype.backbones.subject import SubjectToImage
 from calotype.core import fields
 from calotype.core.denoiser import Condition
@@ -42,7 +42,7 @@ from calotype.imaging.types import Image, Mask
 from calotype.methods.harmonized_customization.pictures import prepare_subject
 from calotype.methods.harmonized_customization.projection import EmbeddingMixer
 from calotype.methods.harmonized_customization.prompts import Prompt, Span, build_prompt
-from calotype.methods.harmonized_customization.swapping import Form, Halves, Layers, Swapping, SwappingDenoiser, roles
+from calotype.methods.harmonized_customization.swapping import AUXILIARY, MAIN, Form, Halves, InBothRuns, Layers, Swapping
 
 NEEDS = "a model whose text encoder takes a subject's visual rows; take toy-subject or a BLIP-Diffusion folder"
 INDEPENDENT = 3
@@ -257,9 +257,11 @@ class HarmonizedCustomization(Method):
             events.metric("model_calls", float(denoise.calls))
             return model.decode(x)
         y = z if self.auxiliary_noise == "same" else batch_noise(shape, seed, count, stream=INDEPENDENT) * scale
-        states = torch.cat([main, torch.cat([one.auxiliary for one in given])])
-        denoise = model.with_max_rows(None).denoiser(_both(model, states, self.negative_prompt), guidance)
-        with AttentionControl(model, roles=roles(guidance.labels), latent_size=shape[1:]) as control:
+        runs = {MAIN: main, AUXILIARY: torch.cat([one.auxiliary for one in given])}
+        conditions = {f"{label}:{run}": condition for run, states in runs.items()
+                      for label, condition in _both(model, states, self.negative_prompt).items()}  # fmt: skip
+        with AttentionControl(model, latent_size=shape[1:]) as control:
+            denoise = model.denoiser(conditions, InBothRuns(guidance), control=control)
             swapping = Swapping(
                 control=control, labels=guidance.labels, form=self.swap, layers=self.swap_layers, start=self.swap_start,
                 stop=self.swap_stop, halves=self.swap_halves, subject_mask=self.subject_mask == "on", threshold=self.mask_threshold,
@@ -267,9 +269,10 @@ class HarmonizedCustomization(Method):
                 hidden_words=_stacked([one.hidden for one in given]),
             )  # fmt: skip
             x = sample(
-                SwappingDenoiser(controlled(denoise, control, sigmas), swapping),
+                denoise,
                 torch.cat([z, y]),
                 sigmas,
+                step=swapping.step,
                 preview=lambda x0: Image(model.decode(x0[:1])[0].cpu()),
                 # Masks are averages over all steps, which a saved state doesn't hold.
                 events=Stateless(events) if swapping.masked else events,

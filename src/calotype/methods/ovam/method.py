@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.attention import AttentionControl, controlled
+from calotype.attention import AttentionControl
 from calotype.attention.overlays import RAINBOW, overlay
 from calotype.backbones.preprocessing import note_unfamiliar, working_size
 from calotype.core import fields
-from calotype.core.denoiser import Denoiser
+from calotype.core.denoiser import Denoiser, at_step
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
@@ -31,6 +31,7 @@ from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import HasAttention, HasText
 from calotype.core.samplers import sample
+from calotype.core.stepping import StepContext
 from calotype.data import as_image, as_mask, resize_pixels
 from calotype.data.images import ImageLike
 from calotype.errors import InputError
@@ -38,7 +39,6 @@ from calotype.imaging.files import file_stems, refuse_existing
 from calotype.imaging.types import Image, Mask
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
-from calotype.methods.ovam.pictures import whole_batch
 from calotype.methods.ovam.queries import AttentionQueries, Watch, question
 from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
 from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, places_in_prompt, whole_prompts
@@ -307,11 +307,11 @@ class OpenVocabularyAttentionMaps(Method):
             conditions["uncond"] = model.unconditional(condition)
         role = self._role(guidance, events)
         start = batch_noise(shape, seed, len(prompts)) * model.init_noise_sigma(sigmas)
-        denoise = whole_batch(model, events).denoiser(conditions, guidance)
         watch = self._watch(model, role, words, prompts, size)
-        with AttentionControl(model, roles=guidance.labels, latent_size=shape[1:]) as control:
+        with AttentionControl(model, latent_size=shape[1:]) as control:
+            denoise = model.denoiser(conditions, guidance, control=control)
             watch.on(control)
-            x = sample(controlled(denoise, control, sigmas), start, sigmas, events=Stateless(events), key=self.slug)
+            x = sample(denoise, start, sigmas, events=Stateless(events), key=self.slug)
         events.metric("model_calls", float(denoise.calls))
         return watch.look(model.decode(x), prompts, shape[1:])
 
@@ -348,16 +348,16 @@ class OpenVocabularyAttentionMaps(Method):
         condition = model.condition(told, size=size)
         label: str = self.branch
         conditions = {label: model.unconditional(condition) if label == "uncond" else condition}
-        denoise = whole_batch(model, events).denoiser(conditions, NoGuidance(label))
         watch = self._watch(model, label, words, told, size)
         grid = (int(latents.shape[-2]), int(latents.shape[-1]))
-        with torch.no_grad(), AttentionControl(model, roles=(label,), latent_size=grid) as control:
+        with torch.no_grad(), AttentionControl(model, latent_size=grid) as control:
+            denoise = model.denoiser(conditions, NoGuidance(label), control=control)
             watch.on(control)
             if self.source == "invert":
                 sigmas = model.sigmas(self.num_inference_steps)
-                invert(controlled(denoise, control, sigmas), latents, sigmas, keep=sigmas[:1], events=Stateless(events), key=self.slug)
+                invert(denoise, latents, sigmas, keep=sigmas[:1], events=Stateless(events), key=self.slug)
             else:
-                self._noised(controlled(denoise, control, [*self.noise_levels(), 0.0]), latents, seed, events)
+                self._noised(denoise, latents, seed, events)
         events.metric("model_calls", float(denoise.calls))
         return watch.look(pictures, told, grid)
 
@@ -371,7 +371,7 @@ class OpenVocabularyAttentionMaps(Method):
         events.stage(self.slug, len(levels))
         for place, sigma in enumerate(levels):
             fresh = batch_noise(latents.shape[1:], seed, latents.shape[0], stream=RENOISE + place).to(latents)
-            denoise(latents + sigma * fresh, sigma)
+            at_step(denoise, StepContext(place, len(levels), sigma))(latents + sigma * fresh, sigma)
             events.step()
             events.check()
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import listed as listed_json
 from calotype.core.untrusted import parse_json, short, text
+from calotype.data.cache import content_key
 from calotype.data.files import plain_file
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path
@@ -27,7 +28,6 @@ from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.queries import AttentionQueries
 from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, attention_width, listed, rival_rows
 from calotype.runs.artifact import ArtifactKind, contents
-from calotype.runs.cache import content_key
 
 Loss = Literal["shares", "minmax"]
 FORMAT = "calotype.ovam.token"
