@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl
+from calotype.backbones.instruct_pix2pix import PictureEditor
 from calotype.backbones.preprocessing import note_unfamiliar
 from calotype.core import fields
 from calotype.core.denoiser import Changed, Condition, Denoiser
@@ -37,7 +38,7 @@ from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
 from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
-from calotype.core.roles import HasAttention, ImageToVideo, PictureEditor
+from calotype.core.roles import HasAttention, ImageToVideo
 from calotype.core.samplers import sample
 from calotype.core.stepping import check_bound
 from calotype.data import as_image
