@@ -169,7 +169,7 @@ class OpenVocabularyAttentionMaps(Method):
         save_token: str = "",
         seed: int = 0,
         events: Events = SILENT,
-    ) -> dict[str, Image | Mask]:
+    ) -> dict[str, Image | Mask | Token]:
         """Maps and masks of words, in a picture or in one made from a prompt.
 
         Args:
@@ -184,8 +184,8 @@ class OpenVocabularyAttentionMaps(Method):
             events: hears steps and notes, and the metrics `model_calls` and, per word, its largest share.
 
         Returns:
-            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; the
-            names are those of `calotype.imaging.files.file_stems`.
+            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; with `mask`
+            the fitted `token`. The names are those of `calotype.imaging.files.file_stems`.
 
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
@@ -208,7 +208,8 @@ class OpenVocabularyAttentionMaps(Method):
             known = fit_token(look, asked, mask.values[None, None], context=self.context, branch=self.branch, **FIT, events=events)
             if save_token:
                 known.save(save_token)
-        return self.results(look, asked, events, token=known)
+        found: dict[str, Image | Mask | Token] = {**self.results(look, asked, events, token=known)}
+        return {**found, "token": known} if mask is not None and known is not None else found
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse what can't be used, as far as that shows without the model.
