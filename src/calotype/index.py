@@ -13,6 +13,8 @@ class MethodRow:
     family: str
     summary: str
     paper: str
+    evaluation: str | None = None
+    """Where the class is that proves it (`calotype.evaluation.Evaluation`)."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,14 @@ METHODS: dict[str, MethodRow] = {
         "video from a still model",
         "start and end picture -> the clip between them, or a loop",
         "arXiv 2403.14611",
+        "calotype.evaluation.time_reversal_fusion:TimeReversalFusionEvaluation",
     ),
     "anyv2v": MethodRow(
-        "calotype.methods.anyv2v:AnyV2V", "video from a still model", "clip + edited first frame -> edited clip", "arXiv 2403.14468"
+        "calotype.methods.anyv2v:AnyV2V",
+        "video from a still model",
+        "clip + edited first frame -> edited clip",
+        "arXiv 2403.14468",
+        "calotype.evaluation.anyv2v:AnyV2VEvaluation",
     ),
     "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
     "cage": MethodRow(
@@ -55,18 +62,21 @@ METHODS: dict[str, MethodRow] = {
         "picture editing through attention",
         "prompt or picture + any words -> attention maps, masks, tokens",
         "arXiv 2403.14291",
+        "calotype.evaluation.ovam:OVAMEvaluation",
     ),
     "design-edit": MethodRow(
         "calotype.methods.design_edit:DesignEdit",
         "picture editing through attention",
         "picture + masks or words -> remove, move, resize, flip, swap, pan, zoom out, compose",
         "arXiv 2403.14487",
+        "calotype.evaluation.design_edit:DesignEditEvaluation",
     ),
     "harmonized-customization": MethodRow(
         "calotype.methods.harmonized_customization:HarmonizedCustomization",
         "picture editing through attention",
         "one subject picture + prompt -> the subject in a new scene",
         "arXiv 2403.14155",
+        "calotype.evaluation.harmonized_customization:HarmonizedCustomizationEvaluation",
     ),
     "portrait-stylization": MethodRow(
         None, "picture editing through attention", "portrait -> styled portrait that keeps the skin tone; nudity gate", "arXiv 2403.14264"
@@ -80,12 +90,30 @@ METHODS: dict[str, MethodRow] = {
     "style-extracting-diffusion": MethodRow(
         None, "medicine", "few annotated + many plain slides -> synthetic annotated slides -> better segmenter", "arXiv 2403.14429"
     ),
-    "qsmdiff": MethodRow("calotype.methods.qsmdiff:QSMDiff", "medicine", "MRI field map -> susceptibility map", "arXiv 2403.14070"),
+    "qsmdiff": MethodRow(
+        "calotype.methods.qsmdiff:QSMDiff",
+        "medicine",
+        "MRI field map -> susceptibility map",
+        "arXiv 2403.14070",
+        "calotype.evaluation.qsmdiff:QSMDiffEvaluation",
+    ),
     "dp-rdm": MethodRow(
         None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"
     ),
     "umed": MethodRow(None, "privacy and protection", "segmentation data set -> imperceptibly protected data set", "arXiv 2403.14250"),
 }
+
+EMBEDDED: dict[str, str] = {
+    "recogniser": "calotype.train.recogniser:RecogniserRecipe",
+    "toy-vae": "calotype.train.vae:VAERecipe",
+    "toy-t2i": "calotype.train.t2i:T2IRecipe",
+    "toy-i2v": "calotype.train.i2v:I2VRecipe",
+    "toy-subject": "calotype.train.subject:SubjectRecipe",
+    "toy-qsm": "calotype.train.qsm:QSMRecipe",
+}
+"""The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
+GATES = "calotype.evaluation.toy_models:GateEvaluation"
+"""What measures the gates of a recipe."""
 
 CHECKED = "2026-11"
 """When the public checkpoints' licences and sizes were last looked up, in copies of the hub's pages; the hub itself was not asked."""

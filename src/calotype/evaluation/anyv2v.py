@@ -16,7 +16,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,7 @@ from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo
 from calotype.core.samplers import sample
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.clip_edits import FPS, Case, batches, cases
 from calotype.evaluation.experiment import Table, run_batches
 from calotype.evaluation.report import Claim, Report, Role
@@ -183,8 +185,17 @@ def measure(
     return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test))
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class AnyV2VEvaluation(Evaluation):
+    """Does the edit hold, does the motion stay the source's, and does it come from where it should?"""
 
-    return measure(load("toy-i2v", device=device), seed=seed, count=count or (4 if quick else COUNT), events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-i2v"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 4
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), events=events)

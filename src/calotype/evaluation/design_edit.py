@@ -14,6 +14,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from calotype.core.noise import RENOISE, START, batch_noise, renoiser
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import Stepped, euler_step, sample
 from calotype.core.timetravel import Reinject, walk
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.edit_cases import SIZE, Case, batches, cases
 from calotype.evaluation.experiment import Table, run_batches
 from calotype.evaluation.report import Claim, Report, Role
@@ -286,8 +289,17 @@ def measure(
     return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test))
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class DesignEditEvaluation(Evaluation):
+    """Does the object go, does the ground go on, and does a moved object arrive whole?"""
 
-    return measure(load("toy-t2i", device=device), seed=seed, count=count or (2 if quick else COUNT), events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-t2i"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 2
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), events=events)

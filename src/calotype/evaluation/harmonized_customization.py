@@ -22,13 +22,14 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import SubjectToImage
 from calotype.core.types import Image
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import Table, run_batches
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.harmonized_customization import HarmonizedCustomization
@@ -219,8 +220,17 @@ def measure(
     return Report(SLUG, seed, count, device, time.perf_counter() - began, test.table.rows, claims(test.table), notes)
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class HarmonizedCustomizationEvaluation(Evaluation):
+    """Does the pose come from the prompt, and do the looks come from the subject?"""
 
-    return measure(load("toy-subject", device=device), seed=seed, count=count or (4 if quick else COUNT), events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-subject"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 4
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), events=events)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.core.types import Image
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import CallCounter, Table
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.ovam import Look, OpenVocabularyAttentionMaps
@@ -399,14 +400,17 @@ def notes(test: Experiment) -> list[str]:
     ]
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class OVAMEvaluation(Evaluation):
+    """Is a thing found that the caption doesn't name, and what else would find it?"""
 
-    return measure(
-        load("toy-t2i", device=device),
-        seed=seed,
-        count=count or (8 if quick else COUNT),
-        fit_steps=10 if quick else FIT_STEPS,
-        events=events,
-    )
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-t2i"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 8
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), fit_steps=10 if quick else FIT_STEPS, events=events)

@@ -14,18 +14,21 @@ of the split `tune`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.dipole import DipoleOperator
+from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import VolumePrior
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import Table, run_batches
 from calotype.evaluation.qsm_baselines import SOLVERS, settings_for, solve
 from calotype.evaluation.qsm_cases import Case, Head, heads, scan, scan_thick
@@ -233,23 +236,33 @@ def gates(folder: Path, *, seed: int, count: int | None, device: str, events: Ev
     }
 
 
-def evaluate(
-    *,
-    seed: int,
-    count: int | None,
-    quick: bool,
-    device: str,
-    events: Events,
-    noise_ppm: float | None = None,
-    data: str | os.PathLike[str] | None = None,
-) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class QSMDiffEvaluation(Evaluation):
+    """Is the map right where the field is blind, and do prior, guidance, scope and main field matter?"""
 
-    model = load("toy-qsm", device=device)
-    if data is not None:
-        from calotype.evaluation.qsm_folders import measure_folder
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-qsm"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 1
 
-        return measure_folder(data, model, noise_ppm=noise_ppm, seed=seed, events=events)
-    noise = NOISE_PPM if noise_ppm is None else noise_ppm
-    return measure(model, seed=seed, count=count or (1 if quick else COUNT), noise_ppm=noise, events=events)
+    noise: float | None = None
+    """Standard deviation of the field's noise in ppm; 0.006 by default."""
+    data: Path | None = None
+    """A folder of the QSM challenge or of qsm-forward, whose heads are scored in place of synthetic ones."""
+
+    def check(self, *, count: int | None, record: bool) -> None:
+        """Refuse what a folder's heads leave no room for."""
+        if self.data is not None and (count is not None or record):
+            raise InputError("data holds the heads to be scored; leave out count and record")
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        model = self.load(device)
+        if self.data is not None:
+            from calotype.evaluation.qsm_folders import measure_folder
+
+            return measure_folder(self.data, model, noise_ppm=self.noise, seed=seed, events=events)
+        noise = NOISE_PPM if self.noise is None else self.noise
+        return measure(model, seed=seed, count=self.scenes(count, quick), noise_ppm=noise, events=events)

@@ -15,6 +15,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +27,7 @@ from calotype.core.events import SILENT, Events
 from calotype.core.roles import ImageToVideo
 from calotype.core.timetravel import Reinject
 from calotype.core.types import Image, Video
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.baselines import cross_fade, cut, image_to_video
 from calotype.evaluation.experiment import CallCounter, Table, run_batches
 from calotype.evaluation.pairs import FRAMES, SIZE, Pair, at_end, bank_of, directed_twin, symmetric_pairs
@@ -261,8 +264,17 @@ def measure(
     return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, found, notes(test))
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class TimeReversalFusionEvaluation(Evaluation):
+    """Does the clip reach the end picture, on the true path, with one object; and where does it fail?"""
 
-    return measure(load("toy-i2v", device=device), seed=seed, count=count or (4 if quick else COUNT), exact=not quick, events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-i2v"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 4
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), exact=not quick, events=events)
