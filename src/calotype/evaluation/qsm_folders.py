@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import torch
 
@@ -14,8 +13,8 @@ from calotype.core.types import Volume
 from calotype.data.qsm_folder import DEEP_GREY, QSMFiles, find_qsm_files
 from calotype.data.volumes import read_volume, volume_mask
 from calotype.evaluation.qsm_baselines import SOLVERS
-from calotype.evaluation.qsm_cases import Case, Head
-from calotype.evaluation.qsmdiff import NOISE_PPM, SLUG, Experiment
+from calotype.evaluation.qsm_cases import Head, Scan
+from calotype.evaluation.qsmdiff import NOISE_PPM, SLUG, MapExperiment
 from calotype.evaluation.report import Report
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.world.brain import Brain
@@ -47,17 +46,16 @@ def measure_folder(
     Raises:
         InputError: an unknown folder, a file that is refused, or files of one head on different grids.
     """
-    began = time.perf_counter()
     cases = [_case(files, noise_ppm, seed, number, events) for number, files in enumerate(find_qsm_files(folder))]
-    test = Experiment(model, settings or QSMDiff.toy(), [case.head for case in cases], seed, events)
+    test = MapExperiment(model, settings or QSMDiff.toy(), [case.head for case in cases], seed, events)
     events.stage(f"evaluate {SLUG}", (1 + len(SOLVERS)) * len(cases))
     test.run("method", "method", cases, test.found())
     for name in SOLVERS:
         test.run(name, "baseline", cases, test.classical(name))
-    return Report(SLUG, seed, len(cases), str(getattr(model, "device", "cpu")), time.perf_counter() - began, test.rows, [])
+    return test.report(SLUG, len(cases), model)
 
 
-def _case(files: QSMFiles, noise_ppm: float | None, seed: int, number: int, events: Events) -> Case:
+def _case(files: QSMFiles, noise_ppm: float | None, seed: int, number: int, events: Events) -> Scan:
     truth = read_volume(files.truth, name="true map", events=events)
     mask = volume_mask(files.mask, truth, reference_name="the true map", events=events)
     regions = torch.zeros(truth.size, dtype=torch.int64)
@@ -78,4 +76,4 @@ def _case(files: QSMFiles, noise_ppm: float | None, seed: int, number: int, even
         values = measured_field(brain, noise_ppm=noise_ppm or 0.0, split="eval", seed=seed, index=number, padding=2.0)
         told = noise_ppm or 0.002
     head = Head(brain, torch.zeros(truth.size), "eval", seed, number)
-    return Case(head, told, 0.0, truth.with_values(values, "ppm"), Volume(mask.float(), truth.affine, header=truth.header))
+    return Scan(head, told, 0.0, truth.with_values(values, "ppm"), Volume(mask.float(), truth.affine, header=truth.header))
