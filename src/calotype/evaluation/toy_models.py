@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.report import Claim, Report, Row
-from calotype.train import GATES, Gate, Recipe
 from calotype.train.api import CHECKPOINTS, record_figures
+from calotype.train.card import Gate
+from calotype.train.recipes import EmbeddedRecipe
 
 
 def gate_claims(gates: tuple[Gate, ...], figures: Mapping[str, float]) -> list[Claim]:
@@ -35,7 +36,7 @@ def gate_claims(gates: tuple[Gate, ...], figures: Mapping[str, float]) -> list[C
 class GateEvaluation(Evaluation):
     """Does an embedded model reach its bars? Without a count each figure is measured on its own number of scenes."""
 
-    recipe: Recipe
+    recipe: EmbeddedRecipe
     """The model's."""
 
     quick_count = 16
@@ -47,7 +48,7 @@ class GateEvaluation(Evaluation):
         name, began, asked = self.recipe.name, time.perf_counter(), count or (self.quick_count if quick else None)
         figures = dict(self.recipe.validate(CHECKPOINTS / name, seed=seed, count=asked, device=device, events=events))
         row = Row(name, "model", figures, {}, asked or int(figures.get("count", 0)))
-        return Report(name, seed, row.n, device, time.perf_counter() - began, [row], gate_claims(GATES.get(name, ()), figures))
+        return Report(name, seed, row.n, device, time.perf_counter() - began, [row], gate_claims(self.recipe.gates, figures))
 
     def record(self, report: Report, *, command: str) -> None:
         """The figures also go into the gates file and the model's card, where the queue looks."""

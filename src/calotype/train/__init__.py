@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calotype.train.api import TrainResult, export_run, measure_gates, pending, train, train_pending
     from calotype.train.budget import Budget
+    from calotype.train.card import Card, Gate
     from calotype.train.recipe import Recipe, Settings, Source
     from calotype.train.recipes import RECIPES
-    from calotype.train.shipping import GATES, Gate
 
 _HOMES = {
     **dict.fromkeys(("TrainResult", "export_run", "measure_gates", "pending", "train", "train_pending"), "api"),
     **dict.fromkeys(("Recipe", "Settings", "Source"), "recipe"),
-    **dict.fromkeys(("GATES", "Gate"), "shipping"),
+    **dict.fromkeys(("Card", "Gate"), "card"),
     "Budget": "budget",
     "RECIPES": "recipes",
 }
 
 __all__ = [
-    "GATES", "RECIPES", "Budget", "Gate", "Recipe", "Settings", "Source", "TrainResult", "export_run", "measure_gates", "pending", "train",
+    "RECIPES", "Budget", "Card", "Gate", "Recipe", "Settings", "Source", "TrainResult", "export_run", "measure_gates", "pending", "train",
     "train_pending",
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from calotype.train.budget import Budget
 from calotype.train.loop import Fitted, Loop, accelerator_for
 from calotype.train.recipe import Recipe
 from calotype.train.recipes import RECIPES, find
-from calotype.train.shipping import GATES, device_words, export, missing_gates, read_gates, weights_mark, write_card, write_gates
+from calotype.train.shipping import device_words, export, gates_of, missing_gates, read_gates, weights_mark, write_card, write_gates
 from calotype.train.state import POINTER, locked, read_counters
 
 if TYPE_CHECKING:
@@ -200,11 +200,10 @@ def pending(checkpoints: Path | None = None) -> list[str]:
     known = read_gates(home)
     need = {}
     for place, name in enumerate(RECIPES):
-        gates = GATES.get(name, ())
         missed = missing_gates(name, known.get(name))
         absent = weights_mark(home / name) is None
         if absent or missed:
-            need[name] = (not absent, place if absent else 0, -len(missed) / max(1, len(gates)), place)
+            need[name] = (not absent, place if absent else 0, -len(missed) / max(1, len(gates_of(name))), place)
     return sorted(need, key=lambda name: need[name])
 
 
