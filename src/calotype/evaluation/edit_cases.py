@@ -18,7 +18,7 @@ from calotype.core.types import Image, Mask
 from calotype.evaluation.pairs import palette
 from calotype.methods.design_edit import Edit, Layer, Task, make_task
 from calotype.methods.design_edit.regions import Regions, dilate
-from calotype.metrics import PSNR_CAP_DB, opacity
+from calotype.metrics import PSNR_CAP_DB, iou, opacity
 from calotype.world import SPLITS, Scene, ground_truth, moved, paint, sample_scene, without
 
 SIZE = 64
@@ -131,7 +131,7 @@ class PictureEdit:
         }
         if self.kind == "move":
             truth = opacity(self.answer[None], self.clean[None], colours)[0] >= SHOWN
-            found["iou"] = float((shown & truth).sum() / (shown | truth).sum().clamp(min=1))
+            found["iou"] = iou(shown, truth)
             found["position_error_px"] = math.dist(_centre(shown), _centre(truth)) if bool(shown.any()) else SIZE / 2
         return found
 
