@@ -35,6 +35,8 @@ class ModelRow:
     """Of a removed one, the id of a copy that others keep."""
     note: str = ""
     """What else to know before fetching it."""
+    knows: str = "the toy world"
+    """Of an embedded one: all that it has seen."""
 
 
 METHODS: dict[str, MethodRow] = {
@@ -126,7 +128,13 @@ MODELS: dict[str, ModelRow] = {
         "SubjectToImage", "caption and subject picture to picture of the toy world's creatures, 64 px", "Apache-2.0", "toy-subject"
     ),
     "toy-i2v": ModelRow("ImageToVideo", "first frame to clip of the toy world, 64 px, 8 frames", "Apache-2.0", "toy-i2v"),
-    "toy-qsm": ModelRow("VolumePrior", "susceptibility maps of synthetic brains, windows of 32 voxels of 2 mm", "Apache-2.0", "toy-qsm"),
+    "toy-qsm": ModelRow(
+        "VolumePrior",
+        "susceptibility maps of synthetic brains, windows of 32 voxels of 2 mm",
+        "Apache-2.0",
+        "toy-qsm",
+        knows="synthetic brains",
+    ),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
     ),

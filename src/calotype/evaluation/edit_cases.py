@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.core.types import Image, Mask
+from calotype.evaluation.experiment import pieces
 from calotype.evaluation.pairs import palette
 from calotype.methods.design_edit import Edit, Layer, Task, make_task
 from calotype.methods.design_edit.regions import Regions, dilate
@@ -219,7 +220,7 @@ def _shift(scene: Scene, number: int, seed: int) -> tuple[int, int] | None:
     return None
 
 
-def batches(some: Sequence[PictureEdit], size: int) -> list[list[PictureEdit]]:
+def batches(some: Sequence[PictureEdit], size: int) -> list[Sequence[PictureEdit]]:
     """In pieces of one kind each, so that removals and moves are worked on apart."""
     kinds = ([case for case in some if case.kind == kind] for kind in ("removal", "move"))
-    return [same[first : first + size] for same in kinds for first in range(0, len(same), size)]
+    return [piece for same in kinds for piece in pieces(same, size)]
