@@ -12,7 +12,7 @@ import torch
 import calotype
 from calotype.core.guidance import NoGuidance
 from calotype.core.noise import batch_noise
-from calotype.core.types import Image
+from calotype.imaging.types import Image
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
 from calotype.world import paint, sample_scene
 
@@ -70,7 +70,7 @@ def test_overhead(benchmark, record, model, frames):
 PEAK = """
 import dataclasses, resource, sys
 import torch, calotype
-from calotype.core.types import Image
+from calotype.imaging.types import Image
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
 model = calotype.load("toy-i2v", device="cpu")
 if sys.argv[1] == "one":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from calotype.train.api import CHECKPOINTS
+from calotype.embedded.api import CHECKPOINTS
+from calotype.embedded.recipes import RECIPES
 from calotype.train.budget import Budget
-from calotype.train.draws import Draws
 from calotype.train.loop import Loop
-from calotype.train.recipes import RECIPES
+from calotype.train.rng import Rng
 
 STEPS = 8
 
@@ -18,7 +18,7 @@ def test_loop_against_bare_passes(benchmark, record, tmp_path):
     loop = Loop(recipe, tmp_path, budget=Budget(steps=10**6), seed=0, checkpoints=CHECKPOINTS, device="cpu")
     size = loop.settings.batch_size
     rows = range(size)
-    batch = loop.source.batch(rows, Draws(0, 0, rows, size), augment=True)
+    batch = loop.source.batch(rows, Rng(0, 0, rows, size), augment=True)
 
     def bare() -> float:
         before = time.perf_counter()

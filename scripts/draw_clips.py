@@ -1,4 +1,4 @@
-"""Draws the clips of the page on Time Reversal Fusion and of the start page, on the embedded model, into docs/images/.
+"""Rng the clips of the page on Time Reversal Fusion and of the start page, on the embedded model, into docs/images/.
 
 python scripts/draw_clips.py [MODEL]
 """
@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from calotype import load
 from calotype.cli.demo import PAIR_SEED, example_pair
-from calotype.core.types import Image, Video
 from calotype.evaluation.baselines import cross_fade, image_to_video
 from calotype.evaluation.pairs import FRAMES, directed_twin, symmetric_pairs
+from calotype.imaging.types import Image, Video
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
 from calotype.world import PRESETS
 

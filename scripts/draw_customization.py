@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from calotype.core.errors import MissingError
-from calotype.core.types import Image
-from calotype.train.sheets import save_grid
+from calotype.errors import MissingError
+from calotype.imaging.types import Image
+from calotype.train.sample_grids import save_grid
 from calotype.world import paint
-from calotype.world.creatures import POSES, on_plain_ground, sample_creature
+from calotype.world.creatures.drawing import POSES, on_plain_ground, sample_creature
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SEED = 5

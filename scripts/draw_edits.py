@@ -1,4 +1,4 @@
-"""Draws the pictures of the page on DesignEdit, on the embedded model, into docs/images/, and paints examples/two-*.png.
+"""Rng the pictures of the page on DesignEdit, on the embedded model, into docs/images/, and paints examples/two-*.png.
 
 python scripts/draw_edits.py
 """
@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from calotype import load
-from calotype.core.types import Image, Mask
 from calotype.evaluation.edit_cases import cases
+from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit import DesignEdit
 
 ROOT = Path(__file__).parent.parent

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import calotype
-from calotype.core.types import Image
 from calotype.evaluation.ovam import cases, pictures
+from calotype.imaging.types import Image
 from calotype.methods.ovam import OpenVocabularyAttentionMaps
 from calotype.methods.ovam.masks import scaled
 from calotype.methods.ovam.pictures import overlay
@@ -18,7 +18,7 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SCALE = 2
 
 
-def sheet(rows: list[list[Tensor]]) -> Image:
+def sample_grid(rows: list[list[Tensor]]) -> Image:
     """Pictures [3, H, W] in rows, with white between them, enlarged."""
     lines = [torch.cat([torch.nn.functional.pad(one, (2, 2, 2, 2), value=1.0) for one in row], dim=2) for row in rows]
     return Image(torch.cat(lines, dim=1).repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2))
@@ -44,13 +44,15 @@ def main() -> None:
                 case.truth.float().expand(3, -1, -1),
             ]
         )
-    sheet(rows).save(IMAGES / "ovam-words.png", overwrite=True)
+    sample_grid(rows).save(IMAGES / "ovam-words.png", overwrite=True)
 
     words = ["house", "tree", "sand"]
     look = method.generate(model, ["a red house left of a green tree on sand"], seed=4)
     maps = method.maps(look, words)
     made = look.pictures[0].float()
-    sheet([[made, *(overlay(made, scaled(one, "minmax")).pixels for one in maps[0])]]).save(IMAGES / "ovam-prompt.png", overwrite=True)
+    sample_grid([[made, *(overlay(made, scaled(one, "minmax")).pixels for one in maps[0])]]).save(
+        IMAGES / "ovam-prompt.png", overwrite=True
+    )
 
 
 if __name__ == "__main__":

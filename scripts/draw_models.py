@@ -1,4 +1,4 @@
-"""Draws the pictures of the pages on the three embedded models, on scenes of the split `eval`, into docs/images/.
+"""Rng the pictures of the pages on the three embedded models, on scenes of the split `eval`, into docs/images/.
 
 python scripts/draw_models.py toy-vae | toy-t2i | toy-i2v
 """
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from calotype import load
-from calotype.train.sheets import save_clips, save_grid
-from calotype.train.validation_i2v import sample as sample_clips
-from calotype.train.validation_t2i import sample as sample_pictures
+from calotype.embedded.validation_i2v import sample as sample_clips
+from calotype.embedded.validation_t2i import sample as sample_pictures
+from calotype.train.sample_grids import save_clips, save_grid
 from calotype.world import paint, sample_scene
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from calotype.core.errors import MissingError
-from calotype.core.types import Image, Volume
-from calotype.data.sheets import rows_sheet
+from calotype.data.sample_grids import rows_sheet
+from calotype.errors import MissingError
 from calotype.evaluation.qsm_baselines import TUNED, solve
 from calotype.evaluation.qsm_cases import Head, Scan, heads, scan
-from calotype.world.brain import sample_brain
+from calotype.imaging.types import Image, Volume
+from calotype.world.brains.anatomy import sample_brain
 
 ROOT = Path(__file__).parent.parent
 SEED, NOISE_PPM = 5, 0.006

@@ -1,4 +1,4 @@
-"""Draws the strips of the page on AnyV2V, on the embedded model, into docs/images/.
+"""Rng the strips of the page on AnyV2V, on the embedded model, into docs/images/.
 
 python scripts/draw_video_edits.py [MODEL]
 """
@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from calotype import load
 from calotype.core.events import SILENT
-from calotype.core.types import Image
 from calotype.evaluation.anyv2v import EditExperiment
 from calotype.evaluation.clip_edits import cases
+from calotype.imaging.types import Image
 from calotype.methods.anyv2v import AnyV2V
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -34,8 +34,8 @@ def main() -> None:
     for case, ours, plain in made:
         rows += [torch.cat(list(clip), dim=2) for clip in (case.source.clip, case.edited.clip, ours, plain)]
         rows.append(torch.ones(3, GAP, rows[-1].shape[2]))
-    sheet = functional.interpolate(torch.cat(rows[:-1], dim=1)[None].clamp(0, 1), scale_factor=2, mode="nearest")[0]
-    Image(sheet).save(IMAGES / "anyv2v.png", overwrite=True)
+    sample_grid = functional.interpolate(torch.cat(rows[:-1], dim=1)[None].clamp(0, 1), scale_factor=2, mode="nearest")[0]
+    Image(sample_grid).save(IMAGES / "anyv2v.png", overwrite=True)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 import calotype
-from calotype.core.types import Volume
 from calotype.evaluation.qsm_baselines import TUNED, solve
 from calotype.evaluation.qsm_cases import Head, Scan, heads, scan
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.grid import WorkingGrid
 from calotype.metrics import nrmse_percent
-from calotype.world.brain import sample_brain
+from calotype.world.brains.anatomy import sample_brain
 
 SEED, COUNT = 5, 2
 ONE = replace(QSMDiff.toy(), num_samples=1)

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from calotype.cli.demo import example_pair, write_examples
-from calotype.core.types import Video
+from calotype.imaging.types import Video
 from calotype.world import paint, sample_scene
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from calotype.train.api import CHECKPOINTS
-from calotype.train.draws import Draws
-from calotype.train.recipes import RECIPES
-from calotype.train.t2i import LEAST_WEIGHT, SNR_CAP, alphas_cumprod
+from calotype.embedded.api import CHECKPOINTS
+from calotype.embedded.recipes import RECIPES
+from calotype.embedded.t2i import LEAST_WEIGHT, SNR_CAP, alphas_cumprod
+from calotype.train.rng import Rng
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 TIMESTEPS = (10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 980)
@@ -41,7 +41,7 @@ def profile(name: str) -> list[tuple[float, float]]:
         for number, sigma in enumerate(levels):
             losses = []
             for first in range(0, COUNT, 16):
-                batch = source.batch(rows[first : first + 16], Draws(7001, first // 16, range(16), 16), augment=False)
+                batch = source.batch(rows[first : first + 16], Rng(7001, first // 16, range(16), 16), augment=False)
                 losses.append(_error(trainee, batch, name, number, sigma))
             found.append((sigma, float(torch.cat(losses).mean())))
     return found

@@ -29,7 +29,7 @@ case "${1:-}" in
     export PYTHONPATH="$PWD/src:$PWD/.gpu/site" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
     python3 - "$budget" > "$out/queue.txt" <<'PYTHON'
 import sys
-from calotype.train import train_pending
+from calotype.embedded import train_pending
 # The gates need scipy, which isn't carried: measure them back home (`take` says how).
 for result in train_pending(budget=sys.argv[1], device="cuda", validate=False):
     print(result)

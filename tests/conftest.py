@@ -8,9 +8,9 @@ import pytest
 
 TESTS = Path(__file__).parent
 TIERS = {
-    "unit": ("core", "data", "metrics", "world", "test_index.py", "test_readme.py", "test_tiers.py"),
+    "unit": ("core", "imaging", "data", "metrics", "world", "test_index.py", "test_readme.py", "test_tiers.py"),
     "method": ("methods", "evaluation", "chains"),
-    "contract": ("attention", "features", "backbones", "cli", "fuzz", "runs", "train"),
+    "contract": ("attention", "embedded", "features", "backbones", "cli", "fuzz", "runs", "train"),
 }
 """unit: mathematics and files, without networks. method: each method on ground truth. contract: networks of the real classes, the command,
 run folders, training."""

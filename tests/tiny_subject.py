@@ -76,9 +76,9 @@ def tiny_toy_subject(path: Path) -> Path:
 
     from calotype.backbones.subject_encoder import SubjectEncoder
     from calotype.backbones.toy_subject import save_parts
-    from calotype.train import networks
-    from calotype.train.subject import CREATURE_WORDS
-    from calotype.train.tokenizer import build_tokenizer, world_words
+    from calotype.embedded import networks
+    from calotype.embedded.subject import CREATURE_WORDS
+    from calotype.embedded.tokenizer import build_tokenizer, world_words
 
     torch.manual_seed(6)
     base = cached("toy-t2i")

@@ -11,10 +11,10 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "load": "calotype.backbones",
-    "Image": "calotype.core.types",
-    "Mask": "calotype.core.types",
-    "Video": "calotype.core.types",
-    "Volume": "calotype.core.types",
+    "Image": "calotype.imaging.types",
+    "Mask": "calotype.imaging.types",
+    "Video": "calotype.imaging.types",
+    "Volume": "calotype.imaging.types",
     "ImageLike": "calotype.data.images",
     "MaskLike": "calotype.data.images",
     "VideoLike": "calotype.data.videos",

@@ -106,15 +106,15 @@ METHODS: dict[str, MethodRow] = {
 }
 
 EMBEDDED: dict[str, str] = {
-    "recogniser": "calotype.train.recogniser:RecogniserRecipe",
-    "toy-vae": "calotype.train.vae:VAERecipe",
-    "toy-t2i": "calotype.train.t2i:T2IRecipe",
-    "toy-i2v": "calotype.train.i2v:I2VRecipe",
-    "toy-subject": "calotype.train.subject:SubjectRecipe",
-    "toy-qsm": "calotype.train.qsm:QSMRecipe",
+    "recogniser": "calotype.embedded.recogniser:RecogniserRecipe",
+    "toy-vae": "calotype.embedded.vae:VAERecipe",
+    "toy-t2i": "calotype.embedded.t2i:T2IRecipe",
+    "toy-i2v": "calotype.embedded.i2v:I2VRecipe",
+    "toy-subject": "calotype.embedded.subject:SubjectRecipe",
+    "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
-GATES = "calotype.evaluation.toy_models:GateEvaluation"
+GATES = "calotype.embedded.evaluate:GateEvaluation"
 """What measures the gates of a recipe."""
 
 CHECKED = "2026-11"

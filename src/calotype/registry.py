@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from calotype.core.errors import InputError, MissingError
+from calotype.errors import InputError, MissingError
 from calotype.index import EMBEDDED, GATES, METHODS
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def resolve_method(slug: str) -> type[Method]:
     Example:
         >>> resolve_method("time-reversal-fusoin")
         Traceback (most recent call last):
-        calotype.core.errors.InputError: no method 'time-reversal-fusoin'; did you mean time-reversal-fusion? `calotype list` shows all
+        calotype.errors.InputError: no method 'time-reversal-fusoin'; did you mean time-reversal-fusion? `calotype list` shows all
     """
     row = METHODS.get(slug)
     if row is not None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calotype.attention import AttentionControl, Capture, Inject, KeyScale, Site, TokenMaps, attention_sites, controlled, sites
-from calotype.attention.states import QKVB
+from calotype.attention.qkv import AttentionInputs
 from calotype.core.stepping import StepContext, always
 from tests.attention.networks import DISTINCT, FRAMES, KINDS, call, inputs, network, untouched
 from tests.tolerance import close, layers, tolerance
@@ -31,7 +31,7 @@ class Identity:
     select = staticmethod(lambda site: True)
     steps = staticmethod(always)
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         return states
 
 
@@ -91,7 +91,7 @@ def test_everything_is_restored_after_an_error(kind: str) -> None:
     before = fingerprint(model)
 
     class Broken(Identity):
-        def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+        def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
             raise ZeroDivisionError
 
     control = AttentionControl(model, roles=("a", "b"))

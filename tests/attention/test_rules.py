@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from calotype.attention import AttentionControl, Capture, Inject, KeyBias, KeyScale, KeySums, OutBlend, Swap, TokenMaps, sites, when
+from calotype.attention.qkv import AttentionInputs, attend
 from calotype.attention.rules import Order
 from calotype.attention.sites import Site
-from calotype.attention.states import QKVB, attend
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.stepping import StepContext
+from calotype.errors import InputError, ShapeError
 from tests import tolerance
 from tests.attention.networks import call, network, untouched
 
@@ -23,10 +23,10 @@ SITE = Site("up_blocks.1.attentions.0.transformer_blocks.0.attn1", "self", "up",
 CONTEXT = StepContext(0, 10, 1.0, ("a", "b", "c"))
 
 
-def states(rows: int = 6, tokens: int = 8) -> QKVB:
+def states(rows: int = 6, tokens: int = 8) -> AttentionInputs:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(rows, 2, tokens, 8, generator=generator) for _ in range(3))
-    return QKVB(q, k, v)
+    return AttentionInputs(q, k, v)
 
 
 def by_hand(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
@@ -221,7 +221,7 @@ def test_stored_captures_are_copies_in_the_asked_precision() -> None:
     model = network("sd")
     with AttentionControl(model, roles=("a", "b")) as control:
         queries = control.add(Capture(what="q", select=sites(kind="cross", place="mid"), rows=("b", "a")))
-        hidden = control.add(Capture(what="hidden", select=sites(place="mid"), dtype=None))
+        hidden = control.add(Capture(what="attn_output", select=sites(place="mid"), dtype=None))
         call("sd", model, 2)
     assert {(tensor.dtype, tensor.shape[0]) for tensor in queries.tensors.values()} == {(torch.float16, 2)}
     assert all(tensor.shape == (2, 1, 64) for tensor in hidden.tensors.values())
@@ -252,7 +252,7 @@ def test_a_processor_with_weights_stays_registered_and_keeps_its_arguments() -> 
     try:
         with torch.no_grad(), AttentionControl(model) as control:
             assert "mid_block.attentions.0.transformer_blocks.0.attn1.processor.weight" in model.state_dict()
-            output = control.add(Capture(what="hidden", select=sites(place="mid")))
+            output = control.add(Capture(what="attn_output", select=sites(place="mid")))
             model(torch.ones(1, 4, 8, 8), 1, torch.ones(1, 5, 64), cross_attention_kwargs={"strength": 2.0})
             assert adapter.seen == [2.0]
             assert len(output.tensors) == 2
@@ -321,7 +321,7 @@ def test_a_subclass_acts_where_its_class_does(base: Any) -> None:
 
     def noting(rule: Any) -> Any:
         class Noting(type(rule)):  # type: ignore[misc]
-            def __call__(self, site: Site, given: QKVB, context: StepContext) -> QKVB:
+            def __call__(self, site: Site, given: AttentionInputs, context: StepContext) -> AttentionInputs:
                 noted.append(site.name)
                 return super().__call__(site, given, context)  # type: ignore[no-any-return]
 
@@ -366,7 +366,7 @@ def test_a_rule_of_ones_own_may_say_its_place_and_may_blend() -> None:
 
         select, steps, order = sites(kind="self"), when(), Order.OUT_BLEND
 
-        def __call__(self, site: Site, given: QKVB, context: StepContext) -> QKVB:
+        def __call__(self, site: Site, given: AttentionInputs, context: StepContext) -> AttentionInputs:
             return given
 
         def blend(self, site: Site, ruled: Tensor, native: Tensor, context: StepContext) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from calotype.attention import AttentionControl, Inject, KeyScale, sites
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.features import FeatureInject
 from tests.attention.networks import call, network, untouched
 

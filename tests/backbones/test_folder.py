@@ -14,8 +14,8 @@ import torch
 
 from calotype.backbones import hub, load, locate
 from calotype.backbones.hub import choose_files, download
-from calotype.core.errors import InputError, MissingError
 from calotype.core.guidance import NoGuidance
+from calotype.errors import InputError, MissingError
 from tests import tiny
 from tests.tolerance import ENDS, close, in_float64
 

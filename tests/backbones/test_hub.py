@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 
 from calotype.backbones import load, locate
 from calotype.backbones.hub import download
-from calotype.core.errors import CalotypeError, Cancelled, InputError, MissingError
+from calotype.errors import CalotypeError, Cancelled, InputError, MissingError
 from calotype.index import MODELS
 
 REMOVED = sorted(name for name, row in MODELS.items() if row.removed)

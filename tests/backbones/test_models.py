@@ -13,12 +13,12 @@ import torch
 from calotype.backbones import checkpoint_hash, describe, load, reconstruction_error
 from calotype.backbones.placement import Placement, check_torchvision, place, settle
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError, MissingError, ShapeError
 from calotype.core.guidance import ClassifierFreeGuidance, NoGuidance, linear_ramp
 from calotype.core.noise import batch_noise
 from calotype.core.paths import Path as DenoisingPath
 from calotype.core.paths import fuse
-from calotype.core.types import Image
+from calotype.errors import InputError, MissingError, ShapeError
+from calotype.imaging.types import Image
 from tests.tiny import cached
 from tests.tolerance import ENDS, close, in_float64, layers, tolerance
 

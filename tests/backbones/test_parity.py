@@ -13,7 +13,7 @@ from calotype.backbones import load
 from calotype.core.guidance import ClassifierFreeGuidance, linear_ramp
 from calotype.core.noise import AUGMENTATION, batch_noise, generator
 from calotype.core.samplers import sample
-from calotype.core.types import Image
+from calotype.imaging.types import Image
 from tests.tiny import cached
 
 TOLERANCE = 1e-4

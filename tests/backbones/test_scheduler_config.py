@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from calotype.backbones import load
 from calotype.backbones import scheduler_config as known
-from calotype.backbones.parametrisation import Parametrisation
-from calotype.core.errors import InputError
+from calotype.backbones.model_sampling import ModelSampling
 from calotype.core.noise import noise
 from calotype.core.samplers import dpmpp_2m_step, euler_step
+from calotype.errors import InputError
 from tests.tiny import cached
 
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000, "steps_offset": 1}
@@ -84,7 +84,7 @@ def test_a_fresh_scheduler_of_each_class_is_read(name: str, caplog: pytest.LogCa
         config = {key: ast.literal_eval(value) for key, value in WRITTEN[name].items()}
     else:
         config = dict(getattr(diffusers, name)().config)
-    sigmas = Parametrisation(config, name).sigmas(5)
+    sigmas = ModelSampling(config, name).sigmas(5)
     assert sigmas.shape == (6,)
     assert float(sigmas[-1]) == 0
     assert not caplog.records
@@ -93,12 +93,12 @@ def test_a_fresh_scheduler_of_each_class_is_read(name: str, caplog: pytest.LogCa
 @pytest.mark.parametrize("name", sorted(known.REFUSED))
 def test_other_schedulers_are_refused_by_name(name: str) -> None:
     with pytest.raises(InputError, match=f"the checkpoint's scheduler is {name}: its networks"):
-        Parametrisation({}, name)
+        ModelSampling({}, name)
 
 
 def test_a_scheduler_that_nobody_knows_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="is MyScheduler: calotype doesn't know it; those read are DDIM"):
-        Parametrisation(LATENT, "MyScheduler")
+        ModelSampling(LATENT, "MyScheduler")
 
 
 REFUSALS = [
@@ -134,7 +134,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("change", "named"), REFUSALS, ids=[next(iter(change)) for change, _ in REFUSALS])
 def test_what_a_run_would_not_follow_is_refused_by_name(change: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError) as refused:
-        Parametrisation(LATENT | change, "EulerDiscreteScheduler")
+        ModelSampling(LATENT | change, "EulerDiscreteScheduler")
     assert named in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -151,12 +151,12 @@ def test_what_a_run_would_not_follow_is_refused_by_name(change: dict[str, Any], 
 )
 def test_what_an_edm_run_would_not_follow_is_refused_by_name(change: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError) as refused:
-        Parametrisation(PLAYGROUND | change, "EDMEulerScheduler")
+        ModelSampling(PLAYGROUND | change, "EDMEulerScheduler")
     assert named in str(refused.value)
 
 
 def test_unknown_settings_are_noted_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    Parametrisation({**LATENT, "_class_name": "PNDMScheduler", "tensor_format": "pt", "wobble": 3, "jitter": 1}, "PNDMScheduler")
+    ModelSampling({**LATENT, "_class_name": "PNDMScheduler", "tensor_format": "pt", "wobble": 3, "jitter": 1}, "PNDMScheduler")
     assert [record.getMessage() for record in caplog.records] == [
         "the checkpoint's PNDMScheduler has settings that calotype doesn't know and leaves out: jitter, wobble"
     ]
@@ -170,7 +170,7 @@ def assert_follows(config: dict[str, Any], name: str, n: int) -> None:
     """Levels, start, and each step of Euler equal those of diffusers' scheduler."""
     scheduler = getattr(diffusers, name)(**config)
     scheduler.set_timesteps(n)
-    ours = Parametrisation(scheduler.config, name)
+    ours = ModelSampling(scheduler.config, name)
     table = ours.sigmas(n)
     theirs = scheduler.sigmas.double()
     theirs = theirs[:-1] if float(theirs[-1]) == float(theirs[-2]) else theirs
@@ -223,9 +223,9 @@ def test_trained_betas_equal_diffusers() -> None:
 def test_what_a_file_leaves_out_is_the_default_of_its_own_class() -> None:
     theirs = diffusers.HeunDiscreteScheduler()
     theirs.set_timesteps(6)
-    ours = Parametrisation({}, "HeunDiscreteScheduler").sigmas(6, "heun")
+    ours = ModelSampling({}, "HeunDiscreteScheduler").sigmas(6, "heun")
     assert torch.allclose(ours.float(), torch.cat([theirs.sigmas[:1], theirs.sigmas[1::2]]), rtol=1e-5)
-    assert Parametrisation({}, "EDMEulerScheduler").preconditioner.sigma_data == 0.5
+    assert ModelSampling({}, "EDMEulerScheduler").preconditioner.sigma_data == 0.5
 
 
 @pytest.mark.parametrize("config", [PLAYGROUND, COSXL, PLAYGROUND | {"prediction_type": "v_prediction"}, COSXL | {"sigma_data": 0.7}])
@@ -240,7 +240,7 @@ def test_edm_euler_equals_diffusers(config: dict[str, Any], n: int) -> None:
 def test_edm_dpmpp_2m_equals_diffusers(config: dict[str, Any], n: int) -> None:
     scheduler = diffusers.EDMDPMSolverMultistepScheduler(**config)
     scheduler.set_timesteps(n)
-    ours = Parametrisation(config, "EDMDPMSolverMultistepScheduler")
+    ours = ModelSampling(config, "EDMDPMSolverMultistepScheduler")
     table, history = ours.sigmas(n, "dpmpp_2m"), {}
     assert ((table - scheduler.sigmas.double()).abs() <= 1e-5 * (1 + table)).all()
     assert ours.init_noise_sigma(float(table[0]), "dpmpp_2m") == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-5)
@@ -267,7 +267,7 @@ def test_edm_dpmpp_2m_equals_diffusers(config: dict[str, Any], n: int) -> None:
 )
 def test_edm_preconditioning_equals_diffusers_and_its_target_is_exact(sigma: float, sigma_data: float, prediction: str, name: str) -> None:
     config = {"sigma_data": sigma_data, "prediction_type": prediction, "sigma_max": 120.0}
-    scheduler, ours = getattr(diffusers, name)(**config), Parametrisation(config, name).preconditioner
+    scheduler, ours = getattr(diffusers, name)(**config), ModelSampling(config, name).preconditioner
     x0, n = sigma_data * noise(SHAPE, 1), noise(SHAPE, 2)
     x, output = x0 + sigma * n, noise(SHAPE, 3)
     bound = 1e-5 * (1 + sigma)

@@ -11,10 +11,10 @@ import torch
 
 import calotype
 from calotype.backbones.context_text import encode_with_rows
-from calotype.backbones.rounded import load_rounded, restore_weights, round_weights, save_rounded
-from calotype.core.errors import InputError, MissingError
+from calotype.backbones.quantized import load_quantized, quantize_weights, restore_weights, save_quantized
 from calotype.core.roles import SubjectToImage
-from calotype.core.types import Image
+from calotype.errors import InputError, MissingError
+from calotype.imaging.types import Image
 from tests.tiny_subject import cached_subject
 from tests.tolerance import close, layers
 
@@ -107,12 +107,12 @@ def test_loaders_name_what_is_wrong(tmp_path: Path) -> None:
 
 def test_rounded_weights_come_back_within_half_a_scale(tmp_path: Path) -> None:
     weights = torch.randn(5, 7, 3, 3, generator=torch.Generator().manual_seed(0))
-    numbers, scales = round_weights(weights)
+    numbers, scales = quantize_weights(weights)
     assert numbers.dtype == torch.int8
     assert numbers.shape == weights.shape
     assert float((restore_weights(numbers, scales) - weights).abs().max()) <= 0.51 * float(scales.max())
-    save_rounded({"w": weights, "b": torch.ones(3), "n": torch.tensor([4])}, tmp_path / "x.safetensors")
-    back = load_rounded(tmp_path / "x.safetensors")
+    save_quantized({"w": weights, "b": torch.ones(3), "n": torch.tensor([4])}, tmp_path / "x.safetensors")
+    back = load_quantized(tmp_path / "x.safetensors")
     assert set(back) == {"w", "b", "n"}
     assert torch.equal(back["b"], torch.ones(3))
     assert back["n"].item() == 4

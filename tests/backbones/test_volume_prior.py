@@ -13,10 +13,10 @@ import torch
 
 import calotype
 from calotype.backbones import locate
-from calotype.backbones.rounded import load_rounded
+from calotype.backbones.quantized import load_quantized
 from calotype.backbones.volume_network import VolumeNetwork, monai_unet
-from calotype.core.errors import InputError, MissingError, ShapeError
 from calotype.core.roles import VolumePrior
+from calotype.errors import InputError, MissingError, ShapeError
 from tests.tiny_qsm import FACTS, SCHEDULE, WINDOW, cached_prior, tiny_volume_prior, volume_config
 from tests.tolerance import close, layers
 
@@ -42,7 +42,7 @@ def test_a_folder_loads_in_its_role_with_the_weights_that_were_saved(patch_size:
     assert (model.scale, model.limit) == (FACTS["scale"], FACTS["limit"])
     assert model.network.patch_size == patch_size
     (path,) = locate(folder).checkpoint.weights
-    saved = load_rounded(path) if rounded else load_file(path)
+    saved = load_quantized(path) if rounded else load_file(path)
     found = model.network.unet.state_dict()
     assert set(saved) == set(found)
     assert all(torch.equal(saved[name].float(), found[name]) for name in saved)

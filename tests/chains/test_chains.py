@@ -15,10 +15,10 @@ from PIL import Image as Pillow
 
 from calotype.chains import Chain, Reference, is_chain, rerun_chain, resume_chain, run_chain
 from calotype.chains.running import select
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.method import Method
-from calotype.core.types import Image, Mask, Video, Volume
 from calotype.data import read_video
+from calotype.errors import Cancelled, InputError
+from calotype.imaging.types import Image, Mask, Video, Volume
 from calotype.metrics import iou, psnr
 from calotype.registry import resolve_method
 from calotype.runs import run as run_one

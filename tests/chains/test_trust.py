@@ -16,8 +16,8 @@ from PIL import Image as Pillow
 from calotype.chains import Chain, ChainRun, rerun_chain, resume_chain, run_chain
 from calotype.chains.record import read_chain_record
 from calotype.chains.running import _locked
-from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.method import Method
+from calotype.errors import CalotypeError, Cancelled, InputError
 from calotype.runs import ModelRequest
 from tests.fuzz.mutations import bounded
 from tests.runs.test_running import StopsAt

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import calotype
 from calotype.cli import app
-from calotype.core.types import Video
+from calotype.imaging.types import Video
 from calotype.methods.anyv2v.editor import edit_picture
 from tests.tiny import cached
 

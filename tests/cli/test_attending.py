@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from calotype.cli import app
-from calotype.cli.attending import Watcher
+from calotype.cli.attention_capture import Watcher
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from tests.tiny import cached
 
 

@@ -10,7 +10,7 @@ import pytest
 from calotype.cli import app
 from calotype.cli.options import Help, parse
 from calotype.cli.running import RunOptions
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 TRF = "time-reversal-fusion"
 MISTAKES = [

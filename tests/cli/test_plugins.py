@@ -10,7 +10,7 @@ import pytest
 
 import calotype
 from calotype.cli import app
-from calotype.core.errors import CalotypeError, InputError, MissingError
+from calotype.errors import CalotypeError, InputError, MissingError
 from calotype.evaluation import evaluate, names
 from calotype.registry import EVALUATIONS, plugins, resolve_evaluation
 from calotype.runs.presets import default_preset, preset_instance

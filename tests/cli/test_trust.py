@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calotype.cli import app
-from calotype.core.errors import Cancelled
+from calotype.errors import Cancelled
 from calotype.runs import ModelRequest, read_record, run
 from tests.runs.test_running import StopsAt
 from tests.runs.toy_method import ToyFade

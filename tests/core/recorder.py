@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from calotype.core.errors import Cancelled
 from calotype.core.events import Events
-from calotype.core.types import Image, Video
+from calotype.errors import Cancelled
+from calotype.imaging.types import Image, Video
 
 
 class Recorder(Events):

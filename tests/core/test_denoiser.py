@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from calotype.core.denoiser import Condition, Preconditioner, edm_timestep, flow_timestep
-from calotype.core.errors import InputError
 from calotype.core.noise import batch_noise
+from calotype.errors import InputError
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample", "flow"]
 X0, N = batch_noise((3, 4, 4), 1, 2), batch_noise((3, 4, 4), 2, 2)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calotype.core.dipole import DipoleOperator, b0_direction, dipole_kernel
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 
 SIZES = st.tuples(*[st.integers(1, 9)] * 3)
 SPACINGS = st.tuples(*[st.floats(0.3, 4)] * 3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calotype.core.errors import InputError
 from calotype.core.guidance import ClassifierFreeGuidance, NoGuidance, linear_ramp
+from calotype.errors import InputError
 
 COND, UNCOND = torch.full((1, 3, 1, 1, 1), 2.0), torch.full((1, 3, 1, 1, 1), 1.0)
 ESTIMATES = {"cond": COND, "uncond": UNCOND}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.inversion import Trajectory, invert, psnr, round_trip_psnr
 from calotype.core.noise import batch_noise
 from calotype.core.samplers import Step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.schedule import VPSchedule, karras_sigmas
+from calotype.errors import Cancelled, InputError
 from tests.core.closed_form import GAUSSIAN, counted
 from tests.core.recorder import Recorder
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calotype.core.errors import InputError
 from calotype.core.noise import AUGMENTATION, RENOISE, START, batch_noise, noise, renoiser
+from calotype.errors import InputError
 
 SHAPE = (3, 16, 16)
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.noise import batch_noise
 from calotype.core.paths import Path, flip_frames, frame_weights, fuse, time_reversal, volume_windows, windows
 from calotype.core.samplers import euler_step, sample
 from calotype.core.schedule import karras_sigmas
+from calotype.errors import InputError, ShapeError
 from tests.core.closed_form import counted
 
 KINDS = ["linear", "uniform", "exponential", "smooth"]

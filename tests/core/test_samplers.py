@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.noise import batch_noise, noise, renoiser
 from calotype.core.samplers import History, Step, ddim_step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.schedule import karras_sigmas
-from calotype.core.timetravel import Reinject, walk
-from calotype.core.types import Image
+from calotype.core.timetravel import Reinject, resampling_schedule
+from calotype.errors import Cancelled, InputError
+from calotype.imaging.types import Image
 from tests.core.closed_form import GAUSSIAN, counted
 from tests.core.recorder import Recorder
 from tests.tolerance import close
@@ -73,9 +73,9 @@ def test_loop_runs_in_float32_whatever_it_is_given() -> None:
 
 def test_rows_are_independent() -> None:
     """Row i of a batch is that row sampled alone, re-noising included."""
-    moves = walk(TABLE, Reinject(ratio=0.5, length=3))
-    together = sample(GAUSSIAN.denoise, start(3), TABLE, walk=moves, renoise=renoiser(SHAPE, 9, 3))
-    alone = sample(GAUSSIAN.denoise, start(3)[2:], TABLE, walk=moves, renoise=renoiser(SHAPE, 9, 1, first_index=2))
+    moves = resampling_schedule(TABLE, Reinject(ratio=0.5, length=3))
+    together = sample(GAUSSIAN.denoise, start(3), TABLE, schedule=moves, renoise=renoiser(SHAPE, 9, 3))
+    alone = sample(GAUSSIAN.denoise, start(3)[2:], TABLE, schedule=moves, renoise=renoiser(SHAPE, 9, 1, first_index=2))
     close(together[2:], alone, depth=8 * len(moves))
 
 
@@ -90,9 +90,9 @@ def test_renoising_restores_the_variance_of_the_level() -> None:
         levels.append((sigma, float((x - x0).std())))
         return torch.full_like(x, x0)
 
-    moves = walk(TABLE[:8], Reinject(ratio=0.0, length=3, repeats=2))
+    moves = resampling_schedule(TABLE[:8], Reinject(ratio=0.0, length=3, repeats=2))
     assert ("up", 2) in moves
-    sample(keep_noise, x, TABLE[:8], walk=moves, renoise=renoiser((n,), 4))
+    sample(keep_noise, x, TABLE[:8], schedule=moves, renoise=renoiser((n,), 4))
     assert len(levels) > 8
     for sigma, deviation in levels:
         # The sample deviation's own standard error is sigma / sqrt(2 n) = 0.35 %.
@@ -109,7 +109,7 @@ def test_noise_scale_scales_the_added_noise() -> None:
         return torch.zeros_like(x)
 
     fresh = noise(SHAPE, 8)[None]
-    sample(denoise, torch.full((1, 4), 5.0), table, walk=moves, renoise=lambda position: fresh, noise_scale=0.5)
+    sample(denoise, torch.full((1, 4), 5.0), table, schedule=moves, renoise=lambda position: fresh, noise_scale=0.5)
     assert torch.allclose(seen[1], 3.0 + 0.5 * 4.0 * fresh)
 
 
@@ -120,8 +120,8 @@ def test_each_up_step_draws_by_its_position() -> None:
         drawn.append(position)
         return torch.zeros(3, 4)
 
-    moves = walk(TABLE, Reinject(ratio=0.5, length=2))
-    sample(GAUSSIAN.denoise, start(), TABLE, walk=moves, renoise=renoise)
+    moves = resampling_schedule(TABLE, Reinject(ratio=0.5, length=2))
+    sample(GAUSSIAN.denoise, start(), TABLE, schedule=moves, renoise=renoise)
     assert drawn == [i for i, (kind, _) in enumerate(moves) if kind == "up"]
     assert drawn
 
@@ -149,7 +149,7 @@ def test_multistep_history_is_dropped_after_renoising() -> None:
         histories.append(bool(history))
         return dpmpp_2m_step(denoise, x, sigma, sigma_next, history, position)
 
-    sample(GAUSSIAN.denoise, start(), table, step=spy, walk=moves, renoise=renoiser(SHAPE, 1, 3))
+    sample(GAUSSIAN.denoise, start(), table, step=spy, schedule=moves, renoise=renoiser(SHAPE, 1, 3))
     assert histories == [False, True, False, True]
 
 
@@ -175,9 +175,9 @@ def test_preview_shows_the_estimate_of_its_own_step() -> None:
 @pytest.mark.parametrize("step", [euler_step, heun_step, dpmpp_2m_step, ddim_step(0.7, renoiser(SHAPE, 11, 3))])
 @pytest.mark.parametrize("stop_after", [1, 4, 9, 17])
 def test_resumed_run_is_bit_equal(step: Step, stop_after: int) -> None:
-    moves = walk(TABLE, Reinject(ratio=0.5, length=3))
+    moves = resampling_schedule(TABLE, Reinject(ratio=0.5, length=3))
     assert len(moves) == 18
-    options: dict[str, Any] = {"step": step, "walk": moves, "renoise": renoiser(SHAPE, 9, 3)}
+    options: dict[str, Any] = {"step": step, "schedule": moves, "renoise": renoiser(SHAPE, 9, 3)}
     whole = sample(GAUSSIAN.denoise, start(), TABLE, **options)
     listener = Recorder(stop_after=stop_after)
     denoise, calls = counted(GAUSSIAN.denoise)
@@ -202,7 +202,14 @@ def test_state_of_another_run_is_refused() -> None:
     with pytest.raises(InputError, match="other settings"):
         sample(GAUSSIAN.denoise, start(2), TABLE, events=listener)
     with pytest.raises(InputError, match="other settings"):
-        sample(GAUSSIAN.denoise, start(), TABLE, walk=walk(TABLE, Reinject(ratio=0.5)), renoise=renoiser(SHAPE, 1, 3), events=listener)
+        sample(
+            GAUSSIAN.denoise,
+            start(),
+            TABLE,
+            schedule=resampling_schedule(TABLE, Reinject(ratio=0.5)),
+            renoise=renoiser(SHAPE, 1, 3),
+            events=listener,
+        )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +227,7 @@ def test_state_of_another_run_is_refused() -> None:
 )
 def test_impossible_walks_are_refused(sigmas: list[float], moves: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
-        sample(GAUSSIAN.denoise, start(), torch.tensor(sigmas), walk=moves)
+        sample(GAUSSIAN.denoise, start(), torch.tensor(sigmas), schedule=moves)
 
 
 @pytest.mark.parametrize(("eta", "given"), [(-0.1, True), (1.1, True), (0.5, False)])

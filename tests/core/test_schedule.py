@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calotype.core.errors import InputError
 from calotype.core.schedule import FLOW_SIGMA_MAX, VPSchedule, flow_sigmas, karras_sigmas, start_scale
+from calotype.errors import InputError
 
 SCHEDULES = [
     VPSchedule.of("linear", beta_start=0.0001, beta_end=0.02),

@@ -16,10 +16,10 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, generate_uid
 
-from calotype.core.errors import InputError
 from calotype.core.events import Events
-from calotype.core.types import Volume
 from calotype.data import as_volume, read_volume
+from calotype.errors import InputError
+from calotype.imaging.types import Volume
 
 COLUMNS, ROWS, SLICES = 9, 6, 5
 COUNTS = np.random.default_rng(0).integers(-2000, 2000, (SLICES, ROWS, COLUMNS)).astype(np.int16)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
-from calotype.core.types import Video
 from calotype.data import read_image, read_video
 from calotype.data.files import is_clip
+from calotype.errors import Cancelled, InputError
+from calotype.imaging.types import Video
 from tests.data.test_images import Notes
 
 COLOURS = [(200, 60, 30), (40, 160, 90), (60, 80, 220), (220, 200, 40)]

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calotype.core.errors import InputError
-from calotype.core.types import Image
 from calotype.data import as_image, fit
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 from tests.data.test_images import Notes
 
 sides = st.integers(16, 200)

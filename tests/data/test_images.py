@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import Events
-from calotype.core.types import Image, Video
 from calotype.data import as_image, check_image, read_image
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Image, Video
 
 
 class Notes(Events):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from calotype.core.errors import InputError
-from calotype.core.types import Image, Mask
 from calotype.data import as_mask
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Mask
 from tests.data.test_images import Notes
 
 INSIDE = np.zeros((40, 48), dtype=bool)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from calotype.core.errors import InputError
 from calotype.data.qsm_folder import find_qsm_files
+from calotype.errors import InputError
 
 
 def lay(root: Path, *names: str) -> Path:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from calotype.core.errors import InputError, ShapeError
-from calotype.core.types import Image, Video
 from calotype.data import as_video, contact_sheet, read_video
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Image, Video
 from tests.data.test_images import Notes
 
 
@@ -87,9 +87,9 @@ def test_other_values_become_clips() -> None:
 @given(frames=st.integers(1, 40), height=st.integers(16, 80), width=st.integers(16, 80))
 def test_a_contact_sheet_shows_first_and_last_frame(frames: int, height: int, width: int) -> None:
     video = brightening(frames, height, width) if frames > 1 else Video(torch.full((1, 3, height, width), 0.2), 5.0)
-    sheet = contact_sheet(video)
-    assert isinstance(sheet, Image)
-    values = np.unique(sheet.pixels.double().numpy().round(3))
+    sample_grid = contact_sheet(video)
+    assert isinstance(sample_grid, Image)
+    values = np.unique(sample_grid.pixels.double().numpy().round(3))
     assert {0.2, 1.0} <= set(values.tolist())
     assert len(values) == min(frames, 16) + 1
     if frames > 1:

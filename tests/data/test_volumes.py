@@ -17,11 +17,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import Events
-from calotype.core.types import Volume
 from calotype.data import as_volume, read_volume, volume_mask
 from calotype.data.volumes import MAX_VOXELS
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Volume
 
 SHAPE = (7, 5, 6)
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from calotype.evaluation.clip_edits import APART, ClipEdit, cases
 from calotype.evaluation.experiment import Table
 from calotype.evaluation.report import Claim
 from calotype.world import recognise
-from calotype.world.shapes import CATEGORIES
+from calotype.world.painting.shapes import CATEGORIES
 
 
 @pytest.fixture(scope="module")

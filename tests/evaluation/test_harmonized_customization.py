@@ -12,8 +12,8 @@ from calotype.evaluation.experiment import Table
 from calotype.evaluation.harmonized_customization import FEW, MAIN, PLAIN, PoseChange, claims, measure
 from calotype.methods.harmonized_customization import HarmonizedCustomization
 from calotype.world import paint
-from calotype.world.creature_recogniser import recognise_creatures
-from calotype.world.creatures import looks_of, sample_creature
+from calotype.world.creatures.drawing import looks_of, sample_creature
+from calotype.world.creatures.recogniser import recognise_creatures
 from tests.tiny_subject import cached_subject
 
 ROWS = (

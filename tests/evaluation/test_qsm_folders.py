@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import calotype
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT
 from calotype.core.roles import VolumePrior
-from calotype.core.types import Volume
 from calotype.data.qsm_folder import find_qsm_files
+from calotype.embedded.qsm import QSMRecipe
+from calotype.errors import InputError
 from calotype.evaluation.qsm_folders import _case, measure_folder
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
-from calotype.train.qsm import QSMRecipe
 
 SETTINGS = dataclasses.replace(QSMDiff.toy(), num_inference_steps=1)
 SIZE = 36

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import calotype
+from calotype.embedded.qsm import QSMRecipe
 from calotype.evaluation.experiment import Table
 from calotype.evaluation.qsm_baselines import GRIDS, SOLVERS, TUNED, settings_for, solve, sweep
 from calotype.evaluation.qsm_cases import CROP, Head, Scan, heads, scan
 from calotype.evaluation.qsmdiff import CLEAN_PPM, NOISE_PPM, TILT_DEGREES, claims, measure
 from calotype.evaluation.report import Claim
 from calotype.methods.qsmdiff import QSMDiff
-from calotype.train.qsm import QSMRecipe
 
 
 @pytest.fixture(scope="module")

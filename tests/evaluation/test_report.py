@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.evaluation import Claim, Report, Row, evaluate
 from calotype.metrics import Interval
 

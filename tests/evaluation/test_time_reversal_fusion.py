@@ -16,7 +16,7 @@ from calotype.evaluation.pairs import FRAMES, LEAST_DISTANCE, Pair, at_end, bank
 from calotype.evaluation.time_reversal_fusion import PairExperiment, claims, exact_model, exact_rows, measure, notes
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
 from calotype.metrics import psnr
-from calotype.world.exact import ExactImageToVideo
+from calotype.world.scenes.exact import ExactImageToVideo
 
 QUICK = TimeReversalFusion(num_inference_steps=6, max_guidance_scale=1.0, reinject=Reinject(repeats=0))
 

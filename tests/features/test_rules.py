@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from calotype.attention import AttentionControl, when
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.features import FeatureInject, FeatureTap
 from tests.attention.networks import FRAMES, call, network
 from tests.tolerance import close

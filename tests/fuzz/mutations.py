@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from calotype.core.errors import CalotypeError
+from calotype.errors import CalotypeError
 
 EXAMPLES = int(os.environ.get("CALOTYPE_FUZZ_EXAMPLES", "200"))
 MOST_SECONDS, MOST_GIGABYTES = 20.0, 3.0

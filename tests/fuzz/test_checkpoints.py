@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calotype.backbones import CHECKPOINTS, load, locate
-from calotype.core.errors import CalotypeError
+from calotype.errors import CalotypeError
 from calotype.runs.presets import default_preset
 from tests import tiny
 from tests.fuzz.mutations import HOSTILE, as_bytes, bounded, damaged, fuzzed, reads_or_refuses, tampered

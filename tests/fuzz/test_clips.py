@@ -12,9 +12,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from calotype.core.media import read_metadata
-from calotype.core.types import Video
 from calotype.data import read_image, read_video
+from calotype.imaging.media import read_metadata
+from calotype.imaging.types import Video
 from tests.data.test_films import film
 from tests.fuzz.mutations import damaged, fuzzed, reads_or_refuses
 

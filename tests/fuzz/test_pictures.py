@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from calotype.core.errors import InputError
-from calotype.core.media import read_metadata
-from calotype.core.types import Image
 from calotype.data import as_mask, check_image, read_image, read_video
+from calotype.errors import InputError
+from calotype.imaging.media import read_metadata
+from calotype.imaging.types import Image
 from tests.fuzz.mutations import bounded, damaged, fuzzed, reads_or_refuses
 
 RNG = np.random.default_rng(0)

@@ -19,10 +19,10 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from calotype.chains import Chain, rerun_chain, resume_chain, run_chain
-from calotype.core.errors import MissingError
-from calotype.core.media import read_metadata
 from calotype.core.method import Method
-from calotype.core.types import Image, Mask, Video, Volume
+from calotype.errors import MissingError
+from calotype.imaging.media import read_metadata
+from calotype.imaging.types import Image, Mask, Video, Volume
 from calotype.methods.design_edit.arguments import named_files, recorded
 from calotype.methods.design_edit.plan import Plan
 from calotype.methods.ovam.tokens import Token

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.backbones.parametrisation import Parametrisation
+from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.scheduler_config import EDM, REFUSED, VARIANCE_PRESERVING
 from tests.fuzz.mutations import fuzzed, reads_or_refuses, tampered
 from tests.tiny import _SCHEDULERS
@@ -38,7 +38,7 @@ CLASSES = [*sorted(VARIANCE_PRESERVING | EDM), next(iter(REFUSED)), "", "../x"]
 )
 def test_configs_give_levels_or_one_line(config: dict[str, Any], name: str, steps: int, sampler: Any) -> None:
     def read() -> object:
-        found = Parametrisation(config, name)
+        found = ModelSampling(config, name)
         table = found.sigmas(steps, sampler)
         assert table.dtype == torch.float64
         assert bool(torch.isfinite(table).all())

@@ -20,11 +20,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from calotype.core.errors import InputError
-from calotype.core.media import read_metadata
-from calotype.core.nifti import read_comment
-from calotype.core.types import Volume
 from calotype.data import read_volume
+from calotype.errors import InputError
+from calotype.imaging.media import read_metadata
+from calotype.imaging.nifti import read_comment
+from calotype.imaging.types import Volume
 from tests.fuzz.mutations import bounded, damaged, fuzzed, reads_or_refuses
 
 VALUES = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)

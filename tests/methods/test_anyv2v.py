@@ -14,16 +14,16 @@ from torch import Tensor
 
 from calotype import load
 from calotype.attention import AttentionControl, Capture, attention_sites
-from calotype.backbones.suiting import working_size
+from calotype.backbones.preprocessing import working_size
 from calotype.core.denoiser import Condition
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
 from calotype.core.guidance import ClassifierFreeGuidance, NoGuidance
 from calotype.core.inversion import Trajectory
 from calotype.core.noise import noise
 from calotype.core.samplers import sample
 from calotype.core.schedule import karras_sigmas
-from calotype.core.types import Image, Video
+from calotype.errors import Cancelled, InputError
+from calotype.imaging.types import Image, Video
 from calotype.methods.anyv2v import AnyV2V
 from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, DecoderAttention, Injection, convolution, sigma_of_tau

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from calotype import load
-from calotype.backbones.suiting import working_size
-from calotype.core.errors import Cancelled, InputError
+from calotype.backbones.preprocessing import working_size
 from calotype.core.events import Events
-from calotype.core.types import Image, Mask
+from calotype.errors import Cancelled, InputError
+from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit import DesignEdit, Edit, Layer, Plan, Task, make_task
 from calotype.methods.design_edit.arguments import recorded
 from calotype.methods.design_edit.regions import Regions, Window, dilate, feathered, hull, polygon, split_region

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 import calotype
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import Events
 from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.noise import batch_noise
 from calotype.core.samplers import sample
-from calotype.core.types import Image, Mask
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Image, Mask
 from calotype.methods.harmonized_customization import HarmonizedCustomization
 from calotype.methods.harmonized_customization.method import _both
 from calotype.methods.harmonized_customization.pictures import prepare_subject
 from calotype.methods.harmonized_customization.projection import EmbeddingMixer, orthogonalise, random_basis, text_basis
 from calotype.methods.harmonized_customization.prompts import build_prompt
 from calotype.world import paint
-from calotype.world.creatures import PLAIN, on_plain_ground, sample_creature
+from calotype.world.creatures.drawing import PLAIN, on_plain_ground, sample_creature
 from tests.tiny_subject import cached_subject
 from tests.tolerance import ENDS, close, in_float64
 

@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype import load
-from calotype.backbones.suiting import working_size
+from calotype.backbones.preprocessing import working_size
 from calotype.chains import mask_from
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
 from calotype.core.events import Events
 from calotype.core.guidance import NoGuidance
 from calotype.core.noise import RENOISE, batch_noise
-from calotype.core.types import Image, Mask
-from calotype.methods.ovam import Look, OpenVocabularyAttentionMaps, Token, fit_token, word_mask
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Mask
+from calotype.methods.ovam import AttentionQueries, OpenVocabularyAttentionMaps, Token, fit_token, word_mask
 from calotype.methods.ovam.maps import Layer, attend, open_vocabulary, resize
 from calotype.methods.ovam.masks import dense_field, guided_filter, scaled, to_mask
 from calotype.methods.ovam.tokens import PERFECT_MINMAX, distance
-from calotype.methods.ovam.words import Question, ask, rival_rows
+from calotype.methods.ovam.words import TokenQuery, ask, rival_rows
 from tests import tiny
 
 KINDS = ("sd", "sd21", "sdxl")
@@ -63,7 +63,7 @@ def sd() -> Any:
 
 
 @pytest.fixture(scope="module")
-def small_look(sd: Any) -> Look:
+def small_look(sd: Any) -> AttentionQueries:
     return PLAIN.look(sd, [noisy_picture(0), noisy_picture(1)], prompts=["a red ball", "a blue house"], seed=3)
 
 
@@ -156,7 +156,7 @@ def test_sums_kept_meanwhile_are_those_of_the_kept_queries(sd: Any, mode: Any) -
             known.maps(sums, ("house",))
 
 
-def test_late_words_need_no_call_of_the_network(sd: Any, small_look: Look) -> None:
+def test_late_words_need_no_call_of_the_network(sd: Any, small_look: AttentionQueries) -> None:
     calls: list[int] = []
     handle = sd.unet.register_forward_pre_hook(lambda *_: calls.append(1))
     maps = small_look.maps(["house", "star", "sand"])
@@ -166,7 +166,7 @@ def test_late_words_need_no_call_of_the_network(sd: Any, small_look: Look) -> No
     assert not torch.equal(maps[:, 0], maps[:, 1])
 
 
-def test_a_picture_is_seen_alike_alone_and_in_a_batch(sd: Any, small_look: Look) -> None:
+def test_a_picture_is_seen_alike_alone_and_in_a_batch(sd: Any, small_look: AttentionQueries) -> None:
     alone = PLAIN.look(sd, [noisy_picture(1)], prompts=["a blue house"], seed=4)
     # Queries are kept in half precision, and a last digit of float32 may decide how one is rounded.
     assert torch.allclose(alone.maps(["ball"])[0], small_look.maps(["ball"])[1], atol=1e-3)
@@ -210,7 +210,7 @@ def test_inversion_sees_each_level_once_but_for_the_last_that_it_only_arrives_at
     assert {layer.queries.shape[0] for layer in seen.layers} == {2}
 
 
-def test_words_that_compete_share_one_softmax(small_look: Look, sd: Any) -> None:
+def test_words_that_compete_share_one_softmax(small_look: AttentionQueries, sd: Any) -> None:
     together = small_look.maps(["house", "star"], together=True)
     alone = small_look.maps(["house", "star"])
     assert float((together - alone).mean()) < 0
@@ -219,7 +219,7 @@ def test_words_that_compete_share_one_softmax(small_look: Look, sd: Any) -> None
     assert not bool((masks[:, 0] & masks[:, 1]).any())
 
 
-def test_rivals_take_shares_and_leave_the_words_own_tokens_out(small_look: Look, sd: Any) -> None:
+def test_rivals_take_shares_and_leave_the_words_own_tokens_out(small_look: AttentionQueries, sd: Any) -> None:
     rivals = [[prompt] for prompt in small_look.prompts]
     question = small_look.question(("ball",), "a {}", rivals)
     assert question.allowed is not None  # "a red ball" has two rivals left, "a blue house" three.
@@ -255,7 +255,7 @@ def test_the_gradient_by_a_token_is_that_of_finite_differences() -> None:
         assert torch.allclose(gradient[place], difference, atol=1e-4)
 
 
-def separable_look(sd: Any) -> tuple[Look, Tensor]:
+def separable_look(sd: Any) -> tuple[AttentionQueries, Tensor]:
     """Queries that know where the thing is: a direction of their own inside of the mask, and noise."""
     generator = torch.Generator().manual_seed(1)
     seen = PLAIN.look(sd, [noisy_picture(0)], seed=1)
@@ -439,7 +439,7 @@ def test_a_word_of_the_toy_world_is_found_and_serves_as_a_mask() -> None:
 
 def test_a_condition_of_a_question_has_the_words_rows(sd: Any) -> None:
     question = ask(sd, ("ball", "red"), "a {} on sand")
-    assert isinstance(question, Question)
+    assert isinstance(question, TokenQuery)
     assert question.rows == ((1,), (2,))
     states = Condition({"text": sd.condition(["a ball red on sand"]).tensors["text"]}).tensors["text"][0]
     assert torch.allclose(question.embeddings[0], states[[0, 2, 3, 6]], atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.methods.qsmdiff.classical import l2, minimise_tv, ndi, tkd, tv
 
 SMALL = (5, 4, 6)

@@ -10,9 +10,9 @@ import qsm_forward
 import torch
 
 import calotype
-from calotype.core.types import Volume
 from calotype.evaluation.qsm_baselines import TUNED, solve
 from calotype.evaluation.qsm_cases import Scan, heads, scan
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calotype.core.dipole import b0_direction
-from calotype.core.errors import InputError
-from calotype.core.grids import divided
+from calotype.errors import InputError
+from calotype.imaging.grids import divided
 from calotype.methods.qsmdiff.grid import WorkingGrid
 from calotype.methods.qsmdiff.resolution import Resolution
 

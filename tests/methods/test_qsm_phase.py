@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 from calotype.methods.qsmdiff.phase import field_from_phase, radians_per_ppm, wrapped_share
 
 SHAPE = (12, 10, 14)

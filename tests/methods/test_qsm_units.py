@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from calotype.core.errors import InputError
 from calotype.core.events import Events
-from calotype.core.types import Volume
 from calotype.data import as_volume, read_volume, volume_mask
 from calotype.data.volumes import masked_values
+from calotype.errors import InputError
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.units import field_in_ppm
 from tests.fuzz.mutations import reads_or_refuses

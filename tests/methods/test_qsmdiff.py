@@ -12,10 +12,10 @@ from torch import Tensor
 
 import calotype
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.noise import RENOISE, noise
 from calotype.core.roles import VolumePrior
-from calotype.core.types import Volume
+from calotype.errors import Cancelled, InputError
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.guidance import Measurement
 from calotype.methods.qsmdiff.resolution import Resolution

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from calotype import load
 from calotype.backbones.image_to_video import StableVideoDiffusion
-from calotype.backbones.suiting import FAMILIAR_PSNR_DB
+from calotype.backbones.preprocessing import FAMILIAR_PSNR_DB
 from calotype.core.denoiser import Condition
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
 from calotype.core.guidance import Guidance
 from calotype.core.noise import noise
 from calotype.core.paths import WeightKind, frame_weights, time_reversal
 from calotype.core.samplers import move_to
 from calotype.core.timetravel import Reinject
-from calotype.core.types import Image, Video
+from calotype.errors import Cancelled, InputError
 from calotype.evaluation.baselines import image_to_video
 from calotype.evaluation.pairs import Pair, symmetric_pairs
 from calotype.evaluation.time_reversal_fusion import exact_model
+from calotype.imaging.types import Image, Video
 from calotype.methods.time_reversal_fusion import SequentialStep, TimeReversalFusion
 from calotype.metrics import psnr
 from tests import tiny

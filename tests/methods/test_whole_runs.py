@@ -16,8 +16,8 @@ from torch import Tensor
 
 import calotype
 from calotype.backbones.placement import Placement, settle
-from calotype.cli.attending import Watcher
-from calotype.core.types import Image, Mask, Video
+from calotype.cli.attention_capture import Watcher
+from calotype.imaging.types import Image, Mask, Video
 from calotype.methods.anyv2v import AnyV2V
 from calotype.methods.design_edit import DesignEdit
 from calotype.methods.harmonized_customization import HarmonizedCustomization

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 from calotype.metrics.volumes import cone_energy, hfen, nrmse_percent, roi_slope, ssim
 
 SHAPE = (20, 18, 22)

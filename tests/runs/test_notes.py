@@ -12,7 +12,7 @@ import torch
 
 from calotype import load
 from calotype.core.events import Events, warnings_noted
-from calotype.core.types import Image
+from calotype.imaging.types import Image
 from calotype.methods.ovam import OpenVocabularyAttentionMaps
 from calotype.runs import ModelRequest, run
 from tests import tiny

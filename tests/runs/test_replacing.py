@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from calotype.core import files
-from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import Events
-from calotype.core.files import disk_trouble
+from calotype.errors import CalotypeError, Cancelled, InputError
+from calotype.imaging import files
+from calotype.imaging.files import disk_trouble
 from calotype.runs import ModelRequest, Run, read_record, run
 from calotype.runs.folders import locked, taken
 from calotype.train.state import locked as locked_training

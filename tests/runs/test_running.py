@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import Events
-from calotype.core.media import read_metadata
-from calotype.core.types import Image
+from calotype.errors import CalotypeError, Cancelled, InputError
+from calotype.imaging.media import read_metadata
+from calotype.imaging.types import Image
 from calotype.runs import ModelRequest, Run, compare, read_record, rerun, resume, run
 from calotype.runs.environment import differences
 from tests.runs.toy_method import ToyFade, Wobble

@@ -15,10 +15,10 @@ import torch
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from calotype.core.errors import CalotypeError, InputError
 from calotype.core.events import Events
 from calotype.core.method import Method
-from calotype.core.types import Image
+from calotype.errors import CalotypeError, InputError
+from calotype.imaging.types import Image
 from calotype.runs import ModelRequest, Run, compare, read_record, rerun, resume, run
 from tests.data.test_dicom import series, turn
 from tests.fuzz.mutations import bounded

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.runs.signature import call_parameters, field_notes
 from calotype.runs.values import decode, decode_dataclass, encode
 from tests.runs.toy_method import ToyFade, Wobble

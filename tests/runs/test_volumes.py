@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from calotype.core import types
-from calotype.core.errors import CalotypeError, InputError, MissingError
 from calotype.core.events import Events
-from calotype.core.media import read_metadata
-from calotype.core.types import Image, Mask, Video, Volume
 from calotype.data import read_image, read_volume
+from calotype.errors import CalotypeError, InputError, MissingError
+from calotype.imaging import types
+from calotype.imaging.media import read_metadata
+from calotype.imaging.types import Image, Mask, Video, Volume
 from calotype.runs import ModelRequest, Run, call_parameters, compare, read_record, rerun, run
 from calotype.runs.inputs import read, read_exact, write_exact
 from calotype.runs.kinds import KINDS, from_tensors, is_glance, kind_of, to_tensors

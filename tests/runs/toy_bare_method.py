@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from calotype import Image, ImageLike, MaskLike
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.noise import noise
 from calotype.data import as_image, as_mask
+from calotype.errors import InputError
 from calotype.evaluation import Claim, Evaluation, Report, Row
 from calotype.metrics import Interval
 

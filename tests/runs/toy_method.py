@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import refuse_existing
 from calotype.core.method import Method, Place
 from calotype.core.noise import noise
-from calotype.core.types import Image, Video
 from calotype.data import as_image
+from calotype.errors import InputError
+from calotype.imaging.files import refuse_existing
+from calotype.imaging.types import Image, Video
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.noise import noise
 from calotype.core.paths import fuse, volume_windows
-from calotype.core.types import Volume
 from calotype.data import as_volume, volume_mask
 from calotype.data.volumes import VolumeLike
+from calotype.imaging.types import Volume
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToySmooth(Method):
-    """Draws a field towards zero, window by window, with noise."""
+    """Rng a field towards zero, window by window, with noise."""
 
     slug: ClassVar[str] = "toy-smooth"
     role: ClassVar[str] = ""

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from calotype.core.events import Events
-from calotype.train import train
-from calotype.train.i2v import I2VRecipe
-from calotype.train.qsm import QSMRecipe
-from calotype.train.subject import SubjectRecipe
-from calotype.train.t2i import T2IRecipe
-from calotype.train.vae import VAERecipe
+from calotype.embedded import train
+from calotype.embedded.i2v import I2VRecipe
+from calotype.embedded.qsm import QSMRecipe
+from calotype.embedded.subject import SubjectRecipe
+from calotype.embedded.t2i import T2IRecipe
+from calotype.embedded.vae import VAERecipe
 
 
 class NarrowVAE(VAERecipe):

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
-from calotype.train import train
-from calotype.train.draws import Draws, rows_of_step
+from calotype.embedded import train
+from calotype.embedded.export import read_gates
+from calotype.errors import Cancelled, InputError
 from calotype.train.precision import Precision, PrecisionName, precision_for
-from calotype.train.shipping import read_gates
+from calotype.train.rng import BatchRng, rows_of_step
 from calotype.train.state import locked, read_counters
 from tests.train import narrow
 from tests.train.narrow import Heard, run
@@ -139,7 +139,7 @@ class Timed(narrow.NarrowVAE):
 
 
 @pytest.mark.parametrize(
-    ("budget", "batch", "steps", "draws", "short"),
+    ("budget", "batch", "steps", "drawn", "short"),
     [
         # Off 12 s: 3 batches for the estimate, 2 for the held-out loss, 3 for the export, 5 for the sheet.
         ("12s", 0.2, 10, True, False),
@@ -152,7 +152,7 @@ class Timed(narrow.NarrowVAE):
     ],
 )
 def test_a_budget_of_time_pays_for_measuring_and_export_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, batch: float, steps: int, draws: bool, short: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, batch: float, steps: int, drawn: bool, short: bool
 ) -> None:
     clock = Clock()
     monkeypatch.setattr("calotype.train.loop.time", clock)
@@ -163,10 +163,10 @@ def test_a_budget_of_time_pays_for_measuring_and_export_too(
     )  # fmt: skip
     assert result.steps == steps
     assert [name for name, _, _ in heard.stages] == [
-        "prepare toy-vae", "train toy-vae", "measure toy-vae", *["draw samples of toy-vae"] * draws, "export toy-vae",
+        "prepare toy-vae", "train toy-vae", "measure toy-vae", *["draw samples of toy-vae"] * drawn, "export toy-vae",
     ]  # fmt: skip
     assert all(total is None or total == done for _, total, done in heard.stages), "every bar runs full"
-    assert bool(list((tmp_path / "run").glob("sheets/*"))) is draws
+    assert bool(list((tmp_path / "run").glob("sheets/*"))) is drawn
     told = [note for note in heard.notes if "short for toy-vae" in note]
     assert len(told) == short
     # Whatever it costs, what decides about shipping is the loss on all the fixed samples.
@@ -220,10 +220,10 @@ def test_each_pass_sees_every_sample_once_in_another_order() -> None:
 
 
 def test_draws_depend_on_seed_step_and_place_alone() -> None:
-    whole = Draws(1, 7, range(6), 6)
-    part = Draws(1, 7, range(1, 6, 2), 6)
+    whole = BatchRng(1, 7, range(6), 6)
+    part = BatchRng(1, 7, range(1, 6, 2), 6)
     assert torch.equal(whole.normal((2, 3))[1::2], part.normal((2, 3)))
     assert torch.equal(whole.stratified()[1::2], part.stratified())
-    assert not torch.equal(Draws(1, 8, range(6), 6).uniform(), Draws(1, 7, range(6), 6).uniform())
-    levels = Draws(0, 0, range(100), 100).stratified()
+    assert not torch.equal(BatchRng(1, 8, range(6), 6).uniform(), BatchRng(1, 7, range(6), 6).uniform())
+    levels = BatchRng(0, 0, range(100), 100).stratified()
     assert sorted((levels * 100).long().tolist()) == list(range(100))

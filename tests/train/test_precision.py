@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from calotype.embedded.networks import seeded
 from calotype.train import precision
 from calotype.train.muon import Muon, orthogonalise
-from calotype.train.networks import seeded
 from calotype.train.precision import precision_for
 from tests.train.narrow import RECIPES
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import InputError
-from calotype.world.brain import FIELD_OF_VIEW_MM, NUCLEI, TISSUES, VALUES_SPREAD, Brain, sample_brain
+from calotype.errors import InputError
+from calotype.world.brains.anatomy import FIELD_OF_VIEW_MM, NUCLEI, TISSUES, VALUES_SPREAD, Brain, sample_brain
 
 COARSE = (4.0, 4.0, 4.0)
 KEY = {"split": "tune", "seed": 11, "index": 2}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import InputError
-from calotype.world.brain import Brain
-from calotype.world.brain_field import measured_field
+from calotype.errors import InputError
+from calotype.world.brains.anatomy import Brain
+from calotype.world.brains.field import measured_field
 
 SHAPE = (16, 20, 18)
 KEY = {"split": "tune", "seed": 3, "index": 1}

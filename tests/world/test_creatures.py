@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 from calotype.world import ground_truth, paint, sample_scene
-from calotype.world.creature_recogniser import colour_distance, identity_distance, recognise_creatures
-from calotype.world.creatures import (
+from calotype.world.creatures.drawing import (
     GROUNDS,
     HELD_OUT,
     PARTS,
@@ -25,6 +24,7 @@ from calotype.world.creatures import (
     on_plain_ground,
     sample_creature,
 )
+from calotype.world.creatures.recogniser import colour_distance, identity_distance, recognise_creatures
 
 # toy-subject was trained on these descriptions; a change here makes its training data another world.
 STORED = (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calotype.core.errors import Cancelled, InputError
 from calotype.core.events import Events
+from calotype.errors import Cancelled, InputError
 from calotype.world import Scene, ground_truth, paint, sample_scene, write_dataset
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from calotype import world
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.world import Scene, ground_truth, paint, sample_scene
 
 SCENES = [sample_scene("full", seed=30, index=index, num_frames=3, objects=2) for index in range(10)]

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.guidance import ClassifierFreeGuidance, NoGuidance
 from calotype.core.noise import batch_noise
 from calotype.core.samplers import sample
 from calotype.core.schedule import karras_sigmas
-from calotype.core.types import Image
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Image
 from calotype.world import paint, sample_scene
-from calotype.world.banks import at_moment, clips_from, pictures
-from calotype.world.exact import Bank, ExactDenoiser, ExactImageToVideo
+from calotype.world.scenes.banks import at_moment, clips_from, pictures
+from calotype.world.scenes.exact import Bank, ExactDenoiser, ExactImageToVideo
 
 
 def exact(samples: Tensor, x: Tensor, sigma: float, log_weights: Tensor | None = None) -> Tensor:
@@ -128,7 +128,7 @@ def test_clips_begin_with_the_scene_and_move_within_it() -> None:
 
 
 def test_directed_objects_leave_in_the_direction_of_their_nose() -> None:
-    from calotype.world.banks import _motions
+    from calotype.world.scenes.banks import _motions
 
     for index in range(4):
         scene = at_moment(sample_scene("small", split="tune", seed=6, index=index, num_frames=8, objects=1, motion="directed"), 0.0)
@@ -140,7 +140,7 @@ def test_directed_objects_leave_in_the_direction_of_their_nose() -> None:
 
 
 def test_two_objects_stay_clear_of_each_other_and_some_rest() -> None:
-    from calotype.world.banks import _motions
+    from calotype.world.scenes.banks import _motions
 
     scene = at_moment(sample_scene("small", split="tune", seed=8, index=1, num_frames=8, objects=2), 0.0)
     drawn = _motions(scene, 64, 0, ("straight", "turning"))
@@ -156,8 +156,8 @@ def test_the_last_moment_stands_where_the_clip_ends() -> None:
 
 
 def test_pictures_fit_their_caption() -> None:
-    from calotype.world.banks import _captioned
-    from calotype.world.scenes import PRESETS
+    from calotype.world.scenes.banks import _captioned
+    from calotype.world.scenes.sampling import PRESETS
 
     for caption in ("a purple rocket at night", "a red ball and an orange ball on snow", "a blue tree left of a red house on sand"):
         assert {scene.caption for scene in _captioned(PRESETS["small"], caption, 3, 0, "train")} == {caption}

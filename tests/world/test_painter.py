@@ -9,10 +9,10 @@ import time
 import pytest
 import torch
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.world import PRESETS, Scene, SceneObject, paint, sample_scene
-from calotype.world.backgrounds import Background
-from calotype.world.shapes import CATEGORIES
+from calotype.world.painting.backgrounds import Background
+from calotype.world.painting.shapes import CATEGORIES
 
 BYTE = 1.0 / 255.0
 GREY = Background(name="snow", top=(0.5, 0.5, 0.5), bottom=(0.5, 0.5, 0.5))
@@ -77,7 +77,7 @@ def test_edges_are_antialiased() -> None:
 
 
 def test_colours_differ_from_each_other_and_from_every_ground() -> None:
-    from calotype.world.shapes import COLOURS
+    from calotype.world.painting.shapes import COLOURS
 
     names = PRESETS["small"].colours
     table = torch.tensor([COLOURS[name] for name in names])

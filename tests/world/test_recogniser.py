@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from calotype.core.errors import MissingError, ShapeError
+from calotype.errors import MissingError, ShapeError
 from calotype.world import paint, sample_scene
-from calotype.world.recogniser import CHECKPOINT, Found, Recogniser, RecogniserNet, Recognition, load_recogniser, recognise
-from calotype.world.recogniser_accuracy import blur, blurred_objects, clean_ground, recogniser_accuracy, right
+from calotype.world.scenes.recogniser import CHECKPOINT, Found, Recogniser, RecogniserNet, Recognition, load_recogniser, recognise
+from calotype.world.scenes.recogniser_accuracy import blur, blurred_objects, clean_ground, recogniser_accuracy, right
 
 SEED = 4
 

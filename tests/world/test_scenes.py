@@ -9,9 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.world import FAMILIES, PRESETS, Motion, Scene, SceneObject, sample_scene
-from calotype.world.shapes import CATEGORIES, COLOURS, STYLES
+from calotype.world.painting.shapes import CATEGORIES, COLOURS, STYLES
 
 # The embedded models were trained on these descriptions; a change here makes their training data another world.
 STORED = (

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import grid_sample
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.world import Scene, ground_truth, paint, sample_scene, without
-from calotype.world.truth import GroundTruth
+from calotype.world.scenes.truth import GroundTruth
 
 SCENES = [sample_scene("full", seed=20, index=index, num_frames=5) for index in range(12)] + [
     sample_scene("small", seed=20, index=index, num_frames=5) for index in range(8)
@@ -45,7 +45,7 @@ def test_masks_depth_and_parts_agree(truths: list[GroundTruth]) -> None:
 
 
 def test_every_named_part_is_somewhere() -> None:
-    from calotype.world.shapes import CATEGORIES
+    from calotype.world.painting.shapes import CATEGORIES
 
     for category, made in CATEGORIES.items():
         truth = ground_truth(_lone(category), 96)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from calotype.attention.captures import Capture, KeySums, MeanOverSteps, Reducer, TokenMaps, attention_probabilities
 from calotype.attention.control import AttentionControl
-from calotype.attention.driving import controlled
+from calotype.attention.qkv import AttentionInputs
 from calotype.attention.rules import Inject, KeyBias, KeyScale, Order, OutBlend, Rule, Swap
 from calotype.attention.sites import Selector, Site, attention_sites, everywhere, sites
-from calotype.attention.states import QKVB
+from calotype.attention.step_control import controlled
 from calotype.core.stepping import StepContext, always, when
 
 __all__ = [
-    "QKVB",
     "AttentionControl",
+    "AttentionInputs",
     "Capture",
     "Inject",
     "KeyBias",

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from calotype.attention.qkv import AttentionInputs, Rows
 from calotype.attention.rules import Order
 from calotype.attention.sites import Selector, Site, everywhere
-from calotype.attention.states import QKVB, Rows
-from calotype.core.errors import InputError
 from calotype.core.stepping import StepContext, Steps, always
+from calotype.errors import InputError
 
-What = Literal["q", "k", "v", "hidden", "probs"]
+What = Literal["q", "k", "v", "attn_output", "probs"]
 QUERIES_AT_ONCE = 512
 """Probabilities are formed for so many queries of one row at a time."""
 
@@ -36,10 +36,10 @@ class Reducer(Protocol):
 
 @dataclass(kw_only=True, eq=False)
 class Capture:
-    """Keeps queries, keys or values as the network makes them, or the module's output (`hidden`) or the probabilities after all rules.
+    """Keeps queries, keys or values as the network makes them, or the module's output (`attn_output`) or the probabilities after all rules.
 
     Without a reducer the tensors are kept by (site name, step): [rows of the chosen roles, heads, tokens, head channels], and
-    [rows, tokens, channels] for `hidden`. Probabilities need a reducer, so that maps of N x N tokens can't pile up.
+    [rows, tokens, channels] for `attn_output`. Probabilities need a reducer, so that maps of N x N tokens can't pile up.
 
     Raises:
         InputError: an unknown `what`, or probabilities without a reducer.
@@ -74,7 +74,7 @@ class Capture:
                 "a capture of probabilities needs a reducer, or they would fill the memory; give reduce=TokenMaps(...) or KeySums()"
             )
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """Take queries, keys or values; changes nothing."""
         if self.what in ("q", "k", "v"):
             self.take(site, getattr(states, self.what), context)
@@ -93,7 +93,7 @@ class Capture:
         for row in range(chosen.shape[0]):
             self.reduce(site, chosen[row : row + 1], context, row, chosen.shape[0], 0)
 
-    def take_probabilities(self, site: Site, states: QKVB, context: StepContext) -> None:
+    def take_probabilities(self, site: Site, states: AttentionInputs, context: StepContext) -> None:
         """softmax(q k^T / sqrt(d) + bias) in float32, in pieces of one row and `QUERIES_AT_ONCE` queries, into the reducer."""
         self.sites[site.name] = site
         reduce = self.reduce

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from calotype.attention.captures import Capture
+from calotype.attention.qkv import attend, finish, project
 from calotype.attention.rules import Blending, Order, Rule
 from calotype.attention.sites import Site, attention_modules, attention_sites
-from calotype.attention.states import attend, finish, project
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.stepping import StepContext, Steps
+from calotype.errors import InputError, ShapeError
 
 
 @runtime_checkable
@@ -270,7 +270,7 @@ class AttentionControl:
         if not found and certain:
             kinds = ", ".join(sorted({f"{site.kind} {site.grid[0]}x{site.grid[1]}" if site.grid else site.kind for site in self.sites}))
             raise InputError(f"{type(rule).__name__} selects no attention of this network, which has: {kinds or 'none'}")
-        hidden = isinstance(rule, Capture) and rule.what == "hidden"
+        hidden = isinstance(rule, Capture) and rule.what == "attn_output"
         blocked = next((site for site in found if site.obstacle), None)
         if blocked is not None and not hidden:
             raise InputError(f"{type(rule).__name__} can't act on {blocked.name}: {blocked.obstacle}")
@@ -322,7 +322,7 @@ class _Forward:
             if rules:
                 site, context = control.at(name, hidden_states.shape[0])
                 acting += [(rule, site, context) for rule in rules]
-        outputs = [entry for entry in acting if isinstance(entry[0], Capture) and entry[0].what == "hidden"]
+        outputs = [entry for entry in acting if isinstance(entry[0], Capture) and entry[0].what == "attn_output"]
         if len(outputs) == len(acting):
             output = self.original(hidden_states, encoder_hidden_states, attention_mask, **keywords)
         else:

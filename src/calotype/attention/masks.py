@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calotype.attention.sites import Site
-from calotype.core.errors import ShapeError
+from calotype.errors import ShapeError
 
 
 class TokenMask:

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from calotype.attention.captures import attention_probabilities
 from calotype.attention.sites import Site
-from calotype.core.errors import InputError
 from calotype.core.stepping import StepContext
-from calotype.core.types import Image
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 
 SIDE = 256
 """Longest side of a picture on the page, in pixels."""

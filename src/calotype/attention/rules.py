@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from calotype.attention.masks import TokenMask
+from calotype.attention.qkv import AttentionInputs, Keys, Part, Rows, write
 from calotype.attention.sites import Selector, Site, everywhere
-from calotype.attention.states import QKVB, Keys, Part, Rows, write
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.stepping import StepContext, Steps, always
+from calotype.errors import InputError, ShapeError
 
 
 class Order(IntEnum):
@@ -48,7 +48,7 @@ class Rule(Protocol):
         """Which steps."""
         ...
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """The states after the rule; shapes [rows, heads, tokens, head channels]."""
         ...
 
@@ -87,7 +87,7 @@ class KeyScale:
         _check_parts((self.what,))
         object.__setattr__(self, "_tokens", TokenMask(self.mask))
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """Only the keys of the role's own tokens; keys that `Swap` added stay."""
         part: Tensor = getattr(states, self.what)
         places = context.slices(self.rows, part.shape[0])
@@ -127,7 +127,7 @@ class KeyBias:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_tokens", TokenMask(self.mask))
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """Raises `ShapeError` where no key would be left."""
         tokens = states.k.shape[2]
         for place in context.slices(self.rows, states.k.shape[0]):
@@ -168,7 +168,7 @@ class Inject:
     def _parts(self) -> tuple[Part, ...]:
         return (self.what,) if isinstance(self.what, str) else tuple(self.what)
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """The source rows themselves stay as they are."""
         for part in self._parts:
             tensor: Tensor = getattr(states, part)
@@ -202,7 +202,7 @@ class Swap:
             raise InputError(f"mode is {self.mode!r}; it is kv or concat")
         object.__setattr__(self, "_tokens", None if self.src_mask is None else TokenMask(self.src_mask))
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """Raises `ShapeError` where the mask leaves nothing to attend to."""
         (origin,) = context.slices(self.src, states.k.shape[0])
         source = states.keys_of(origin)
@@ -249,7 +249,7 @@ class OutBlend:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_tokens", TokenMask(self.mask))
 
-    def __call__(self, site: Site, states: QKVB, context: StepContext) -> QKVB:
+    def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """Nothing before the attention; see `blend`."""
         return states
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from calotype.core.errors import InputError
 from calotype.core.topology import BLOCK, stride_of
+from calotype.errors import InputError
 
 Kind = Literal["self", "cross", "temporal-self", "temporal-cross"]
 Place = Literal["in", "down", "mid", "up", "trunk"]

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.backbones.source import Source
-from calotype.core.errors import ShapeError
+from calotype.backbones.source import CheckpointSource
 from calotype.core.offload import in_precision
+from calotype.errors import ShapeError
 
 PIXELS_PER_CHUNK = 8 * 576 * 1024
 """Pixels that are decoded at once unless a chunk size is given: 8 frames at SVD's size, every frame of a small clip."""
@@ -98,7 +98,7 @@ class Autoencoder:
 
     role = "Autoencoder"
 
-    def __init__(self, source: Source, vae: nn.Module, device: torch.device, *, decode_chunk_size: int | None = None) -> None:
+    def __init__(self, source: CheckpointSource, vae: nn.Module, device: torch.device, *, decode_chunk_size: int | None = None) -> None:
         self.source = source
         self.name = source.name
         self.modules: dict[str, Any] = {"vae": vae}

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from calotype.backbones.autoencoder import LatentSpace
-from calotype.backbones.parametrisation import Parametrisation
-from calotype.backbones.source import Source
+from calotype.backbones.model_sampling import ModelSampling
+from calotype.backbones.source import CheckpointSource
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.guidance import Guidance
 from calotype.core.schedule import SamplerName
+from calotype.errors import InputError, ShapeError
 
 Same = TypeVar("Same", bound="DiffusionModel")
 
@@ -27,7 +27,7 @@ class DiffusionModel:
 
     def __init__(
         self,
-        source: Source,
+        source: CheckpointSource,
         modules: Mapping[str, Any],
         *,
         scheduler: Mapping[str, Any],
@@ -41,7 +41,7 @@ class DiffusionModel:
         self.modules = dict(modules)
         """Networks and tokenizers by their names in model_index.json."""
         self.device = device
-        self.parametrisation = Parametrisation(scheduler, scheduler_class)
+        self.model_sampling = ModelSampling(scheduler, scheduler_class)
         self.latent_space = LatentSpace(modules["vae"], device)
         self.max_rows = _positive(max_rows, "max_rows")
         self.decode_chunk_size = _positive(decode_chunk_size, "decode_chunk_size")
@@ -91,14 +91,14 @@ class DiffusionModel:
         A config with `final_sigmas_type` "sigma_min" ends at its lowest level instead of 0. `sampler` is the step's name: where a config
         leaves the spacing open, diffusers' schedulers differ in it.
         """
-        return self.parametrisation.sigmas(num_inference_steps, sampler)
+        return self.model_sampling.sigmas(num_inference_steps, sampler)
 
     def init_noise_sigma(self, sigmas: Tensor, *, sampler: SamplerName = "euler") -> float:
         """What standard normal noise is multiplied by to start a run, as diffusers' scheduler of that name does it.
 
         That is sigma_0, or sqrt(sigma_0^2 + 1) where the data's own unit variance is counted in (`leading` spacing, so SVD; DDIM).
         """
-        return self.parametrisation.init_noise_sigma(float(sigmas[0]), sampler)
+        return self.model_sampling.init_noise_sigma(float(sigmas[0]), sampler)
 
     def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance) -> BranchDenoiser:
         """A denoiser over labelled branches.
@@ -114,7 +114,7 @@ class DiffusionModel:
 
     def estimate(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
         """x0 for every row of `x` (float32) from one network call; the condition has as many rows as `x`."""
-        preconditioner = self.parametrisation.preconditioner
+        preconditioner = self.model_sampling.preconditioner
         timestep = torch.tensor(preconditioner.timestep(sigma), dtype=torch.float32, device=self.device)
         output = self._network(preconditioner.scale_input(x, sigma), timestep, condition.tensors)
         return preconditioner.estimate(x, output, sigma)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from calotype.backbones.building import refuse_larger
 from calotype.backbones.folder import Part
 from calotype.backbones.headers import read_json
-from calotype.core.errors import InputError, MissingError
+from calotype.errors import InputError, MissingError
 
 TOKENIZER = "bert-base-uncased"
 TOKENIZERS = ("qformer_tokenizer", "qformer")

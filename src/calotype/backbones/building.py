@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 def refuse_larger(folder: Path, weights: Sequence[Path], make: Callable[[], nn.Module]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from calotype.backbones.headers import MOST_VOCABULARY_BYTES, damage, excess, read_json, tensor_count
-from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, MissingError
+from calotype.errors import InputError, MissingError
+from calotype.imaging.boundary import refusing
 
 PIPELINES: dict[str, str] = {
     "StableDiffusionPipeline": "TextToImage",
@@ -51,7 +51,7 @@ WEIGHTED = {
 """Classes with weights -> the stem of their weight files."""
 
 INT8, ROUNDED = "int8", "model.int8.safetensors"
-"""The variant and the file of networks that are stored in 8 bits (`calotype.backbones.rounded`)."""
+"""The variant and the file of networks that are stored in 8 bits (`calotype.backbones.quantized`)."""
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),

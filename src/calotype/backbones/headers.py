@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError
 from calotype.core.untrusted import MOST_BYTES, parse_json
+from calotype.errors import InputError
 
 MOST_VOCABULARY_BYTES = 64 * 2**20
 """Largest file of a tokenizer; the public ones have a few megabytes."""

@@ -13,10 +13,10 @@ from typing import Any
 
 from calotype.backbones.folder import NEEDED, OPTIONAL, SAME_PARTS, Checkpoint, base_pipeline, open_checkpoint, refuse_refiner
 from calotype.backbones.headers import read_json
-from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, MissingError, one_line
 from calotype.core.events import SILENT, Events
-from calotype.core.files import disk_trouble, user_path
+from calotype.errors import InputError, MissingError, one_line
+from calotype.imaging.boundary import refusing
+from calotype.imaging.files import disk_trouble, user_path
 from calotype.index import MODELS
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -59,7 +59,7 @@ def locate(name: str | Path, *, variant: str | None = None, revision: str | None
         >>> locate("toy-vea")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        calotype.core.errors.InputError: no model 'toy-vea'; did you mean toy-vae, toy-i2v? `calotype models` lists all; ...
+        calotype.errors.InputError: no model 'toy-vea'; did you mean toy-vae, toy-i2v? `calotype models` lists all; ...
     """
     text = str(name)
     with refusing(f"the name {_short(text)}", "`calotype models` lists the models; folders and hub ids (OWNER/NAME) work too"):

@@ -17,8 +17,8 @@ from calotype.backbones.base import DiffusionModel
 from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
 from calotype.backbones.text import encode_prompts
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError, ShapeError
-from calotype.core.types import Image, Video
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Image, Video
 
 NUM_FRAMES = 16
 PUBLIC_SAMPLE_SIZE = 32

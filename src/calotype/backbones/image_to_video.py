@@ -14,9 +14,9 @@ from calotype.backbones.base import DiffusionModel
 from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
 from calotype.backbones.text import encode_prompts
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.noise import AUGMENTATION, noise
-from calotype.core.types import Image, Video
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Image, Video
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.text import encode_prompts
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 class InstructPix2Pix(DiffusionModel):

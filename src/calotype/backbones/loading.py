@@ -22,15 +22,15 @@ from calotype.backbones.i2vgen_xl import I2VGenXL
 from calotype.backbones.image_to_video import StableVideoDiffusion
 from calotype.backbones.instruct_pix2pix import InstructPix2Pix
 from calotype.backbones.placement import Placement, check_torchvision, place, settle
-from calotype.backbones.source import Source
+from calotype.backbones.source import CheckpointSource
 from calotype.backbones.subject import BlipDiffusion, ToySubject
 from calotype.backbones.text_to_image import StableDiffusion, StableDiffusionXL
 from calotype.backbones.toy_subject import load_network
 from calotype.backbones.volume_network import CLASS as VOLUME_NETWORK
 from calotype.backbones.volume_network import load_part
 from calotype.backbones.volume_prior import MonaiVolumePrior, read_facts
-from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, one_line
+from calotype.errors import InputError, one_line
+from calotype.imaging.boundary import refusing
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def load(
 
 def _load_located(located: Located, placement: Placement, options: Mapping[str, int | None]) -> Any:
     checkpoint = located.checkpoint
-    source = Source(located.name, checkpoint.folder, located.revision, located.licence, checkpoint.weights, located.embedded)
+    source = CheckpointSource(located.name, checkpoint.folder, located.revision, located.licence, checkpoint.weights, located.embedded)
     modules = _load_parts(checkpoint, placement)
     settle([modules[part] for part in ORDER_OF_USE if part in modules], placement)
     if checkpoint.role == "Autoencoder":
@@ -148,7 +148,7 @@ def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> Diffusio
     processor = getattr(components.get("feature_extractor"), "__dict__", {})
     config = dict(pipeline.config)
     refuse_refiner(f"the {type(pipeline).__name__} object", config)
-    source = Source(str(config.get("_name_or_path") or kind), None, None, "as its source says")
+    source = CheckpointSource(str(config.get("_name_or_path") or kind), None, None, "as its source says")
     return ADAPTERS[kind](
         source,
         {name: components[name] for name in needed + tokenizers},

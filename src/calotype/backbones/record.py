@@ -13,7 +13,7 @@ import torch
 from calotype.backbones.autoencoder import Autoencoder, psnr_db
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.volume_prior import MonaiVolumePrior
-from calotype.core.types import Image
+from calotype.imaging.types import Image
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

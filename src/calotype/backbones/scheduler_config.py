@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """Where a model came from."""
 
     name: str

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from calotype.backbones.context_text import BEGIN, encode_with_rows, word_embeddings
 from calotype.backbones.text_to_image import StableDiffusion
-from calotype.core.types import Image
 from calotype.data import fit
-from calotype.world.creatures import PLAIN
+from calotype.imaging.types import Image
+from calotype.world.creatures.drawing import PLAIN
 
 
 class SubjectDiffusion(StableDiffusion):

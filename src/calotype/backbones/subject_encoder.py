@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calotype.core.errors import ShapeError
+from calotype.errors import ShapeError
 
 
 class SubjectEncoder(nn.Module):

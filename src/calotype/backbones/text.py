@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calotype.core.errors import one_line, refuse_half_characters
+from calotype.errors import one_line, refuse_half_characters
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from calotype.backbones.base import DiffusionModel
 from calotype.backbones.folder import other_channels
 from calotype.backbones.text import encode_prompts, encode_prompts_penultimate
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 class StableDiffusion(DiffusionModel):

@@ -1,7 +1,7 @@
 """The folder of `toy-subject`: a diffusers layout whose networks are stored in 8 bits, with a subject encoder beside.
 
 model_index.json    `_class_name` is `ToySubjectPipeline`
-unet, text_encoder, subject_encoder    config.json and model.int8.safetensors (`calotype.backbones.rounded`)
+unet, text_encoder, subject_encoder    config.json and model.int8.safetensors (`calotype.backbones.quantized`)
 vae, tokenizer, scheduler    as in `toy-t2i`, of which the autoencoder is
 """
 
@@ -18,9 +18,9 @@ from torch import nn
 from calotype.backbones.building import refuse_larger
 from calotype.backbones.folder import ROUNDED
 from calotype.backbones.headers import read_json
-from calotype.backbones.rounded import load_rounded, save_rounded
+from calotype.backbones.quantized import load_quantized, save_quantized
 from calotype.backbones.subject_encoder import SubjectEncoder
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 PIPELINE = "ToySubjectPipeline"
 NETWORKS = ("unet", "text_encoder", "subject_encoder")
@@ -35,7 +35,7 @@ def save_parts(
     text_encoder.config.save_pretrained(folder / "text_encoder")
     subject_encoder.save_config(folder / "subject_encoder")
     for name, network in (("unet", unet), ("text_encoder", text_encoder), ("subject_encoder", subject_encoder)):
-        save_rounded(network.state_dict(), folder / name / ROUNDED)
+        save_quantized(network.state_dict(), folder / name / ROUNDED)
     tokenizer.save_pretrained(folder / "tokenizer")
     scheduler.save_pretrained(folder / "scheduler")
     vae.to(torch.float16).save_pretrained(folder / "vae", safe_serialization=True)
@@ -76,7 +76,7 @@ def load_network(name: str, folder: Path) -> nn.Module:
     refuse_larger(folder, [folder / ROUNDED], make)
     made = make()
     try:
-        made.load_state_dict(load_rounded(folder / ROUNDED))
+        made.load_state_dict(load_quantized(folder / ROUNDED))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: config.json and weights don't belong together ({reason}); fetch the checkpoint again") from error

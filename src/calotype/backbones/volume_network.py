@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from calotype.backbones.building import refuse_larger
 from calotype.backbones.folder import INT8, Part
 from calotype.backbones.headers import read_json
-from calotype.backbones.rounded import load_rounded, save_rounded
-from calotype.core.errors import InputError, MissingError, ShapeError
+from calotype.backbones.quantized import load_quantized, save_quantized
+from calotype.errors import InputError, MissingError, ShapeError
 
 PIPELINE = "VolumePriorPipeline"
 CLASS = "DiffusionModelUNet"
@@ -84,7 +84,7 @@ def save_folder(
 ) -> None:
     """Write the folder: `config` made the UNet, `scheduler` is a diffusers scheduler, `facts` are the entries beside the parts.
 
-    `rounded` stores 8 bits a weight (`calotype.backbones.rounded`), otherwise float16.
+    `rounded` stores 8 bits a weight (`calotype.backbones.quantized`), otherwise float16.
     """
     from safetensors.torch import save_file
 
@@ -93,7 +93,7 @@ def save_folder(
     (folder / "unet" / "config.json").write_text(json.dumps({"_class_name": CLASS, **config}, indent=2) + "\n", encoding="utf-8")
     tensors = network.unet.state_dict()
     if rounded:
-        save_rounded(tensors, folder / "unet" / f"model.{INT8}.safetensors")
+        save_quantized(tensors, folder / "unet" / f"model.{INT8}.safetensors")
     else:
         save_file({name: value.half().contiguous() for name, value in tensors.items()}, folder / "unet" / "model.safetensors")
     index = {
@@ -126,7 +126,7 @@ def load_part(part: Part, patch_size: int = 1) -> VolumeNetwork:
     refuse_larger(part.folder, part.weights, lambda: monai_unet(arguments))
     unet = monai_unet(arguments)
     if part.variant == INT8:
-        tensors = load_rounded(part.weights[0])
+        tensors = load_quantized(part.weights[0])
     else:
         tensors = {name: value.float() for path in part.weights for name, value in load_file(path).items()}
     try:

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from calotype.backbones.headers import read_json
-from calotype.backbones.parametrisation import Parametrisation
-from calotype.backbones.source import Source
+from calotype.backbones.model_sampling import ModelSampling
+from calotype.backbones.source import CheckpointSource
 from calotype.backbones.volume_network import VolumeNetwork
-from calotype.core.errors import InputError
 from calotype.core.schedule import SamplerName
+from calotype.errors import InputError
 
 
 class MonaiVolumePrior:
@@ -28,7 +28,7 @@ class MonaiVolumePrior:
 
     def __init__(
         self,
-        source: Source,
+        source: CheckpointSource,
         modules: Mapping[str, Any],
         *,
         scheduler: Mapping[str, Any],
@@ -39,7 +39,7 @@ class MonaiVolumePrior:
     ) -> None:
         self.source, self.name, self.device = source, source.name, device
         self.modules = dict(modules)
-        self.parametrisation = Parametrisation(scheduler, scheduler_class)
+        self.model_sampling = ModelSampling(scheduler, scheduler_class)
         if max_rows is not None and max_rows < 1:
             raise InputError(f"max_rows is {max_rows}; it must be at least 1, or nothing for the model's own bound")
         self.max_rows = max_rows or 8
@@ -77,7 +77,7 @@ class MonaiVolumePrior:
 
     def sigmas(self, num_inference_steps: int, *, sampler: SamplerName = "ddim") -> Tensor:
         """Noise levels of a run by the checkpoint's own scheduler config: [num_inference_steps + 1], float64, falling, the last one 0."""
-        return self.parametrisation.sigmas(num_inference_steps, sampler)
+        return self.model_sampling.sigmas(num_inference_steps, sampler)
 
     def denoiser(self) -> WindowDenoiser:
         """A denoiser of windows [B, 1, *window] in units of `scale`."""
@@ -93,7 +93,7 @@ class WindowDenoiser:
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "batch 1 x y z"], sigma: float) -> Float[Tensor, "batch 1 x y z"]:
         """The network's estimate, same shape and device as `x`, float32."""
-        preconditioner, device = self.model.parametrisation.preconditioner, self.model.device
+        preconditioner, device = self.model.model_sampling.preconditioner, self.model.device
         state = x.to(device, torch.float32)
         timestep = torch.full((len(x),), float(preconditioner.timestep(float(sigma))), device=device)
         output = self.model.network(preconditioner.scale_input(state, float(sigma)).to(self.model.dtype), timestep)

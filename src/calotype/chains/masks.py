@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import user_path
 from calotype.core.roles import TextToImage
-from calotype.core.types import Image, Mask
 from calotype.data import as_mask
 from calotype.data.masks import mask_reading
+from calotype.errors import InputError
+from calotype.imaging.files import user_path
+from calotype.imaging.types import Image, Mask
 
 WORD = "word:"
 """What a word's mask begins with, as in `word:red house`."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError
-from calotype.core.files import write_json
 from calotype.core.untrusted import choice, file_name, mapping, parse_json, short, text, whole
 from calotype.data.files import plain_file
+from calotype.errors import InputError
+from calotype.imaging.files import write_json
 from calotype.runs.entries import Record
 from calotype.runs.hashing import checked_digest
 from calotype.runs.record import INPUTS, MOST_SEED, own_copy, parse_model, parse_record

@@ -13,12 +13,12 @@ from typing import Any
 
 from calotype.chains.record import RECORD, ChainRecord, read_chain_record
 from calotype.chains.sequence import Chain, Link, Reference
-from calotype.core.errors import CalotypeError, Cancelled, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import disk_trouble, take_lock, temporary_beside, user_path
 from calotype.core.method import Place
-from calotype.core.types import Image, Video
 from calotype.data import read_image, read_video, rows_sheet
+from calotype.errors import CalotypeError, Cancelled, InputError
+from calotype.imaging.files import disk_trouble, take_lock, temporary_beside, user_path
+from calotype.imaging.types import Image, Video
 from calotype.runs import inputs
 from calotype.runs.entries import RECORD_NAME, InputEntry, ModelRequest, plain_name
 from calotype.runs.folders import choose, clear, foreign, refuse_link, remove_listed, sweep

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from calotype.chains.record import LINK_NAME
-from calotype.core.errors import InputError
-from calotype.core.files import user_path
 from calotype.core.method import Method
 from calotype.core.untrusted import parse_json, short, text, whole
 from calotype.data.files import plain_file
+from calotype.errors import InputError
+from calotype.imaging.files import user_path
 from calotype.registry import did_you_mean
 from calotype.runs.presets import default_model, default_preset, preset_instance
 from calotype.runs.record import MOST_SEED, parse_model

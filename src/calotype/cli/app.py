@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from calotype import __version__
-from calotype.core.errors import CalotypeError, Cancelled, InputError, printable
-from calotype.core.files import disk_trouble
+from calotype.errors import CalotypeError, Cancelled, InputError, printable
+from calotype.imaging.files import disk_trouble
 from calotype.registry import did_you_mean
 
 OK, CLAIM_FAILED, USAGE, MISSING, FAILED, STOPPED = 0, 1, 2, 3, 4, 130

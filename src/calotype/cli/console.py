@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from calotype.core.errors import Cancelled, printable
 from calotype.core.events import Events
+from calotype.errors import Cancelled, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress

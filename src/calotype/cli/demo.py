@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 if TYPE_CHECKING:
     from calotype.core.events import Events
@@ -121,10 +121,10 @@ def write_examples(pair: Pair, folder: Path) -> dict[str, Path]:
 
 def pair_report(pair: Pair, done: Run, model: Any, method: Any, seed: int, events: Events) -> Report:
     """The pair's table: the clip that was just made, plain image-to-video with the same caption and noise, and a cross-fade."""
-    from calotype.core.types import Video
     from calotype.evaluation import Report
     from calotype.evaluation.baselines import cross_fade
     from calotype.evaluation.time_reversal_fusion import PairExperiment, continued, fixed
+    from calotype.imaging.types import Video
 
     clip = done.results["result"]
     if not isinstance(clip, Video):

@@ -17,7 +17,7 @@ from calotype import __version__
 from calotype.cli import console, machine
 from calotype.cli.estimates import estimate, gpu_rate, processor_rate
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.core.errors import CalotypeError, MissingError
+from calotype.errors import CalotypeError, MissingError
 from calotype.index import MODELS
 from calotype.registry import plugins, resolve_method
 from calotype.runs.presets import default_model, default_preset, preset_instance

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calotype.backbones.headers import read_header, read_json
-from calotype.core.boundary import refusing
+from calotype.imaging.boundary import refusing
 
 if TYPE_CHECKING:
     from calotype.backbones.folder import Checkpoint

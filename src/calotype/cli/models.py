@@ -10,7 +10,7 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.core.errors import CalotypeError, InputError, one_line
+from calotype.errors import CalotypeError, InputError, one_line
 from calotype.index import CHECKED, MODELS, ModelRow
 from calotype.registry import did_you_mean
 

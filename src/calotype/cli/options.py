@@ -13,8 +13,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 
-from calotype.core.errors import InputError
-from calotype.core.files import json_line
+from calotype.errors import InputError
+from calotype.imaging.files import json_line
 from calotype.registry import did_you_mean
 
 T = TypeVar("T")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from calotype.cli import console
-from calotype.cli.attending import Watcher
+from calotype.cli.attention_capture import Watcher
 from calotype.cli.options import Common, Help, input_metavar, parse, print_json
-from calotype.core.errors import InputError, printable
+from calotype.errors import InputError, printable
 from calotype.index import MODELS
 from calotype.registry import known_methods, resolve_method
 from calotype.runs.presets import default_model, default_preset, preset_instance

@@ -9,7 +9,7 @@ from typing import Any
 
 from calotype.cli import console
 from calotype.cli.options import print_json
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 def show_taps(name: str, *, as_json: bool) -> int:

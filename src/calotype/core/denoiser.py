@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
 """What a network's output means; the first three are diffusers' `prediction_type`, `edm` is what its EDM schedulers call epsilon."""

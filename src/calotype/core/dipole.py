@@ -17,8 +17,8 @@ from jaxtyping import Bool, Complex, Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from calotype.core.errors import InputError, ShapeError
-from calotype.core.grids import check_affine, spacing
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.grids import check_affine, spacing
 
 SHEAR = 0.01
 """Largest cosine between two axes of a grid that still counts as a right angle."""
@@ -37,7 +37,7 @@ def b0_direction(affine: ArrayLike) -> tuple[float, float, float]:
         A unit vector whose components belong to array axes 0, 1, 2.
 
     Raises:
-        ShapeError, InputError: see `calotype.core.grids.check_affine`; or the axes are not at right angles.
+        ShapeError, InputError: see `calotype.imaging.grids.check_affine`; or the axes are not at right angles.
 
     Example:
         >>> b0_direction([[2, 0, 0, 0], [0, 0, 3, 0], [0, -1, 0, 0], [0, 0, 0, 1]])

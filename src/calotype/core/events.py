@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calotype.core.types import Image, Video
+    from calotype.imaging.types import Image, Video
 
 
 class Events:

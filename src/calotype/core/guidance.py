@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 @runtime_checkable

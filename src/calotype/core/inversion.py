@@ -15,10 +15,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from calotype.core.denoiser import Denoiser
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.samplers import History, Step, Stepped, euler_step, sample
-from calotype.core.schedule import Table
+from calotype.core.samplers import History, Step, StepOutput, euler_step, sample
+from calotype.core.schedule import Sigmas
+from calotype.errors import InputError
 
 PSNR_CAP = 99.0
 """Highest PSNR that is reported, in dB."""
@@ -30,7 +30,7 @@ _SAME = 1e-6
 class Trajectory:
     """The sample at the noise levels that were kept, in CPU memory."""
 
-    sigmas: Table
+    sigmas: Sigmas
     """The kept levels, falling, without 0."""
     latents: tuple[Tensor, ...]
     """The sample at each of them, [B, ...], in the type that `invert` was asked for."""
@@ -41,7 +41,7 @@ class Trajectory:
         return self.latents[0].float()
 
     @property
-    def table(self) -> Table:
+    def table(self) -> Sigmas:
         """The kept levels followed by 0: the table to sample with."""
         return torch.cat([self.sigmas, self.sigmas.new_zeros(1)])
 
@@ -55,7 +55,7 @@ class Trajectory:
         return self.latents[nearest(self.sigmas, sigma)].float()
 
 
-def nearest(levels: Table, sigma: float) -> int:
+def nearest(levels: Sigmas, sigma: float) -> int:
     """Index of the positive level nearest to `sigma` in log sigma.
 
     Example:
@@ -69,7 +69,7 @@ def nearest(levels: Table, sigma: float) -> int:
 def invert(
     denoise: Denoiser,
     x0: Float[Tensor, "batch ..."],
-    sigmas: Table,
+    sigmas: Sigmas,
     *,
     step: Step = euler_step,
     keep: Float64[Tensor, " kept"] | None = None,
@@ -191,12 +191,12 @@ def psnr(reference: Tensor, other: Tensor, peak: float) -> float:
 _EMPTY: History = {}
 
 
-def _leave_zero(denoise: Denoiser, x: Tensor, sigma_next: float) -> Stepped:
+def _leave_zero(denoise: Denoiser, x: Tensor, sigma_next: float) -> StepOutput:
     x0 = denoise(x, sigma_next)
-    return Stepped(x + (x - x0), x0)
+    return StepOutput(x + (x - x0), x0)
 
 
-def _levels_to_keep(table: Table, keep: Float64[Tensor, " kept"] | None, events: Events) -> set[float]:
+def _levels_to_keep(table: Sigmas, keep: Float64[Tensor, " kept"] | None, events: Events) -> set[float]:
     positive = table[table > 0]
     if keep is None:
         return {float(s) for s in positive}
@@ -214,7 +214,7 @@ def _levels_to_keep(table: Table, keep: Float64[Tensor, " kept"] | None, events:
     return set(found)
 
 
-def _resume(state: Mapping[str, Tensor], x: Tensor, table: Table, key: str) -> tuple[Tensor, int, dict[str, Tensor], dict[int, Tensor]]:
+def _resume(state: Mapping[str, Tensor], x: Tensor, table: Sigmas, key: str) -> tuple[Tensor, int, dict[str, Tensor], dict[int, Tensor]]:
     if state["x"].shape != x.shape or state["sigmas"].shape != table.shape or not torch.equal(state["sigmas"].cpu(), table):
         raise InputError(f"the saved state of {key!r} is of a run with other settings; start anew, or resume with its own settings")
     history = {name.removeprefix("history."): tensor.to(x.device) for name, tensor in state.items() if name.startswith("history.")}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 class Evaluations(NamedTuple):

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 START = 0
 """Stream of the noise that sampling starts from: `torch.randn(shape, generator=torch.Generator().manual_seed(seed + index))`."""
 AUGMENTATION = 1
 """Stream of the noise that is added to a condition (`noise_aug_strength`)."""
 RENOISE = 1 << 20
-"""First of the streams for noise during sampling; position p of a run's walk uses `RENOISE + p`."""
+"""First of the streams for noise during sampling; position p of a run's schedule uses `RENOISE + p`."""
 
 _MASK = (1 << 64) - 1
 
@@ -76,7 +76,7 @@ def batch_noise(
 
 
 def renoiser(shape: Sequence[int], seed: int, count: int = 1, first_index: int = 0) -> Callable[[int], Float[Tensor, " batch *shape"]]:
-    """What `sample` asks for fresh noise during a run: position of the walk -> [count, *shape], a stream of its own for each position."""
+    """What `sample` asks for fresh noise during a run: position of the schedule -> [count, *shape], a stream of its own for each position."""
 
     def at(position: int) -> Tensor:
         return batch_noise(shape, seed, count, first_index, stream=RENOISE + position)

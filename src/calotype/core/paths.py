@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.denoiser import Denoiser
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 
 WeightKind = Literal["linear", "uniform", "exponential", "smooth"]
 

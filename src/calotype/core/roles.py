@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import Guidance
-from calotype.core.types import Image, Video
+from calotype.imaging.types import Image, Video
 
 
 @runtime_checkable

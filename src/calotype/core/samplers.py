@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.denoiser import Denoiser
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.timetravel import Move
+from calotype.errors import InputError
 
 if TYPE_CHECKING:
-    from calotype.core.types import Image, Video
+    from calotype.imaging.types import Image, Video
 
 Sample = Float[Tensor, "batch ..."]
 History = Mapping[str, Tensor]
@@ -32,7 +32,7 @@ _NOTHING: dict[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepOutput:
     """The result of one step."""
 
     x: Sample
@@ -46,12 +46,12 @@ class Stepped:
 class Step(Protocol):
     """One step from `sigma` to `sigma_next` (lower when sampling, higher when inverting; `sigma` > 0).
 
-    `position` is the place in the walk; a stochastic step takes its noise by it.
+    `position` is the place in the schedule; a stochastic step takes its noise by it.
     """
 
     def __call__(
         self, denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
-    ) -> Stepped: ...
+    ) -> StepOutput: ...
 
 
 def move_to(x: Sample, x0: Sample, sigma: float, sigma_next: float) -> Sample:
@@ -59,7 +59,7 @@ def move_to(x: Sample, x0: Sample, sigma: float, sigma_next: float) -> Sample:
     return x0 + (sigma_next / sigma) * (x - x0)
 
 
-def euler_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+def euler_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> StepOutput:
     """Euler's method, first order, one call. Equals diffusers' `EulerDiscreteScheduler`, and `FlowMatchEulerDiscreteScheduler` for flow.
 
     Example:
@@ -68,10 +68,10 @@ def euler_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, hi
         tensor([2.])
     """
     x0 = denoise(x, sigma)
-    return Stepped(move_to(x, x0, sigma, sigma_next), x0)
+    return StepOutput(move_to(x, x0, sigma, sigma_next), x0)
 
 
-def heun_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+def heun_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> StepOutput:
     """Heun's method, second order, two calls, one if `sigma_next` is 0 (Karras et al. 2022, algorithm 1 without churn).
 
     Equals diffusers' `HeunDiscreteScheduler`.
@@ -86,9 +86,9 @@ def heun_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, his
     x0 = denoise(x, sigma)
     ahead = move_to(x, x0, sigma, sigma_next)
     if sigma_next == 0:
-        return Stepped(ahead, x0)
+        return StepOutput(ahead, x0)
     slope = ((x - x0) / sigma + (ahead - denoise(ahead, sigma_next)) / sigma_next) / 2
-    return Stepped(x + (sigma_next - sigma) * slope, x0)
+    return StepOutput(x + (sigma_next - sigma) * slope, x0)
 
 
 def ddim_step(eta: float = 0.0, noise: Callable[[int], Tensor] | None = None) -> Step:
@@ -99,7 +99,7 @@ def ddim_step(eta: float = 0.0, noise: Callable[[int], Tensor] | None = None) ->
 
     Args:
         eta: 0 .. 1.
-        noise: position in the walk -> fresh noise shaped like x (`calotype.core.noise.renoiser`); needed if eta > 0.
+        noise: position in the schedule -> fresh noise shaped like x (`calotype.core.noise.renoiser`); needed if eta > 0.
 
     Raises:
         InputError: eta out of range, or no noise for eta > 0.
@@ -119,16 +119,18 @@ def ddim_step(eta: float = 0.0, noise: Callable[[int], Tensor] | None = None) ->
 
     def stochastic(
         denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
-    ) -> Stepped:
+    ) -> StepOutput:
         x0 = denoise(x, sigma)
         up = eta * sigma_next / sigma * sqrt(max(renoise_variance(sigma, sigma_next), 0.0))
         down = sqrt(max(renoise_variance(sigma_next, up), 0.0))
-        return Stepped(move_to(x, x0, sigma, down) + up * fresh(position).to(x), x0)
+        return StepOutput(move_to(x, x0, sigma, down) + up * fresh(position).to(x), x0)
 
     return stochastic
 
 
-def dpmpp_2m_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0) -> Stepped:
+def dpmpp_2m_step(
+    denoise: Denoiser, x: Sample, sigma: float, sigma_next: float, history: History = _NOTHING, position: int = 0
+) -> StepOutput:
     """DPM-Solver++ 2M, second order multistep, one call (Lu et al. 2022, algorithm 2); first order at the start and at `sigma_next` = 0.
 
     Equals diffusers' `DPMSolverMultistepScheduler` in its default setting (`dpmsolver++`, order 2, midpoint, last level 0).
@@ -146,7 +148,7 @@ def dpmpp_2m_step(denoise: Denoiser, x: Sample, sigma: float, sigma_next: float,
         last = log(float(history["sigma"]) / sigma)
         step = log(sigma / sigma_next)
         estimate = x0 + (step / (2 * last)) * (x0 - history["x0"])
-    return Stepped(move_to(x, estimate, sigma, sigma_next), x0, remembered)
+    return StepOutput(move_to(x, estimate, sigma, sigma_next), x0, remembered)
 
 
 def renoise_variance(sigma: float, sigma_next: float) -> float:
@@ -160,7 +162,7 @@ def sample(
     sigmas: Float[Tensor, " levels"],
     *,
     step: Step = euler_step,
-    walk: Sequence[Move] | None = None,
+    schedule: Sequence[Move] | None = None,
     renoise: Callable[[int], Tensor] | None = None,
     noise_scale: float = 1.0,
     preview: Callable[[Tensor], Image | Video] | None = None,
@@ -177,8 +179,8 @@ def sample(
         x: the sample at level sigmas[0], usually sigmas[0] * noise. Taken as float32.
         sigmas: noise levels [n + 1], falling; the last one is usually 0.
         step: how to go down.
-        walk: ("down", k) goes from level k to k + 1, ("up", k) adds the noise that leads from level k + 1 back to k. Plain descent if None.
-        renoise: fresh noise for the move at a position of the walk, shaped like x (see `calotype.core.noise.renoiser`). Needed for "up".
+        schedule: ("down", k) goes from level k to k + 1, ("up", k) adds the noise that leads from level k + 1 back to k. Plain descent if None.
+        renoise: fresh noise for the move at a position of the schedule, shaped like x (see `calotype.core.noise.renoiser`). Needed for "up".
         noise_scale: factor on that noise; 1 restores the level's variance exactly.
         preview: makes a picture or a clip from an estimate of x0; called only if a listener wants one.
         events: told of each step; may stop the run.
@@ -188,7 +190,7 @@ def sample(
         The sample at level sigmas[-1], float32.
 
     Raises:
-        InputError: the levels don't fall, the walk jumps, or the saved state belongs to another run.
+        InputError: the levels don't fall, the schedule jumps, or the saved state belongs to another run.
         Cancelled: the user stopped; the state was saved.
 
     Example:
@@ -197,11 +199,11 @@ def sample(
         tensor([[1.]])
     """
     levels = [float(s) for s in sigmas]
-    moves = list(walk) if walk is not None else [("down", k) for k in range(len(levels) - 1)]
+    moves = list(schedule) if schedule is not None else [("down", k) for k in range(len(levels) - 1)]
     fresh = _check(levels, moves, renoise)
     x = x.float()
     position, history = 0, _NOTHING
-    # What makes a saved state this run's own: its levels and its walk.
+    # What makes a saved state this run's own: its levels and its schedule.
     plan = {
         "sigmas": torch.tensor(levels, dtype=torch.float64),
         "walk": torch.tensor([k + 1 if kind == "down" else -(k + 1) for kind, k in moves]),
@@ -245,13 +247,13 @@ def _check(levels: list[float], moves: Sequence[Move], renoise: Callable[[int], 
     for kind, k in moves:
         if kind not in ("down", "up") or (k if kind == "down" else k + 1) != at or not 0 <= k < len(levels) - 1:
             raise InputError(
-                f"the walk has the move {(kind, k)} at level {at} of {len(levels) - 1}; each move must begin where the last one ended"
+                f"the schedule has the move {(kind, k)} at level {at} of {len(levels) - 1}; each move must begin where the last one ended"
             )
         at = k + 1 if kind == "down" else k
     if at != len(levels) - 1:
-        raise InputError(f"the walk ends at level {at}; it must end at the last one, {len(levels) - 1}")
+        raise InputError(f"the schedule ends at level {at}; it must end at the last one, {len(levels) - 1}")
     if any(kind == "up" for kind, _ in moves) and renoise is None:
-        raise InputError("the walk goes up but `renoise` is missing; pass calotype.core.noise.renoiser(shape, seed)")
+        raise InputError("the schedule goes up but `renoise` is missing; pass calotype.core.noise.renoiser(shape, seed)")
     return renoise or torch.empty
 
 

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
-Table = Float64[Tensor, " levels"]
+Sigmas = Float64[Tensor, " levels"]
 Spacing = Literal["leading", "trailing", "linspace"]
 SamplerName = Literal["euler", "ddim", "heun", "dpmpp_2m"]
 Respacing = Literal["karras", "exponential", "beta"]
@@ -32,7 +32,7 @@ FLOW_SIGMA_MAX = 2.0**20
 """Level that stands for the flow time 1, where sigma is infinite: the network's input differs from pure noise by a millionth there."""
 
 
-def karras_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Table:
+def karras_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Sigmas:
     """The levels of Karras et al. 2022, eq. 5: evenly spaced in sigma^(1/rho).
 
     Args:
@@ -59,7 +59,7 @@ def karras_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, 
     return _between((high + ramp * (low - high)) ** rho, sigma_min, sigma_max)
 
 
-def exponential_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float) -> Table:
+def exponential_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float) -> Sigmas:
     """Levels evenly spaced in log sigma, as diffusers' `use_exponential_sigmas` and its EDM schedulers' `exponential` have them.
 
     Args:
@@ -82,7 +82,7 @@ def exponential_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: fl
     return _between(sigmas, sigma_min, sigma_max)
 
 
-def beta_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, alpha: float = 0.6, beta: float = 0.6) -> Table:
+def beta_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, alpha: float = 0.6, beta: float = 0.6) -> Sigmas:
     """Levels at evenly spaced quantiles of a beta distribution over sigma, denser at both ends (Lee et al. 2024, arXiv 2407.12173).
 
     Args:
@@ -109,7 +109,7 @@ def beta_sigmas(num_inference_steps: int, sigma_min: float, sigma_max: float, al
     return _between(sigma_min + spread * (sigma_max - sigma_min), sigma_min, sigma_max)
 
 
-def flow_sigmas(num_inference_steps: int, *, shift: float = 1.0, num_train_timesteps: int = 1000) -> Table:
+def flow_sigmas(num_inference_steps: int, *, shift: float = 1.0, num_train_timesteps: int = 1000) -> Sigmas:
     """The levels of a rectified-flow checkpoint (Esser et al. 2024, section 5.3.2), as `FlowMatchEulerDiscreteScheduler` spaces them.
 
     Flow time s mixes z = (1 - s) x0 + s n, so sigma = s / (1 - s) and x = z / (1 - s). Time 1 becomes `FLOW_SIGMA_MAX`.
@@ -334,7 +334,7 @@ class VPSchedule:
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         final: Literal["zero", "first"] = "zero",
-    ) -> Table:
+    ) -> Sigmas:
         """The levels of a run, as diffusers' scheduler of that name has them.
 
         Args:
@@ -361,14 +361,14 @@ class VPSchedule:
         return sigmas if float(sigmas[-1]) <= float(last) else torch.cat([sigmas, last])
 
 
-RESPACINGS: Mapping[Respacing, Callable[[int, float, float], Table]] = {
+RESPACINGS: Mapping[Respacing, Callable[[int, float, float], Sigmas]] = {
     "karras": karras_sigmas,
     "exponential": exponential_sigmas,
     "beta": beta_sigmas,
 }
 
 
-def _between(sigmas: Tensor, sigma_min: float, sigma_max: float) -> Table:
+def _between(sigmas: Tensor, sigma_min: float, sigma_max: float) -> Sigmas:
     """The levels with their exact ends, of which powers and logarithms lose the last digits, and 0 behind them."""
     if len(sigmas) > 1:
         sigmas[-1] = sigma_min

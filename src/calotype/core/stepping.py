@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, nan
 
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)

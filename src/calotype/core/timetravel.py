@@ -11,7 +11,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 Move = tuple[Literal["down", "up"], int]
 """("down", k): denoise from level k to level k + 1. ("up", k): re-noise from level k + 1 back to level k."""
@@ -23,7 +23,7 @@ class Reinject:
 
     Example:
         >>> import torch
-        >>> moves = walk(torch.linspace(10, 0, 51), Reinject(ratio=0.8, length=5, repeats=1))
+        >>> moves = resampling_schedule(torch.linspace(10, 0, 51), Reinject(ratio=0.8, length=5, repeats=1))
         >>> sum(kind == "down" for kind, _ in moves), sum(kind == "up" for kind, _ in moves)
         (55, 5)
         >>> moves[9:17]
@@ -76,12 +76,12 @@ def blocks(sigmas: Float[Tensor, " levels"], reinject: Reinject) -> list[tuple[i
     return [(k, min(k + reinject.length - 1, inside[-1])) for k in range(inside[0], inside[-1] + 1, reinject.length)]
 
 
-def walk(sigmas: Float[Tensor, " levels"], reinject: Reinject) -> list[Move]:
+def resampling_schedule(sigmas: Float[Tensor, " levels"], reinject: Reinject) -> list[Move]:
     """The order in which `sample` visits the levels.
 
     Args:
         sigmas: the noise levels, [n + 1], falling.
-        reinject: what is done again; `Reinject(repeats=0)` gives the plain walk down.
+        reinject: what is done again; `Reinject(repeats=0)` gives the plain schedule down.
 
     Returns:
         Every step down once in order, and after each block its steps up and down again, `repeats` times.

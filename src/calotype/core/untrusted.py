@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from calotype.core.errors import InputError, printable
+from calotype.errors import InputError, printable
 
 MOST_BYTES = 16_000_000
 """Largest JSON text that is read."""
@@ -140,7 +140,7 @@ def file_name(value: Any, name: str) -> str:
         'result.png'
         >>> file_name("../x", "file")
         Traceback (most recent call last):
-        calotype.core.errors.InputError: file is ../x; the bare name of a file is expected
+        calotype.errors.InputError: file is ../x; the bare name of a file is expected
     """
     if not isinstance(value, str) or not _NAME.fullmatch(value) or value in (".", "..") or len(value.encode("utf-8", "replace")) > 255:
         raise InputError(f"{name} is {short(value)}; the bare name of a file is expected")

@@ -3,7 +3,7 @@
 from calotype.data.fitting import fit, resize_pixels
 from calotype.data.images import as_image, check_image, read_image
 from calotype.data.masks import as_mask
-from calotype.data.sheets import contact_sheet, rows_sheet
+from calotype.data.sample_grids import contact_sheet, rows_sheet
 from calotype.data.videos import as_video, read_video
 from calotype.data.volumes import as_volume, read_volume, volume_mask
 

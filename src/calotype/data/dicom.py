@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.grids import check_affine
-from calotype.core.nifti import medical
-from calotype.core.types import Volume
 from calotype.data.volumes import check_shape, refuse_nan
+from calotype.errors import InputError
+from calotype.imaging.grids import check_affine
+from calotype.imaging.nifti import medical
+from calotype.imaging.types import Volume
 
 _PLACED = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "Rows": 1, "Columns": 1}
 """What says where a slice lies, and how many numbers each is."""

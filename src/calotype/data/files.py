@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 MIN_SIDE = 16
 """Shortest side of a picture, in pixels, that is accepted."""
@@ -57,7 +57,7 @@ def plain_file(path: str | os.PathLike[str], name: str = "file") -> Path:
     Example:
         >>> plain_file("/dev/null", "start")
         Traceback (most recent call last):
-        calotype.core.errors.InputError: start: /dev/null is not a regular file; give the path of a file on disk
+        calotype.errors.InputError: start: /dev/null is not a regular file; give the path of a file on disk
     """
     resolved = Path(os.path.expanduser(path))
     try:
@@ -101,7 +101,7 @@ def is_clip(path: Path) -> bool:
         return False
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot") or any(head.startswith(signature) for signature in _FILMS):
         return True
-    from calotype.core.media import open_film
+    from calotype.imaging.media import open_film
 
     container = open_film(path)
     if container is None:

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from calotype.core.errors import InputError
-from calotype.core.types import Image
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 
 
 def fit(image: Image, size: tuple[int, int]) -> Image:

@@ -19,13 +19,13 @@ from PIL import Image as Pillow
 from PIL import ImageCms, ImageOps
 from torch import Tensor
 
-from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import SILENT, Events
-from calotype.core.types import Image, Mask
 from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
 from calotype.data.fitting import fit, fit_note
 from calotype.data.tiff import check_tags, is_float_tiff, read_float_tiff
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.boundary import refusing
+from calotype.imaging.types import Image, Mask
 
 ImageLike: TypeAlias = Image | str | os.PathLike[str] | Pillow.Image | np.ndarray | Tensor
 """What every call takes for a picture."""

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float
 from PIL import Image as Pillow
 from torch import Tensor
 
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import SILENT, Events
-from calotype.core.types import Image, Mask
 from calotype.data.files import check_size, is_clip, plain_file
 from calotype.data.images import MaskLike, as_image, decoded, upright
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.types import Image, Mask
 
 OPAQUE, TRANSPARENT = "opaque", "transparent"
 """What may stand before a mask's file: which part of a picture with transparency belongs to the mask."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 Layout = Literal["challenge", "qsm-forward"]
 
@@ -63,7 +63,7 @@ def find_qsm_files(folder: str | os.PathLike[str]) -> tuple[QSMFiles, ...]:
     Example:
         >>> find_qsm_files("/dev")
         Traceback (most recent call last):
-        calotype.core.errors.InputError: /dev: no known layout; looked for chimodel/ChiModelMIX.nii[.gz] (QSM challenge 2.0) and derivatives/qsm-forward/sub-*/anat/*_Chimap.nii[.gz] (qsm-forward)
+        calotype.errors.InputError: /dev: no known layout; looked for chimodel/ChiModelMIX.nii[.gz] (QSM challenge 2.0) and derivatives/qsm-forward/sub-*/anat/*_Chimap.nii[.gz] (qsm-forward)
     """  # noqa: E501
     root = Path(folder).expanduser()
     if not root.is_dir():

@@ -11,9 +11,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from calotype.core.boundary import refusing
-from calotype.core.errors import InputError
 from calotype.data.files import check_size
+from calotype.errors import InputError
+from calotype.imaging.boundary import refusing
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _STRIP_OFFSETS, _SAMPLES, _STRIP_BYTES = 256, 257, 258, 259, 273, 277, 279
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _SAMPLE_FORMAT = 284, 317, 322, 339

@@ -13,15 +13,15 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from calotype.core.boundary import refusing
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import SILENT, Events
-from calotype.core.media import open_film
-from calotype.core.types import Image, Video
 from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
 from calotype.data.films import Shown
 from calotype.data.fitting import fit_note, fit_pixels
 from calotype.data.images import decoded, read_image
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.boundary import refusing
+from calotype.imaging.media import open_film
+from calotype.imaging.types import Image, Video
 
 VideoLike: TypeAlias = Video | str | os.PathLike[str] | Tensor
 """What every call takes for a clip."""

@@ -21,10 +21,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from calotype.core.errors import InputError, ShapeError
 from calotype.core.events import SILENT, Events
-from calotype.core.grids import check_affine, check_same_grid
-from calotype.core.nifti import (
+from calotype.data.files import plain_file, seems_to_be
+from calotype.errors import InputError, ShapeError
+from calotype.imaging.grids import check_affine, check_same_grid
+from calotype.imaging.nifti import (
     MOST_EXTENSIONS,
     header_affine,
     header_bytes,
@@ -36,8 +37,7 @@ from calotype.core.nifti import (
     read_header,
     unpacked,
 )
-from calotype.core.types import Volume
-from calotype.data.files import plain_file, seems_to_be
+from calotype.imaging.types import Volume
 
 VolumeLike: TypeAlias = Volume | str | os.PathLike[str] | np.ndarray | Tensor
 """What every call takes for a volume."""

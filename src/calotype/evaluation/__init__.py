@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from calotype.core.errors import CalotypeError, InputError
 from calotype.core.events import SILENT, Events
+from calotype.errors import CalotypeError, InputError
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.report import Claim, Report, Row
 from calotype.registry import find_evaluation, known_evaluations

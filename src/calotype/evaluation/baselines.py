@@ -12,7 +12,7 @@ from calotype.core.events import SILENT, Events
 from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo
 from calotype.core.samplers import sample
-from calotype.core.types import Image, Video
+from calotype.imaging.types import Image, Video
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
 
 

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calotype.core.types import Image, Video
 from calotype.evaluation.pairs import FRAMES, SIZE, SYMMETRIC, Pair, at_end, scenes, turned_by
+from calotype.imaging.types import Image, Video
 from calotype.metrics import centroid_error, flicker, psnr
 from calotype.world import PRESETS, SPLITS, Scene, ground_truth, recognise, recoloured, replaced, with_background
-from calotype.world.shapes import CATEGORIES
+from calotype.world.painting.shapes import CATEGORIES
 
 FPS = 7
 """Told to the model for every clip, whatever its own rate is."""

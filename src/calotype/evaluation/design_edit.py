@@ -26,8 +26,8 @@ from calotype.core.events import SILENT, Events
 from calotype.core.guidance import NoGuidance
 from calotype.core.noise import RENOISE, START, batch_noise, renoiser
 from calotype.core.roles import TextToImage
-from calotype.core.samplers import Stepped, euler_step, sample
-from calotype.core.timetravel import Reinject, walk
+from calotype.core.samplers import StepOutput, euler_step, sample
+from calotype.core.timetravel import Reinject, resampling_schedule
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.edit_cases import SIZE, PictureEdit, batches, cases
 from calotype.evaluation.experiment import Experiment, Table
@@ -119,14 +119,14 @@ class EditExperiment(Experiment):
 
             def step(
                 denoise: object, x: Tensor, sigma: float, sigma_next: float, history: Mapping[str, Tensor] | None = None, position: int = 0
-            ) -> Stepped:
+            ) -> StepOutput:
                 stepped = euler_step(denoise, x, sigma, sigma_next)  # type: ignore[arg-type]
                 fresh = batch_noise(shape, seed, len(batch), stream=RENOISE + (1 << 18) + position).to(device)
-                return Stepped(torch.where(outside, known + sigma_next * fresh, stepped.x), stepped.x0)
+                return StepOutput(torch.where(outside, known + sigma_next * fresh, stepped.x), stepped.x0)
 
             start = batch_noise(shape, seed, len(batch), stream=START).to(device) * (float(sigmas[0]) ** 2 + 1) ** 0.5
-            again = walk(sigmas, REPAINT)
-            x = sample(denoise, start, sigmas, step=step, walk=again, renoise=renoiser(shape, seed, len(batch)), events=events)
+            again = resampling_schedule(sigmas, REPAINT)
+            x = sample(denoise, start, sigmas, step=step, schedule=again, renoise=renoiser(shape, seed, len(batch)), events=events)
             events.metric("model_calls", float(denoise.calls))
             return self.model.decode(x).cpu()
 

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.core.types import Image, Mask
 from calotype.evaluation.experiment import pieces
 from calotype.evaluation.pairs import palette
+from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit import Edit, Layer, Task, make_task
 from calotype.methods.design_edit.regions import Regions, dilate
 from calotype.metrics import PSNR_CAP_DB, iou, opacity

@@ -1,7 +1,7 @@
 """The proof of harmonized customization on ground truth: does the pose come from the prompt, and do the looks come from the subject.
 
 Each scene has a creature that no training saw. Its subject picture shows it in pose A on a plain ground; the prompt asks for another pose B
-and a ground. Pictures are measured against rendered poses (`calotype.world.creature_recogniser`), which knows neither A, B nor the subject.
+and a ground. Pictures are measured against rendered poses (`calotype.world.creatures.recogniser`), which knows neither A, B nor the subject.
 
 - `pose_accuracy` and `pose_copy_rate`: the pose found is B, or A; shares of the pictures in which a creature is found at all.
 - `not_found`: share of pictures without a creature. `prompt_accuracy`: a creature in pose B on the prompt's ground, of all pictures.
@@ -27,15 +27,15 @@ import numpy as np
 
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import SubjectToImage
-from calotype.core.types import Image
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import Experiment, Table, pieces
 from calotype.evaluation.report import Claim, Report, Role
+from calotype.imaging.types import Image
 from calotype.methods.harmonized_customization import HarmonizedCustomization
 from calotype.metrics import Interval, bootstrap, difference
 from calotype.world import paint
-from calotype.world.creature_recogniser import CreatureRecognition, identity_distance, recognise_creatures
-from calotype.world.creatures import POSES, CreatureScene, on_plain_ground, sample_creature
+from calotype.world.creatures.drawing import POSES, CreatureScene, on_plain_ground, sample_creature
+from calotype.world.creatures.recogniser import CreatureRecognition, identity_distance, recognise_creatures
 
 SLUG = HarmonizedCustomization.slug
 COUNT, FEW = 100, 24

@@ -31,11 +31,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.core.types import Image
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import CallCounter, Experiment
 from calotype.evaluation.report import Claim, Report, Role
-from calotype.methods.ovam import Look, OpenVocabularyAttentionMaps
+from calotype.imaging.types import Image
+from calotype.methods.ovam import AttentionQueries, OpenVocabularyAttentionMaps
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.tokens import Token, fit_token
 from calotype.metrics import bootstrap, ratio
@@ -114,7 +114,7 @@ class MaskExperiment(Experiment):
         self.pictures = paint([case.scene for case in some], size=SIZE)
         self.masks: dict[str, Bool[Tensor, "scenes height width"]] = {}
 
-    def look(self, model: Any, settings: Settings, captions: Sequence[str]) -> tuple[list[Look], float]:
+    def look(self, model: Any, settings: Settings, captions: Sequence[str]) -> tuple[list[AttentionQueries], float]:
         """All scenes in batches, and the seconds that one took."""
         began, looks = time.perf_counter(), []
         for start in range(0, len(self.cases), BATCH):
@@ -160,7 +160,7 @@ class MaskExperiment(Experiment):
         )
 
 
-def word_maps(looks: Sequence[Look], words: Sequence[str], settings: Settings) -> Maps:
+def word_maps(looks: Sequence[AttentionQueries], words: Sequence[str], settings: Settings) -> Maps:
     """Each scene's map of its own word."""
     found, place = [], 0
     for look in looks:
@@ -175,7 +175,7 @@ def word_maps(looks: Sequence[Look], words: Sequence[str], settings: Settings) -
     return torch.stack(found)
 
 
-def token_maps(looks: Sequence[Look], words: Sequence[str], tokens: dict[str, Token]) -> Maps:
+def token_maps(looks: Sequence[AttentionQueries], words: Sequence[str], tokens: dict[str, Token]) -> Maps:
     """The same with fitted tokens."""
     found, place = [], 0
     for look in looks:
@@ -186,7 +186,7 @@ def token_maps(looks: Sequence[Look], words: Sequence[str], tokens: dict[str, To
     return torch.stack(found)
 
 
-def best_in_prompt(test: MaskExperiment, looks: Sequence[Look], settings: Settings) -> tuple[Tensor, Maps]:
+def best_in_prompt(test: MaskExperiment, looks: Sequence[AttentionQueries], settings: Settings) -> tuple[Tensor, Maps]:
     """Masks and maps of whichever of the caption's words has the best mask in the end."""
     masks, maps, place = [], [], 0
     for look in looks:
@@ -277,7 +277,7 @@ def chance(masks: Bool[Tensor, "scenes height width"], truths: Sequence[Tensor])
     return [float(value) for value in table.sum(1) / max(1, len(truths) - 1)]
 
 
-def sum_error(looks: Sequence[Look], words: Sequence[str], settings: Settings) -> list[float]:
+def sum_error(looks: Sequence[AttentionQueries], words: Sequence[str], settings: Settings) -> list[float]:
     """Per scene: how far the tokens' attention at any pixel is from its closed-form total, levels x heads x layers, as a share of it."""
     found: list[float] = []
     for look in looks:
@@ -348,7 +348,7 @@ def measure(
         made = make()
         return made, (time.perf_counter() - start) / count
 
-    def held(looks: Sequence[Look]) -> float:
+    def held(looks: Sequence[AttentionQueries]) -> float:
         return max(look.megabytes / look.rows for look in looks)
 
     looks, spent = test.look(model, settings, captions)

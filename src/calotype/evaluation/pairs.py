@@ -15,11 +15,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calotype.core.types import Image
+from calotype.imaging.types import Image
 from calotype.metrics import Track, centroid_error, ghost_share, jump_ratio, monotonicity, psnr, track
 from calotype.world import Motion, Scene, SceneObject, paint, sample_scene
-from calotype.world.exact import Bank
-from calotype.world.shapes import CATEGORIES, role_colour
+from calotype.world.painting.shapes import CATEGORIES, role_colour
+from calotype.world.scenes.exact import Bank
 
 FRAMES = 8
 SIZE = 64

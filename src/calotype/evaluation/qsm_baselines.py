@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
+from calotype.errors import InputError
 from calotype.evaluation.qsm_cases import Scan, heads, scan
 from calotype.methods.qsmdiff.classical import l2, ndi, tkd, tv
 from calotype.metrics.volumes import nrmse_percent

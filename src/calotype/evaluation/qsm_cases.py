@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from calotype.core.dipole import DipoleOperator, b0_direction
-from calotype.core.grids import divided
-from calotype.core.types import Volume
+from calotype.imaging.grids import divided
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.resolution import Resolution
 from calotype.metrics.volumes import cone_energy, hfen, nrmse_percent, roi_slope, ssim
-from calotype.world.brain import Brain, sample_brain
-from calotype.world.brain_field import measured_field
+from calotype.world.brains.anatomy import Brain, sample_brain
+from calotype.world.brains.field import measured_field
 
 CROP = (48, 64, 48)
 """Voxels of 2 mm around the middle of the brain. Nothing outside is there for the field either."""

@@ -7,18 +7,18 @@ import os
 import torch
 
 from calotype.core.events import SILENT, Events
-from calotype.core.grids import check_same_grid
 from calotype.core.roles import VolumePrior
-from calotype.core.types import Volume
 from calotype.data.qsm_folder import DEEP_GREY, QSMFiles, find_qsm_files
 from calotype.data.volumes import read_volume, volume_mask
 from calotype.evaluation.qsm_baselines import SOLVERS
 from calotype.evaluation.qsm_cases import Head, Scan
 from calotype.evaluation.qsmdiff import NOISE_PPM, SLUG, MapExperiment
 from calotype.evaluation.report import Report
+from calotype.imaging.grids import check_same_grid
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
-from calotype.world.brain import Brain
-from calotype.world.brain_field import measured_field
+from calotype.world.brains.anatomy import Brain
+from calotype.world.brains.field import measured_field
 
 
 def measure_folder(

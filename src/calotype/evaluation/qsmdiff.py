@@ -24,9 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import VolumePrior
+from calotype.errors import InputError
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import Experiment, Table, pieces
 from calotype.evaluation.qsm_baselines import SOLVERS, settings_for, solve

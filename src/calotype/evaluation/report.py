@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from calotype.core.files import atomic_path
+from calotype.imaging.files import atomic_path
 from calotype.metrics import Interval
 
 if TYPE_CHECKING:

@@ -24,16 +24,16 @@ from torch import Tensor
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import ImageToVideo
 from calotype.core.timetravel import Reinject
-from calotype.core.types import Image, Video
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.baselines import cross_fade, cut, image_to_video
 from calotype.evaluation.experiment import CallCounter, Experiment, Table, pieces
 from calotype.evaluation.pairs import FRAMES, SIZE, Pair, at_end, bank_of, directed_twin, symmetric_pairs
 from calotype.evaluation.report import Claim, Report, Role
+from calotype.imaging.types import Image, Video
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
 from calotype.metrics import Interval, bootstrap, difference, psnr, ratio, rmse
 from calotype.world import PRESETS
-from calotype.world.exact import ExactImageToVideo
+from calotype.world.scenes.exact import ExactImageToVideo
 
 SLUG = TimeReversalFusion.slug
 COUNT = 24

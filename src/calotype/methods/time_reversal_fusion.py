@@ -12,7 +12,7 @@ noise again and repeat. Nothing is trained. With the same picture at both ends t
     B   = R D(R x; sigma, c_B)                    backward path, R turns the frames round
     x0  = w F + (1 - w) B                         w_i = 1 - i / (N - 1)   `calotype.core.paths.fuse`
     x  <- x + (sigma' - sigma) (x - x0) / sigma   Euler                   `calotype.core.samplers.euler_step`
-    x  <- x + sqrt(sigma^2 - sigma'^2) n          re-injection            `calotype.core.timetravel.walk`
+    x  <- x + sqrt(sigma^2 - sigma'^2) n          re-injection            `calotype.core.timetravel.resampling_schedule`
 
 Fusing the estimates x0 is fusing the next x, as the official code does, because Euler's step is affine in x0.
 """
@@ -27,20 +27,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.backbones.suiting import note_unfamiliar
+from calotype.backbones.preprocessing import note_unfamiliar
 from calotype.core.denoiser import Condition, Denoiser
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import ClassifierFreeGuidance, linear_ramp
 from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise, renoiser
 from calotype.core.paths import WeightKind, flip_frames, frame_weights, fuse, time_reversal
 from calotype.core.roles import CountingDenoiser, ImageToVideo
-from calotype.core.samplers import Step, Stepped, euler_step, renoise_variance, sample
-from calotype.core.timetravel import Reinject, walk
-from calotype.core.types import Image, Video
+from calotype.core.samplers import Step, StepOutput, euler_step, renoise_variance, sample
+from calotype.core.timetravel import Reinject, resampling_schedule
 from calotype.data import as_image
 from calotype.data.images import ImageLike
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Video
 
 _NO_HISTORY: Mapping[str, Tensor] = {}
 _NEEDS = (
@@ -224,7 +224,7 @@ class TimeReversalFusion(Method):
             batch_noise(shape, seed, pairs) * (float(sigmas[0]) ** 2 + 1) ** 0.5,
             sigmas,
             step=step,
-            walk=walk(sigmas, self.reinject),
+            schedule=resampling_schedule(sigmas, self.reinject),
             renoise=fresh,
             noise_scale=self.reinject.noise_scale,
             preview=lambda estimate: model.decode(estimate[:1], self.fps),
@@ -275,16 +275,16 @@ class SequentialStep:
     backward: Denoiser
     """The backward path's denoiser, in its own time; `sample` is given the forward path's."""
     renoise: Callable[[int], Float[Tensor, "batch frames ..."]]
-    """Standard normal noise for a position of the walk."""
+    """Standard normal noise for a position of the schedule."""
 
     def __call__(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: Mapping[str, Tensor] = _NO_HISTORY, position: int = 0
-    ) -> Stepped:
+    ) -> StepOutput:
         """From `sigma` down to `sigma_next`; both paths have been heard once."""
         x = euler_step(denoise, x, sigma, sigma_next).x
         x = x + renoise_variance(sigma, sigma_next) ** 0.5 * self.renoise(position).to(x)
         turned = euler_step(self.backward, flip_frames(x), sigma, sigma_next)
-        return Stepped(flip_frames(turned.x), flip_frames(turned.x0))
+        return StepOutput(flip_frames(turned.x), flip_frames(turned.x0))
 
 
 METHOD = TimeReversalFusion

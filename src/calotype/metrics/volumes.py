@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import InputError, MissingError, ShapeError
+from calotype.errors import InputError, MissingError, ShapeError
 
 LOG_SIGMA, LOG_RADIUS = 1.5, 7
 """Of the Laplacian of a Gaussian in `hfen`, in voxels: a kernel of 15^3."""

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calotype.core.errors import InputError
-from calotype.core.files import atomic_path, disk_trouble, user_path
+from calotype.errors import InputError
+from calotype.imaging.files import atomic_path, disk_trouble, user_path
 
 VARIABLE = "CALOTYPE_CACHE"
 """Environment variable that moves the cache."""

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from calotype.core.errors import CalotypeError, printable
-from calotype.core.files import atomic_path, disk_trouble, json_text, open_own, write_json
+from calotype.errors import CalotypeError, printable
+from calotype.imaging.files import atomic_path, disk_trouble, json_text, open_own, write_json
 from calotype.index import MODELS
 
 RECORD_NAME = "run.json"

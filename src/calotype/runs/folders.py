@@ -16,8 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import CalotypeError, InputError
-from calotype.core.files import disk_trouble, is_temporary, open_own, take_lock, temporary_beside, user_path
+from calotype.errors import CalotypeError, InputError
+from calotype.imaging.files import disk_trouble, is_temporary, open_own, take_lock, temporary_beside, user_path
 from calotype.runs import inputs
 from calotype.runs.entries import RECORD_NAME, InputEntry, Record
 from calotype.runs.hashing import checked_digest

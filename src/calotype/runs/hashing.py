@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 
 def file_digest(path: Path) -> str:

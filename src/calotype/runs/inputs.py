@@ -11,13 +11,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from calotype.core.errors import InputError, printable
 from calotype.core.events import Events
-from calotype.core.files import atomic_path, file_suffix, user_path
-from calotype.core.nifti import medical
 from calotype.data import as_mask
 from calotype.data.files import plain_file
 from calotype.data.masks import mask_reading
+from calotype.errors import InputError, printable
+from calotype.imaging.files import atomic_path, file_suffix, user_path
+from calotype.imaging.nifti import medical
 from calotype.runs.entries import InputEntry, plain_name, shortened
 from calotype.runs.hashing import checked_digest, path_digest, regular_files
 from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors

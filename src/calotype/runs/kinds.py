@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calotype.core.errors import InputError
-from calotype.core.types import Image, Mask, Video, Volume
 from calotype.data import as_mask, contact_sheet, read_image, read_video, read_volume
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Mask, Video, Volume
 
 Media: TypeAlias = Image | Mask | Video | Volume
 """One input or result that is more than a plain value."""

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from calotype.core.errors import InputError
 from calotype.core.events import Events
-from calotype.core.files import json_line
-from calotype.core.types import Image, Video
 from calotype.core.untrusted import number
 from calotype.data import contact_sheet
+from calotype.errors import InputError
+from calotype.imaging.files import json_line
+from calotype.imaging.types import Image, Video
 from calotype.runs.state import StateStore
 
 PROGRESS_NAME = "progress.jsonl"
@@ -84,10 +84,10 @@ class RunEvents(Events):
             return
         began = time.monotonic()
         picture = make()
-        sheet = contact_sheet(picture) if isinstance(picture, Video) else picture
+        sample_grid = contact_sheet(picture) if isinstance(picture, Video) else picture
         number = len(list((self.folder / "previews").glob("[!.]*.png"))) + 1
         path = self.folder / "previews" / f"{number:04d}.png"
-        sheet.save(path, overwrite=True)
+        sample_grid.save(path, overwrite=True)
         # At most a tenth of the time goes into previews.
         self._next_preview = self.elapsed + max(1.0, 9 * (time.monotonic() - began))
         self.log("preview", file=f"previews/{path.name}", done=self._steps)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import CalotypeError
-from calotype.core.types import Video, Volume
+from calotype.errors import CalotypeError
+from calotype.imaging.types import Video, Volume
 from calotype.runs.entries import OutputEntry, Record
 from calotype.runs.hashing import file_digest
 from calotype.runs.kinds import KINDS, Media, contents, glance_name, kind_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calotype.core.errors import InputError, MissingError
+from calotype.errors import InputError, MissingError
 from calotype.index import MODELS
 from calotype.registry import did_you_mean
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError
-from calotype.core.files import file_suffix, user_path
-from calotype.core.media import read_metadata
 from calotype.core.untrusted import choice, file_name, listed, mapping, number, parse_json, short, text, whole
 from calotype.data.files import plain_file
+from calotype.errors import InputError
+from calotype.imaging.files import file_suffix, user_path
+from calotype.imaging.media import read_metadata
 from calotype.runs.entries import FORMAT, METADATA_KEY, RECORD_NAME, InputEntry, ModelRequest, OutputEntry, Record
 from calotype.runs.signature import MEDIA
 

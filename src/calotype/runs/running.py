@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from calotype.core.errors import CalotypeError, Cancelled, InputError, printable
 from calotype.core.events import SILENT, Events, warnings_noted
-from calotype.core.files import atomic_path, disk_trouble, user_path
 from calotype.core.method import Method, Place
 from calotype.core.untrusted import short, whole
+from calotype.errors import CalotypeError, Cancelled, InputError, printable
+from calotype.imaging.files import atomic_path, disk_trouble, user_path
 from calotype.runs import inputs, outputs
 from calotype.runs.entries import InputEntry, ModelRequest, Record, recordable, shortened
 from calotype.runs.environment import differences, environment, peak_memory, repeatable

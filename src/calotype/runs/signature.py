@@ -14,7 +14,7 @@ import typing
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 _HANDLED = ("self", "model", "seed", "events")
 _ROLES = "calotype.core.roles"
@@ -85,7 +85,9 @@ def resolve(annotation: Any, owner: type) -> Any:
     if not isinstance(annotation, str):
         return annotation
     module = sys.modules.get(owner.__module__)
-    namespace: dict[str, Any] = {**vars(typing), **vars(importlib.import_module("calotype.core.types")), **vars(module)} if module else {}
+    namespace: dict[str, Any] = (
+        {**vars(typing), **vars(importlib.import_module("calotype.imaging.types")), **vars(module)} if module else {}
+    )
     try:
         return eval(annotation, namespace)
     except Exception as error:

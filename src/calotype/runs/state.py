@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calotype.core.files import atomic_path, write_json
+from calotype.imaging.files import atomic_path, write_json
 
 INTERVAL = 2.0
 """Seconds between two writes of one key; writing takes time that sampling should have."""

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError
 from calotype.core.events import Events
 from calotype.core.method import Method, Place
 from calotype.core.untrusted import short
+from calotype.errors import InputError
 from calotype.runs.entries import InputEntry, ModelRequest, Record
 from calotype.runs.inputs import find
 

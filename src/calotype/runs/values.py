@@ -11,8 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError
 from calotype.core.untrusted import MOST_WHOLE, short
+from calotype.errors import InputError
 from calotype.runs.entries import recordable
 from calotype.runs.signature import field_types
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 

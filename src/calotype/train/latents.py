@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from calotype.core.errors import MissingError
-from calotype.core.files import atomic_path
+from calotype.errors import MissingError
+from calotype.imaging.files import atomic_path
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import CalotypeError, InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import write_json
+from calotype.errors import CalotypeError, InputError
+from calotype.imaging.files import write_json
 from calotype.train.budget import Budget, learning_rate_share
-from calotype.train.draws import Draws, rows_of_step
 from calotype.train.ema import MovingAverage
 from calotype.train.latents import Chunks
 from calotype.train.muon import Muon
 from calotype.train.precision import precision_for, precision_words
 from calotype.train.recipe import Recipe, Settings, Source
+from calotype.train.rng import BatchRng, rows_of_step
 from calotype.train.state import POINTER, load_tensors, read_counters, save_state
 
 if TYPE_CHECKING:
@@ -193,9 +193,9 @@ class Loop:
             batch = min(batch, time.monotonic() - before)
             self._stepped()
         measuring = self.measures * batch * math.ceil(settings.held_out / settings.batch_size)
-        sheet = batch * settings.sheet_batches
-        draw = sheet <= SHEET_SHARE * self.budget.seconds
-        needed = time.monotonic() - begun + measuring + batch * settings.export_batches + draw * sheet
+        sample_grid = batch * settings.sheet_batches
+        draw = sample_grid <= SHEET_SHARE * self.budget.seconds
+        needed = time.monotonic() - begun + measuring + batch * settings.export_batches + draw * sample_grid
         needed, draw = self._agreed(needed), bool(self._agreed(draw))
         self.training = self.budget.less(needed)
         if needed > self.budget.seconds / 2:
@@ -305,7 +305,7 @@ class Loop:
         size, accelerator = self.settings.batch_size, self.accelerator
         rows = rows_of_step(step, size, self.source.count, self.seed)
         ours = range(accelerator.process_index, size, accelerator.num_processes)
-        return self.source.batch([rows[place] for place in ours], Draws(self.seed, step, ours, size), augment=True)
+        return self.source.batch([rows[place] for place in ours], BatchRng(self.seed, step, ours, size), augment=True)
 
     @torch.no_grad()
     def measure(self, count: int) -> float:
@@ -337,11 +337,11 @@ class Loop:
     def _draw(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        from calotype.train.sheets import plot_progress
+        from calotype.train.sample_grids import plot_progress
 
         if (self.folder / LOG).is_file():
             plot_progress(self.folder / LOG, self.folder / "loss.png")
-        self.recipe.sheet(self.average.module, self.held_out, self.folder / "sheets" / f"{self.step:07d}")
+        self.recipe.sample_grid(self.average.module, self.held_out, self.folder / "sheets" / f"{self.step:07d}")
 
     def _save(self, **extra: Any) -> None:
         if self.accelerator.is_main_process:
@@ -387,8 +387,8 @@ def held_out_loss(
     with torch.no_grad():
         for start in range(0, count, size):
             places = range(min(size, count - start))
-            draws = Draws(settings.held_out_seed, start // size, places, size)
-            batch = source.batch([start + place for place in places], draws, augment=False)
+            rng = BatchRng(settings.held_out_seed, start // size, places, size)
+            batch = source.batch([start + place for place in places], rng, augment=False)
             with accelerator.autocast():
                 total += float(trainee(batch).float().sum())
             done()

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 
 from calotype.core.events import Events
-from calotype.train.draws import Draws
+from calotype.train.rng import BatchRng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Source(Protocol):
     count: int
     """How many different samples there are."""
 
-    def batch(self, rows: Sequence[int], draws: Draws, *, augment: bool) -> dict[str, Tensor]:
+    def batch(self, rows: Sequence[int], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """The inputs of `Trainee.forward` on the training device, first dimension len(rows).
 
         `augment` is true in training and false for the held-out loss: noise levels and noise are drawn either way, dropout of
@@ -84,7 +84,7 @@ class Recipe(Protocol):
         """
         ...
 
-    def sheet(self, trainee: nn.Module, source: Source, path: Path) -> list[Path]:
+    def sample_grid(self, trainee: nn.Module, source: Source, path: Path) -> list[Path]:
         """Draw what the model can do today; returns the files written (`path` with a suffix)."""
         ...
 

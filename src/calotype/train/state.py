@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import InputError
-from calotype.core.files import atomic_path, open_own, take_lock
 from calotype.core.untrusted import file_name, mapping, parse_json, whole
+from calotype.errors import InputError
+from calotype.imaging.files import atomic_path, open_own, take_lock
 
 POINTER = "state.json"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from calotype.world.dataset import write_dataset
-from calotype.world.edits import (
+from calotype.world.painting.motion import FAMILIES, Camera, Motion
+from calotype.world.painting.painter import paint
+from calotype.world.scenes.dataset import write_dataset
+from calotype.world.scenes.edits import (
     camera_shifted,
     camera_zoomed,
     flipped,
@@ -18,12 +20,10 @@ from calotype.world.edits import (
     with_background,
     without,
 )
-from calotype.world.motion import FAMILIES, Camera, Motion
-from calotype.world.painter import paint
-from calotype.world.recogniser import Found, Recognition, recognise
-from calotype.world.recogniser_accuracy import recogniser_accuracy
-from calotype.world.scenes import PRESETS, SPLITS, Preset, Scene, SceneObject, sample_scene
-from calotype.world.truth import GroundTruth, ground_truth
+from calotype.world.scenes.recogniser import Found, Recognition, recognise
+from calotype.world.scenes.recogniser_accuracy import recogniser_accuracy
+from calotype.world.scenes.sampling import PRESETS, SPLITS, Preset, Scene, SceneObject, sample_scene
+from calotype.world.scenes.truth import GroundTruth, ground_truth
 
 __all__ = [
     "FAMILIES",

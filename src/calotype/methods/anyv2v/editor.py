@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from math import sqrt
 
-from calotype.backbones.suiting import working_size
-from calotype.core.errors import InputError
+from calotype.backbones.preprocessing import working_size
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import InstructionGuidance
 from calotype.core.noise import batch_noise
 from calotype.core.roles import PictureEditor
 from calotype.core.samplers import sample
-from calotype.core.types import Image
 from calotype.data import resize_pixels
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 
 STEPS, SCALE, IMAGE_SCALE = 100, 7.5, 1.5
 """The official code's settings."""

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from calotype.attention import AttentionControl, Inject, Site, StepContext
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
 from calotype.core.guidance import NoGuidance
 from calotype.core.inversion import Trajectory
 from calotype.core.roles import CountingDenoiser, ImageToVideo
 from calotype.core.schedule import VPSchedule
+from calotype.errors import InputError
 from calotype.features import FeatureInject
 
 SOURCE, NEGATIVE, EDIT = "src", "uncond", "cond"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calotype.core.errors import InputError
 from calotype.core.events import Events
-from calotype.core.types import Image, Video
 from calotype.data import as_video
 from calotype.data.videos import VideoLike
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Video
 
 SAME_SHAPE = 0.03
 """Largest relative difference of two aspect ratios that rounding to whole pixels explains."""

@@ -17,8 +17,8 @@ from calotype.core.inversion import Trajectory, invert
 from calotype.core.paths import Path, fuse, windows
 from calotype.core.roles import CountingDenoiser, ImageToVideo
 from calotype.core.samplers import Step, dpmpp_2m_step, euler_step, heun_step, sample
-from calotype.core.schedule import Table
-from calotype.core.types import Image, Video
+from calotype.core.schedule import Sigmas
+from calotype.imaging.types import Image, Video
 from calotype.metrics import psnr
 from calotype.runs.cache import TensorCache, content_key
 
@@ -75,7 +75,7 @@ class Windows:
         return denoise if len(self.starts) == 1 else fuse(denoise, self.paths)
 
 
-def nested_tables(sigmas: Callable[[int], Table], inversion_steps: int, steps: int, start: int = 0) -> tuple[Table, Table]:
+def nested_tables(sigmas: Callable[[int], Sigmas], inversion_steps: int, steps: int, start: int = 0) -> tuple[Sigmas, Sigmas]:
     """Levels to invert over and levels to sample at, which are among them.
 
     Schedules that divide the range by n (diffusers' `leading`) nest where the step numbers do, as 500 and 50; those that span it with n
@@ -109,7 +109,7 @@ class Inverter:
     model: ImageToVideo
     condition: Callable[[Image, str, float, int], Condition]
     """First frame, prompt, frames a second and seed -> one row."""
-    tables: tuple[Table, Table]
+    tables: tuple[Sigmas, Sigmas]
     solver: Solver
     prompt: str
     seed: int

@@ -30,19 +30,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl
-from calotype.backbones.suiting import note_unfamiliar
+from calotype.backbones.preprocessing import note_unfamiliar
 from calotype.core.denoiser import Condition, Denoiser
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
-from calotype.core.types import Image, Video
 from calotype.data import as_image
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Video
 from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, Injection, check_rows, sigma_of_tau
 from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip

@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import TextToImage
-from calotype.core.types import Image, Mask
 from calotype.data import as_image, as_mask
 from calotype.data.images import ImageLike
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Mask
 from calotype.index import SOURCES
 from calotype.methods.design_edit.plan import PICTURES, Edit, Layer, Plan, is_json, single_edits
 from calotype.methods.design_edit.regions import RegionLike, Regions, WordMask, mask_file, split_region

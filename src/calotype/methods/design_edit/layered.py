@@ -16,7 +16,7 @@ from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import NoGuidance
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import CountingDenoiser, TextToImage
-from calotype.core.samplers import Stepped, move_to
+from calotype.core.samplers import StepOutput, move_to
 
 Cells = Bool[Tensor, "batch h w"]
 """A mask at the latents' size."""
@@ -91,7 +91,7 @@ class LayeredStep:
 
     def __call__(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: Mapping[str, Tensor] = _NO_HISTORY, position: int = 0
-    ) -> Stepped:
+    ) -> StepOutput:
         """From `sigma` down to `sigma_next`."""
         plan, step = self.schedule, position
         on_canvas = bool(self.foreground) and step >= plan.fuse
@@ -108,7 +108,7 @@ class LayeredStep:
             x = self._kept(x, copies.get(SOURCE, self._at(self.source, step + 1, x)), step)
             if self.foreground and step + 1 == plan.fuse:
                 x = self._pasted(x, copies.get(FOREGROUND, self._at(self.foreground, step + 1, x)), step, sigma_next)
-        return Stepped(x, x0, copies)
+        return StepOutput(x, x0, copies)
 
     def _at(self, levels: Sequence[Tensor], step: int, like: Tensor) -> Tensor:
         return levels[step].to(like)

@@ -24,16 +24,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl
-from calotype.backbones.suiting import note_unfamiliar, working_size
-from calotype.core.errors import InputError
+from calotype.backbones.preprocessing import note_unfamiliar, working_size
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
-from calotype.core.types import Image, Mask
 from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit.arguments import check, chosen_edits, named_files, recorded, with_pictures, word_finder
 from calotype.methods.design_edit.layered import CellMasks, LayeredStep, Masked, Masking, Network, Schedule, to_cells
 from calotype.methods.design_edit.plan import Flip, Plan, single_edits

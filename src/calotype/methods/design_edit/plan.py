@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from calotype.core.errors import InputError
-from calotype.core.files import user_path
 from calotype.core.untrusted import parse_json, short
 from calotype.data.files import plain_file
 from calotype.data.images import ImageLike
 from calotype.data.masks import mask_reading
+from calotype.errors import InputError
+from calotype.imaging.files import user_path
 from calotype.methods.design_edit.regions import RegionLike, split_region
 from calotype.registry import did_you_mean
 

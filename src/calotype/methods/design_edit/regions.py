@@ -20,11 +20,11 @@ from PIL import ImageDraw
 from scipy import ndimage
 from torch import Tensor
 
-from calotype.core.errors import InputError
-from calotype.core.files import user_path
-from calotype.core.types import Image, Mask
 from calotype.data import as_mask, check_image
 from calotype.data.masks import mask_reading
+from calotype.errors import InputError
+from calotype.imaging.files import user_path
+from calotype.imaging.types import Image, Mask
 
 RegionLike: TypeAlias = str | os.PathLike[str] | Mask | Tensor | np.ndarray
 """What stands for a region: a `Mask`, a boolean array or tensor [H, W], or text (see `Regions`)."""

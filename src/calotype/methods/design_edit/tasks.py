@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from calotype.core.errors import InputError
-from calotype.core.types import Image
 from calotype.data import resize_pixels
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 from calotype.methods.design_edit.plan import Edit, Layer
 from calotype.methods.design_edit.regions import Regions, Window, centroid, dilate, feathered, hull
 

@@ -28,16 +28,16 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
 from calotype.core.denoiser import Condition
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
 from calotype.core.roles import SubjectToImage
 from calotype.core.samplers import sample
-from calotype.core.types import Image, Mask
 from calotype.data import as_image, fit
 from calotype.data.images import ImageLike
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Mask
 from calotype.methods.harmonized_customization.pictures import prepare_subject
 from calotype.methods.harmonized_customization.projection import EmbeddingMixer
 from calotype.methods.harmonized_customization.prompts import Prompt, Span, build_prompt

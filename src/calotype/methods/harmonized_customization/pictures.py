@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.types import Image, Mask
+from calotype.errors import InputError
+from calotype.imaging.types import Image, Mask
 
 PLAIN_SHARE, PLAIN_DISTANCE = 0.85, 0.06
 """A ground is plain where this share of the picture's border is within this distance of its middle colour, per channel in 0..1."""

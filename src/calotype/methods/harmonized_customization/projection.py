@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 
 
 def text_basis(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from calotype.backbones.suiting import is_embedded
-from calotype.core.errors import InputError
+from calotype.backbones.preprocessing import is_embedded
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import TextToImage
-from calotype.core.types import Mask
 from calotype.data import as_image
 from calotype.data.images import ImageLike
+from calotype.errors import InputError
+from calotype.imaging.types import Mask
 from calotype.methods.ovam.method import ATTRIBUTES, NEEDS, OpenVocabularyAttentionMaps
 from calotype.methods.ovam.words import ask, listed
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 SCORES_AT_ONCE = 1 << 24
 """Attention scores that are held in memory at once (64 MB of float32)."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 from calotype.methods.ovam.maps import resize
 
 Scaling = Literal["max", "minmax"]

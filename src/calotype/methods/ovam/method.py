@@ -19,26 +19,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, controlled
-from calotype.backbones.suiting import note_unfamiliar, working_size
+from calotype.backbones.preprocessing import note_unfamiliar, working_size
 from calotype.core.denoiser import Denoiser
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events, Stateless
-from calotype.core.files import file_stems, refuse_existing
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import sample
-from calotype.core.types import Image, Mask
 from calotype.data import as_image, as_mask, resize_pixels
 from calotype.data.images import ImageLike
-from calotype.methods.ovam.look import Look, Watch, question
+from calotype.errors import InputError
+from calotype.imaging.files import file_stems, refuse_existing
+from calotype.imaging.types import Image, Mask
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
 from calotype.methods.ovam.pictures import overlay, whole_batch
+from calotype.methods.ovam.queries import AttentionQueries, Watch, question
 from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
-from calotype.methods.ovam.words import Question, listed, places_in_prompt, whole_prompts
+from calotype.methods.ovam.words import TokenQuery, listed, places_in_prompt, whole_prompts
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
@@ -189,7 +189,7 @@ class OpenVocabularyAttentionMaps(Method):
 
         Returns:
             The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; the
-            names are those of `calotype.core.files.file_stems`.
+            names are those of `calotype.imaging.files.file_stems`.
 
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
@@ -289,7 +289,7 @@ class OpenVocabularyAttentionMaps(Method):
         words: Sequence[str] = (),
         seed: int = 0,
         events: Events = SILENT,
-    ) -> Look:
+    ) -> AttentionQueries:
         """Make pictures and watch; picture i comes out as it would alone with `seed + i`, and as it would unwatched.
 
         Args:
@@ -325,7 +325,7 @@ class OpenVocabularyAttentionMaps(Method):
         words: Sequence[str] = (),
         seed: int = 0,
         events: Events = SILENT,
-    ) -> Look:
+    ) -> AttentionQueries:
         """Watch the network look at given pictures of one size; picture i is looked at as it would be alone with `seed + i`.
 
         Args:
@@ -398,7 +398,7 @@ class OpenVocabularyAttentionMaps(Method):
             self_factors=self.self_attention_factors if refines else (),
         )
 
-    def maps(self, look: Look, words: Sequence[str], token: Token | None = None) -> Float[Tensor, "batch words height width"]:
+    def maps(self, look: AttentionQueries, words: Sequence[str], token: Token | None = None) -> Float[Tensor, "batch words height width"]:
         """The words' shares in the pictures' size, before any refinement; a fitted token's, if one is given."""
         if token is not None:
             found = token.question(look.model)
@@ -408,7 +408,7 @@ class OpenVocabularyAttentionMaps(Method):
             return look.prompt_maps(words)
         return look.maps(words, context=self.context, rivals=self.competitors(look.prompts), together=self.together)
 
-    def masks(self, look: Look, maps: Float[Tensor, "batch words height width"]) -> Bool[Tensor, "batch words height width"]:
+    def masks(self, look: AttentionQueries, maps: Float[Tensor, "batch words height width"]) -> Bool[Tensor, "batch words height width"]:
         """Masks from a look's maps, in the pictures' size: refined by self-attention if that was watched, then `cut`."""
         size = (int(maps.shape[-2]), int(maps.shape[-1]))
         refined = None
@@ -441,7 +441,9 @@ class OpenVocabularyAttentionMaps(Method):
             found = found & (maps == maps.amax(dim=1, keepdim=True)) & (maps > 1 / (maps.shape[1] + 1))
         return found
 
-    def results(self, look: Look, words: Sequence[str], events: Events = SILENT, *, token: Token | None = None) -> dict[str, Image | Mask]:
+    def results(
+        self, look: AttentionQueries, words: Sequence[str], events: Events = SILENT, *, token: Token | None = None
+    ) -> dict[str, Image | Mask]:
         """What a run saves, of the first picture: the picture, and each word's overlay and mask."""
         maps = self.maps(look, words, token)
         masks = self.masks(look, maps)
@@ -462,7 +464,7 @@ def _refuse_nothing(image: object, prompt: str) -> None:
         raise InputError("neither a picture nor a prompt was given; give --image FILE, or --prompt TEXT to make one")
 
 
-Questions = tuple[Question, ...]
+Questions = tuple[TokenQuery, ...]
 
 
 METHOD = OpenVocabularyAttentionMaps

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from calotype.core.events import Events
 from calotype.core.roles import TextToImage
-from calotype.core.types import Image
+from calotype.imaging.types import Image
 
 
 def overlay(picture: Float[Tensor, "3 height width"], values: Float[Tensor, "height width"]) -> Image:

@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.files import atomic_path
 from calotype.core.untrusted import listed as listed_json
 from calotype.core.untrusted import parse_json, short, text
 from calotype.data.files import plain_file
-from calotype.methods.ovam.look import Look
+from calotype.errors import InputError
+from calotype.imaging.files import atomic_path
 from calotype.methods.ovam.maps import resize
-from calotype.methods.ovam.words import Question, ask, listed, rival_rows
+from calotype.methods.ovam.queries import AttentionQueries
+from calotype.methods.ovam.words import TokenQuery, ask, listed, rival_rows
 
 Loss = Literal["shares", "minmax"]
 FORMAT = "calotype.ovam.token"
@@ -43,12 +43,12 @@ class Token:
     provenance: Mapping[str, str] = field(default_factory=dict)
     """How it was fitted: model, context, loss, steps, final loss, number of pictures, branch."""
 
-    def question(self, model: Any, rivals: Sequence[Sequence[str]] = ()) -> Question:
+    def question(self, model: Any, rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
         """What to ask a look.
 
         Args:
             model: the one that it was fitted on, or one with the same text encoder and projections.
-            rivals: phrases that compete, as in `Look.maps`; best those that it was fitted with.
+            rivals: phrases that compete, as in `AttentionQueries.maps`; best those that it was fitted with.
 
         Raises:
             InputError: the vectors have not the width that the model's attention reads.
@@ -59,7 +59,9 @@ class Token:
             raise InputError(
                 f"the token of {', '.join(self.words)} has width {self.embeddings.shape[1]}, fitted on {made}; this model reads {width}"
             )
-        bare = Question(self.words, self.embeddings[None].float().to(model.device), tuple((row,) for row in range(1, len(self.words) + 1)))
+        bare = TokenQuery(
+            self.words, self.embeddings[None].float().to(model.device), tuple((row,) for row in range(1, len(self.words) + 1))
+        )
         return bare.against([rival_rows(model, phrases, self.words) for phrases in rivals])
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -115,7 +117,7 @@ def check_token_path(path: str | os.PathLike[str]) -> None:
 
 
 def fit_token(
-    look: Look,
+    look: AttentionQueries,
     words: str | Sequence[str],
     masks: Bool[Tensor, "batch words height width"],
     *,
@@ -137,7 +139,7 @@ def fit_token(
         words: one or several that compete.
         masks: of each word in each picture, of any one size; a word's mask may be empty in some pictures.
         context: text that the words' first vectors are read from, see `calotype.methods.ovam.words.ask`.
-        rivals: phrases that compete and stay as they are, as in `Look.maps`.
+        rivals: phrases that compete and stay as they are, as in `AttentionQueries.maps`.
         fit_rest: fit the start token's row, too (official), or leave it.
         loss: "shares": cross-entropy of the shares themselves, with Adam. "minmax": the official code's, cross-entropy with the min-max
             scaled map as logits, with plain gradient descent (there: learning_rate 100, 800 steps, decay 0.7 each 120).
@@ -176,7 +178,7 @@ def fit_token(
     with torch.enable_grad():
         for _ in range(num_steps):
             used = vectors if fit_rest else torch.cat([first[:1], vectors[1:]])
-            shares = look.shares(Question(asked, used[None], rows).against(others))
+            shares = look.shares(TokenQuery(asked, used[None], rows).against(others))
             # Whatever isn't one of the words is the rest: the start token and the rivals together.
             words_shares = shares[:, 1 : len(asked) + 1]
             rest = shares[:, :1] + shares[:, len(asked) + 1 :].sum(dim=1, keepdim=True)

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.core.errors import InputError, refuse_half_characters
+from calotype.errors import InputError, refuse_half_characters
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class TokenQuery:
     """Tokens that compete for each pixel's attention, and the words that they spell."""
 
     words: tuple[str, ...]
@@ -26,7 +26,7 @@ class Question:
     allowed: Bool[Tensor, "batch tokens"] | None = None
     """Which tokens take part, where pictures differ in the number of theirs; all if None."""
 
-    def against(self, rivals: Sequence[Float[Tensor, "tokens channels"]]) -> Question:
+    def against(self, rivals: Sequence[Float[Tensor, "tokens channels"]]) -> TokenQuery:
         """The same question with further tokens that compete: one set for all pictures, or one for each."""
         most = max((len(rival) for rival in rivals), default=0)
         if most == 0:
@@ -37,7 +37,7 @@ class Question:
         there = torch.stack([torch.arange(most) < len(rival) for rival in rivals])
         allowed = torch.cat([own, there], dim=1).expand(count, -1)
         embeddings = torch.cat([self.embeddings.expand(count, -1, -1), padded.expand(count, -1, -1)], dim=1)
-        return Question(self.words, embeddings, self.rows, None if bool(allowed.all()) else allowed)
+        return TokenQuery(self.words, embeddings, self.rows, None if bool(allowed.all()) else allowed)
 
     def gather(self, shares: Float[Tensor, "batch tokens height width"]) -> Float[Tensor, "batch words height width"]:
         """The words' maps from the tokens' maps."""
@@ -88,7 +88,7 @@ def check_word(model: Any, word: str) -> int:
     return len(ids)
 
 
-def ask(model: Any, words: Sequence[str], context: str = "{}", size: tuple[int, int] | None = None) -> Question:
+def ask(model: Any, words: Sequence[str], context: str = "{}", size: tuple[int, int] | None = None) -> TokenQuery:
     """The question about some words in one text: start token, the words' tokens, end token.
 
     CLIP's causal mask makes the start token the same for every text, so that it serves as the background.
@@ -120,7 +120,7 @@ def ask(model: Any, words: Sequence[str], context: str = "{}", size: tuple[int, 
         rows.append(tuple(range(len(kept), len(kept) + count)))
         kept += range(first, first + count)
         first += count
-    return Question(tuple(words), states[:, [*kept, number - 1]], tuple(rows))
+    return TokenQuery(tuple(words), states[:, [*kept, number - 1]], tuple(rows))
 
 
 def rival_rows(
@@ -161,6 +161,6 @@ def places_in_prompt(model: Any, prompt: str, word: str) -> tuple[int, ...]:
     return tuple(1 + start + i for start in starts for i in range(len(wanted)))
 
 
-def whole_prompts(model: Any, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Question:
+def whole_prompts(model: Any, prompts: Sequence[str], size: tuple[int, int] | None = None) -> TokenQuery:
     """The prompts with their padding, one row per picture, as a question without words of its own."""
-    return Question((), model.condition(list(prompts), size=size).tensors["text"].float(), ())
+    return TokenQuery((), model.condition(list(prompts), size=size).tensors["text"].float(), ())

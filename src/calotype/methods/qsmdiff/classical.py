@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.dipole import DipoleOperator
-from calotype.core.errors import InputError
+from calotype.errors import InputError
 
 Fill = Literal["clamp", "zero"]
 

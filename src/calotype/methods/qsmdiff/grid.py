@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from calotype.core.errors import InputError
-from calotype.core.grids import divided, orientation
-from calotype.core.nifti import divided_header, kept_affine
-from calotype.core.types import Volume
+from calotype.errors import InputError
+from calotype.imaging.grids import divided, orientation
+from calotype.imaging.nifti import divided_header, kept_affine
+from calotype.imaging.types import Volume
 
 SAME = 0.2
 """Voxels whose sides differ by less than this share from the prior's are taken as they are."""

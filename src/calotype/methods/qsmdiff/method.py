@@ -34,17 +34,17 @@ from torch import Tensor
 from calotype.core.denoiser import Denoiser
 from calotype.core.dipole import DipoleOperator
 from calotype.core.dipole import b0_direction as along_z
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
-from calotype.core.nifti import in_scanner_frame
 from calotype.core.noise import batch_noise, renoiser
 from calotype.core.paths import Path, fuse, volume_windows
 from calotype.core.roles import VolumePrior
 from calotype.core.samplers import ddim_step, sample
 from calotype.core.schedule import karras_sigmas
-from calotype.core.types import Volume
 from calotype.data.volumes import VolumeLike, as_volume, laid_on, masked_values, volume_mask
+from calotype.errors import InputError
+from calotype.imaging.nifti import in_scanner_frame
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.grid import SAME, WorkingGrid, finer_grid
 from calotype.methods.qsmdiff.guidance import Guidance, Guide, Measurement, data_consistency, gradient_steps, proximal
 from calotype.methods.qsmdiff.resolution import Resolution

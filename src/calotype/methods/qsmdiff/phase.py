@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.core.errors import InputError, ShapeError
+from calotype.errors import InputError, ShapeError
 
 GYROMAGNETIC_RATIO = 42.577478518
 """Of the proton, in MHz per tesla (CODATA 2018)."""

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.core.errors import InputError
 from calotype.core.events import SILENT, Events
-from calotype.core.nifti import named_unit
-from calotype.core.types import Volume
+from calotype.errors import InputError
+from calotype.imaging.nifti import named_unit
+from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.phase import GYROMAGNETIC_RATIO, field_from_phase, radians_per_ppm, refuse_raw_phase
 
 FieldUnit: TypeAlias = Literal["ppm", "ppb", "hz", "rad/s", "radians", "tesla", "fraction"]

@@ -1,0 +1,230 @@
+"""The verbs that prove and train: eval, train, world."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from calotype.cli import console
+from calotype.cli.options import Common, Help, parse, print_json
+from calotype.errors import Cancelled, InputError
+from calotype.index import EMBEDDED
+from calotype.registry import did_you_mean, find_evaluation, known_evaluations
+
+if TYPE_CHECKING:
+    from calotype.evaluation import Evaluation
+
+CLAIM_FAILED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Common):
+    """What `eval` takes."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """A method or an embedded model."""
+    seed: int = 1_000_000
+    """Makes the scenes and the noise; a claim should hold on any."""
+    count: int | None = None
+    """Scenes; by default as many as take at most 8 minutes on 2 cores."""
+    quick: bool = False
+    """A few scenes only, to see that it runs."""
+    record: bool = False
+    """Write results/NAME.csv, from which the tables of the docs are made."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Common):
+    """What `train` takes."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
+    """An embedded model, such as toy-i2v."""
+    pending: bool = False
+    """All models that are below their gates, most needed first, each for an equal share of the budget."""
+    budget: str = "20m"
+    """Time for training, measuring and export (90s, 20m, 1.5h), of which training gets at least half; or steps (500steps)."""
+    seed: int = 0
+    """Of weights, data order and noise."""
+    out: Path | None = None
+    """Training folder; by default training/NAME. An interrupted training there goes on."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldOptions(Common):
+    """What `world` takes."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder for the data set."""
+    count: int = 100
+    """Scenes."""
+    frames: int = 1
+    """Frames of a scene; with more than one, clips are written."""
+    size: int = 64
+    """Height and width in pixels, 32 to 512."""
+    preset: str = "small"
+    """The world: small or full."""
+    split: Literal["train", "tune", "eval"] = "train"
+    """Scenes of different splits never meet."""
+    seed: int = 0
+    """Of the scenes; the same seed gives the same scenes everywhere."""
+    overwrite: bool = False
+    """Replace a data set that is there."""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """`calotype eval NAME`: the fields of the name's evaluation are flags beside the common ones."""
+    known = known_evaluations()
+    declared = _declared(next((argument for argument in arguments if argument in known), ""), quiet="--quiet" in arguments)
+    page = Help(
+        f"calotype eval {declared.slug if declared else 'NAME'} [--seed N] [--count N]",
+        "The proof on ground truth: one table of the method against its baselines and ablations, then its claims, each with its bar.",
+        "Exit status 1 if a claim fails.",
+        (f"calotype eval {known[0]} --seed 7", "calotype eval toy-i2v --json"),
+    )
+    settings: dict[str, Any] = {}
+    if declared is None:
+        options = parse(EvalOptions, arguments, page)
+    else:
+        groups = {"options": "Options", "settings": f"Settings of {declared.slug}"}
+        parsed: Any = parse(_with_settings(declared), arguments, page, groups=groups)
+        options, settings = parsed.options, vars(parsed.settings)
+
+    from calotype import evaluation
+
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        report = evaluation.evaluate(
+            options.name,
+            seed=options.seed,
+            count=options.count,
+            quick=options.quick,
+            device=options.device,
+            events=events,
+            record=options.record,
+            **settings,
+        )
+    if options.json:
+        print_json(report.to_dict())
+    else:
+        console.results().print(report.render())
+    return 0 if report.holds else CLAIM_FAILED
+
+
+def _declared(name: str, *, quiet: bool) -> type[Evaluation] | None:
+    """The class that evaluates something, if it has flags of its own."""
+    if not name or name in EMBEDDED:
+        return None
+    with console.starting(quiet=quiet):
+        found = find_evaluation(name)
+    return found if isinstance(found, type) and dataclasses.fields(found) else None
+
+
+def _with_settings(declared: type[Evaluation]) -> type:
+    """A dataclass of `eval`'s own options and an evaluation's fields."""
+    flat = tyro.conf.arg(name="")
+    groups: list[Any] = [("options", Annotated[EvalOptions, flat]), ("settings", Annotated[declared, flat], declared())]
+    return dataclasses.make_dataclass("Evaluate", groups, frozen=True, kw_only=True)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """`calotype train NAME` and `calotype train --pending`."""
+    page = Help(
+        "calotype train NAME | --pending [--budget 20m]",
+        "Train an embedded model, or all that are below their gates. A worse one never replaces a better one; interrupted ones go on.",
+        examples=("calotype train toy-vae --budget 30m", "calotype train --pending --budget 2h --device cuda"),
+    )
+    options = parse(TrainOptions, arguments, page)
+    if bool(options.name) == options.pending:
+        raise InputError("give either the NAME of a model or --pending; `calotype models` lists the embedded ones")
+
+    from calotype import embedded
+
+    if options.name and options.name not in embedded.RECIPES:
+        raise InputError(
+            f"no recipe {options.name!r}; {did_you_mean(options.name, embedded.RECIPES)}there are {', '.join(embedded.RECIPES)}"
+        )
+    given: dict[str, Any] = {"budget": options.budget, "seed": options.seed, "out": options.out, "device": options.device}
+    try:
+        with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+            done = (
+                embedded.train_pending(**given, events=events)
+                if options.pending
+                else [embedded.train(options.name, **given, events=events)]
+            )
+    except Cancelled:
+        raise Cancelled("stopped; the state is saved, the same command goes on with it") from None
+    if options.json:
+        print_json({"trained": [_plain(result) for result in done]})
+        return 0
+    _show_training(done)
+    return 0
+
+
+def _show_training(done: Sequence[Any]) -> None:
+    from rich.table import Table
+
+    out = console.results()
+    if not done:
+        out.print("every embedded model is at its gates; nothing to train", highlight=False)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
+    for title in ("Model", "Steps", "Time", "Held-out loss", "Shipped before", "", "Folder"):
+        table.add_column(title, no_wrap=title != "Folder", overflow="fold")
+    for result in done:
+        before = "-" if result.held_out_shipped is None else f"{result.held_out_shipped:.5f}"
+        verdict = "[green]shipped[/]" if result.shipped else "[dim]not better, kept the old one[/]"
+        folder = result.folder if result.shipped else result.run
+        table.add_row(
+            result.name, str(result.steps), console.seconds_text(result.seconds), f"{result.held_out:.5f}", before, verdict, str(folder)
+        )
+    out.print(table)
+
+
+def world(arguments: Sequence[str]) -> int:
+    """`calotype world DIR`."""
+    page = Help(
+        "calotype world DIR [--count N] [--frames N]",
+        "Write a data set of toy scenes that other tools can read: pictures or clips, masks, captions, every ground truth as JSON lines.",
+        examples=("calotype world scenes --count 1000 --size 128", "calotype world clips --count 100 --frames 8 --preset full"),
+    )
+    options = parse(WorldOptions, arguments, page)
+    folder = options.folder.expanduser()
+
+    from calotype.world import PRESETS, write_dataset
+
+    if options.preset not in PRESETS:
+        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, PRESETS)}there are {', '.join(PRESETS)}")
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        write_dataset(
+            folder,
+            preset=options.preset,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            size=options.size,
+            num_frames=options.frames,
+            overwrite=options.overwrite,
+            events=events,
+        )
+    if options.json:
+        print_json({"folder": str(folder), "count": options.count, "frames": options.frames, "size": options.size, "seed": options.seed})
+    else:
+        what = "clips" if options.frames > 1 else "pictures"
+        console.results().print(
+            f"  {options.count} {what} of {options.size}x{options.size} px are in {folder}", highlight=False, soft_wrap=True
+        )
+    return 0
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(result).items()}

@@ -1,0 +1,1 @@
+"""The world of brains: anatomy, susceptibility and the field that it makes."""

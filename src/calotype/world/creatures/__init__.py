@@ -1,0 +1,1 @@
+"""The world of creatures: one subject in a pose."""

@@ -1,0 +1,1 @@
+"""What all worlds share: random numbers, shapes, grounds, motion and the painter."""
