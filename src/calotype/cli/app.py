@@ -41,9 +41,9 @@ VERBS: dict[str, Verb] = {
     "resume": Verb("running:resume", "RUN", "continue an interrupted run; the result is bit for bit the same", "Make something"),
     "rerun": Verb("running:rerun", "FILE", "do a run again, from its folder or from a file that it made", "Make something"),
     "compare": Verb("running:compare", "RUN RUN", "two runs side by side: settings, metrics, results", "Make something"),
-    "eval": Verb("proving:evaluate", "NAME", "the proof on ground truth: a method or model against its claims", "Prove and train"),
-    "train": Verb("proving:train", "NAME", "train an embedded model, or all that are below their gates", "Prove and train"),
-    "world": Verb("proving:world", "DIR", "write a data set of toy scenes with every ground truth", "Prove and train"),
+    "eval": Verb("evaluate:evaluate", "NAME", "the proof on ground truth: a method or model against its claims", "Prove and train"),
+    "train": Verb("evaluate:train", "NAME", "train an embedded model, or all that are below their gates", "Prove and train"),
+    "world": Verb("evaluate:world", "DIR", "write a data set of toy scenes with every ground truth", "Prove and train"),
 }
 
 

@@ -76,7 +76,7 @@ def batch_noise(
 
 
 def renoiser(shape: Sequence[int], seed: int, count: int = 1, first_index: int = 0) -> Callable[[int], Float[Tensor, " batch *shape"]]:
-    """What `sample` asks for fresh noise during a run: position of the schedule -> [count, *shape], a stream of its own for each position."""
+    """What `sample` asks for fresh noise during a run: position -> [count, *shape], a stream of its own for each."""
 
     def at(position: int) -> Tensor:
         return batch_noise(shape, seed, count, first_index, stream=RENOISE + position)

@@ -179,8 +179,8 @@ def sample(
         x: the sample at level sigmas[0], usually sigmas[0] * noise. Taken as float32.
         sigmas: noise levels [n + 1], falling; the last one is usually 0.
         step: how to go down.
-        schedule: ("down", k) goes from level k to k + 1, ("up", k) adds the noise that leads from level k + 1 back to k. Plain descent if None.
-        renoise: fresh noise for the move at a position of the schedule, shaped like x (see `calotype.core.noise.renoiser`). Needed for "up".
+        schedule: ("down", k) goes from level k to k + 1, ("up", k) adds the noise that leads from k + 1 back to k. Plain descent if None.
+        renoise: fresh noise for the move at a position, shaped like x (see `calotype.core.noise.renoiser`). Needed for "up".
         noise_scale: factor on that noise; 1 restores the level's variance exactly.
         preview: makes a picture or a clip from an estimate of x0; called only if a listener wants one.
         events: told of each step; may stop the run.

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calotype.embedded.api import TrainResult, export_run, measure_gates, pending, train, train_pending
+    from calotype.embedded.card import Card, Gate
     from calotype.embedded.recipes import RECIPES
     from calotype.train.budget import Budget
-    from calotype.train.card import Card, Gate
     from calotype.train.recipe import Recipe, Settings, Source
 
 _HOMES = {
     **dict.fromkeys(("TrainResult", "export_run", "measure_gates", "pending", "train", "train_pending"), "calotype.embedded.api"),
     **dict.fromkeys(("Recipe", "Settings", "Source"), "calotype.train.recipe"),
-    **dict.fromkeys(("Card", "Gate"), "card"),
+    **dict.fromkeys(("Card", "Gate"), "calotype.embedded.card"),
     "Budget": "calotype.train.budget",
     "RECIPES": "calotype.embedded.recipes",
 }

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from calotype.core.events import SILENT, Events
 from calotype.embedded.api import CHECKPOINTS, record_figures
+from calotype.embedded.card import Gate
 from calotype.embedded.recipes import EmbeddedRecipe
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.report import Claim, Report, Row
-from calotype.train.card import Gate
 
 
 def gate_claims(gates: tuple[Gate, ...], figures: Mapping[str, float]) -> list[Claim]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.recipes import RECIPES
 from calotype.errors import InputError
 from calotype.imaging.files import write_json
-from calotype.train.card import Card, Gate
 from calotype.train.recipe import Recipe, Source
 
 GATES_FILE = "gates.json"

@@ -17,10 +17,10 @@ from torch.nn import functional
 from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.inflate import inflate
 from calotype.embedded.tokenizer import caption_tokens
 from calotype.errors import MissingError
-from calotype.train.card import Card, Gate
 from calotype.train.fast_attention import use_fast_attention
 from calotype.train.latents import Chunks, encode, frozen_vae, pin
 from calotype.train.recipe import Settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from calotype.backbones.volume_network import VolumeNetwork, load_part, monai_un
 from calotype.core.events import Events
 from calotype.core.schedule import VPSchedule
 from calotype.embedded import networks
-from calotype.train.card import Card, Gate
+from calotype.embedded.card import Card, Gate
+from calotype.evaluation.qsmdiff import gates
 from calotype.train.latents import Chunks
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
@@ -167,10 +167,7 @@ class QSMRecipe:
 
     def validate(self, folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
         """The claims of the method that the prior is for, at 0.006 ppm of noise (`calotype.evaluation.qsmdiff.gates`)."""
-        # A prior is as good as the maps found with it. Its method lies above this room, so it is looked up like a plugin's.
-        gates = import_module("calotype.evaluation.qsmdiff").gates
-        figures: dict[str, float] = gates(folder, seed=seed, count=count, device=device, events=events)
-        return figures
+        return gates(folder, seed=seed, count=count, device=device, events=events)
 
 
 def denoise(trainee: TraineeQSM, x: Float[Tensor, "batch 1 x y z"], sigma: float) -> Float[Tensor, "batch 1 x y z"]:

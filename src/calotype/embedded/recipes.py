@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Protocol
 
+from calotype.embedded.card import Card, Gate
 from calotype.errors import InputError
 from calotype.index import EMBEDDED
-from calotype.train.card import Card, Gate
 from calotype.train.recipe import Recipe
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.imaging.files import write_json
-from calotype.train.card import Card, Gate
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.sample_grids import save_grid

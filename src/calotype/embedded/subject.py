@@ -19,10 +19,10 @@ from calotype.backbones.context_text import encode_with_rows
 from calotype.backbones.subject_encoder import SubjectEncoder
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.t2i import TraineeT2I, sample_states
 from calotype.embedded.tokenizer import build_tokenizer, caption_tokens, world_words
 from calotype.errors import MissingError
-from calotype.train.card import Card, Gate
 from calotype.train.fast_attention import FastAttention
 from calotype.train.latents import Chunks, encode, frozen_vae, pin
 from calotype.train.recipe import Settings

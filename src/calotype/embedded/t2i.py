@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.tokenizer import build_tokenizer, caption_tokens, world_words
-from calotype.train.card import Card, Gate
 from calotype.train.latents import Chunks, encode, frozen_vae
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng

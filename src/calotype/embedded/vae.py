@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from calotype.core.events import Events
 from calotype.embedded import networks
-from calotype.train.card import Card, Gate
+from calotype.embedded.card import Card, Gate
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.world import paint, sample_scene

@@ -1,7 +1,7 @@
 """The proof of harmonized customization on ground truth: does the pose come from the prompt, and do the looks come from the subject.
 
 Each scene has a creature that no training saw. Its subject picture shows it in pose A on a plain ground; the prompt asks for another pose B
-and a ground. Pictures are measured against rendered poses (`calotype.world.creatures.recogniser`), which knows neither A, B nor the subject.
+and a ground. `calotype.world.creatures.recogniser` measures pictures against rendered poses; it knows neither A, B nor the subject.
 
 - `pose_accuracy` and `pose_copy_rate`: the pose found is B, or A; shares of the pictures in which a creature is found at all.
 - `not_found`: share of pictures without a creature. `prompt_accuracy`: a creature in pose B on the prompt's ground, of all pictures.
