@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import calotype
-from calotype.attention import AttentionControl, Capture, Inject, KeyScale, KeySums, TokenMaps, attention_sites, controlled, sites
+from calotype.attention import AttentionControl, Capture, Inject, KeyScale, KeySums, TokenMaps, attention_sites, sites
 from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.noise import batch_noise
 from calotype.core.samplers import sample
@@ -37,19 +37,20 @@ def seconds() -> dict[str, float]:
     """Least processor time of a sampling run by rule, the runs taken in turns so that a slow minute strikes them all."""
     model = calotype.load("toy-t2i", device="cpu", dtype="float32")
     condition = model.condition(["a red house on grass"] * BATCH)
-    denoise = model.denoiser({"cond": condition, "uncond": model.unconditional(condition)}, ClassifierFreeGuidance(3.0))
+    conditions, guidance = {"cond": condition, "uncond": model.unconditional(condition)}, ClassifierFreeGuidance(3.0)
     levels = model.sigmas(STEPS)
     x = batch_noise(model.latent_shape(), 0, BATCH) * float(levels[0])
 
     def once(name: str) -> float:
         began = time.process_time()
         if name == "untouched":
-            sample(denoise, x, levels)
+            sample(model.denoiser(conditions, guidance), x, levels)
             return time.process_time() - began
-        with AttentionControl(model, roles=("uncond", "cond")) as control:
+        with AttentionControl(model) as control:
+            denoise = model.denoiser(conditions, guidance, control=control)
             for rule in rules(name):
                 control.add(rule)
-            sample(controlled(denoise, control, levels), x, levels)
+            sample(denoise, x, levels)
         return time.process_time() - began
 
     names = ("untouched", *TARGETS)

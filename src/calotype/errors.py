@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CalotypeError(Exception):
     """Something failed while running; the message is one line."""
@@ -16,6 +18,14 @@ class InputError(CalotypeError):
     """A file, value or argument from the user can't be used."""
 
     exit_status = 2
+
+
+class DataError(InputError):
+    """A data set can't be used; `problems` is all that was found wrong with it, one line each."""
+
+    def __init__(self, message: object = "", problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(one_line(problem) for problem in problems)
 
 
 class ShapeError(InputError):

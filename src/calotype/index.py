@@ -15,6 +15,8 @@ class MethodRow:
     paper: str
     evaluation: str | None = None
     """Where the class is that proves it (`calotype.evaluation.Evaluation`)."""
+    training: str | None = None
+    """Where the class is that trains its checkpoints on a user's data; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ METHODS: dict[str, MethodRow] = {
         "MRI field map -> susceptibility map",
         "arXiv 2403.14070",
         "calotype.evaluation.qsmdiff:QSMDiffEvaluation",
+        "calotype.methods.qsmdiff.training:QSMDiffTraining",
     ),
     "dp-rdm": MethodRow(
         None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"
@@ -187,3 +190,8 @@ MODELS: dict[str, ModelRow] = {
 
 SOURCES: dict[str, str] = {"word": "calotype.methods.ovam:word_mask"}
 """What finds a value that a method is given by name: `word:cat` is a mask made by this function of model, picture and word."""
+
+ARTIFACTS: dict[str, str] = {
+    "token": "calotype.methods.ovam.tokens:TOKEN",
+}
+"""The artifact kinds that lie beside a method's own types (`calotype.runs.artifact`), by name. `calotype.runs.kinds` has those of all."""

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from calotype.errors import InputError, MissingError
-from calotype.index import EMBEDDED, GATES, METHODS
+from calotype.index import ARTIFACTS, EMBEDDED, GATES, METHODS
 
 if TYPE_CHECKING:
     from calotype.core.method import Method
 
 GROUP = "calotype.methods"
 """Entry points of this group are methods: the name is the slug, the value is `module:Class`."""
+TRAININGS = "calotype.trainings"
+"""Entry points of this group train a method's checkpoints: the name is the slug, the value is `module:Class`, a `Training`."""
 EVALUATIONS = "calotype.evaluations"
 """Entry points of this group prove methods: the name is the slug, the value is `module:Class` (`calotype.evaluation.Evaluation`) or
 `module:function` (see `calotype.evaluation.evaluate`)."""
+ARTIFACT_KINDS = "calotype.artifacts"
+"""Entry points of this group are kinds of artifacts: the name is the kind's, the value is `module:KIND` (`calotype.runs.artifact`)."""
+_OWN: dict[str, tuple[str, Collection[str]]] = {
+    GROUP: ("a method", METHODS),
+    TRAININGS: ("a training of", METHODS),
+    EVALUATIONS: ("an evaluation of", METHODS),
+    ARTIFACT_KINDS: ("an artifact kind", ARTIFACTS),
+}
+"""By group, what its entry points are called, and the names that calotype has itself."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +45,22 @@ class Plugin:
 
 
 def plugins(group: str = GROUP) -> dict[str, Plugin]:
-    """The methods (or evaluations) of other packages by slug, looked up without importing them.
+    """The methods (or evaluations, or artifact kinds) of other packages by slug, looked up without importing them.
 
-    One that has the name of another method, or no `module:name` value, is listed with its problem.
+    One that has the name of another one, or no `module:name` value, is listed with its problem.
     """
-    what = "a method" if group == GROUP else "an evaluation of"
+    what, own = _OWN[group]
     found: dict[str, Plugin] = {}
     for point in entry_points(group=group):
         package = _package(point)
         problem = ""
-        if point.name in METHODS:
+        if point.name in own:
             problem = f"the package {package} adds {what} {point.name!r}, which calotype has itself; it is not used"
         elif point.name in found:
             problem = f"the packages {found[point.name].package} and {package} both add {what} {point.name!r}; uninstall one"
         elif ":" not in point.value:
             problem = f"the package {package} adds {what} {point.name!r} without a name in its module ({point.value!r}); it is not used"
-        key = point.name if point.name not in METHODS else f"{point.name} ({package})"
+        key = point.name if point.name not in own else f"{point.name} ({package})"
         found[key] = Plugin(point.name, point.value, package, problem)
     return found
 
@@ -120,6 +131,56 @@ def known_evaluations() -> tuple[str, ...]:
     """What can be evaluated: methods, embedded models, and methods of other packages."""
     methods = (slug for slug, row in METHODS.items() if row.evaluation is not None)
     return (*methods, *EMBEDDED, *(slug for slug, plugin in plugins(EVALUATIONS).items() if not plugin.problem))
+
+
+def has_training(slug: str) -> bool:
+    """Whether a method's checkpoints can be trained on a user's data; nothing is imported."""
+    return slug in known_trainings()
+
+
+def known_trainings() -> list[str]:
+    """The slugs of the methods that can be trained."""
+    own = [slug for slug, row in METHODS.items() if row.training is not None]
+    return own + [slug for slug, plugin in plugins(TRAININGS).items() if not plugin.problem]
+
+
+def resolve_training(slug: str) -> type[Any]:
+    """The class that trains a method's checkpoints, a `calotype.train.training.Training`.
+
+    Raises:
+        InputError: there is none of that name; the message has the nearest names.
+        MissingError: the package that adds it is broken.
+    """
+    row, plugin = METHODS.get(slug), plugins(TRAININGS).get(slug)
+    if row is not None and row.training is not None:
+        found: type[Any] = _import(row.training)
+        return found
+    if plugin is not None:
+        added: type[Any] = _of_package(plugin, "the training of")
+        return added
+    what = f"{slug} has nothing to train" if slug in known_methods() else f"no training of {slug!r}"
+    raise InputError(f"{what}; {did_you_mean(slug, known_trainings())}trainings are {', '.join(known_trainings())}")
+
+
+def known_artifacts() -> list[str]:
+    """The names of the artifact kinds that methods and other packages bring."""
+    return [*ARTIFACTS, *(name for name, plugin in plugins(ARTIFACT_KINDS).items() if not plugin.problem)]
+
+
+def resolve_artifact(name: str) -> Any:
+    """The artifact kind of that name which a method or another package brings; only its module is imported.
+
+    Raises:
+        InputError: there is none; the message has the nearest names.
+        MissingError: the package that adds it is broken.
+    """
+    if name in ARTIFACTS:
+        return _import(ARTIFACTS[name])
+    plugin = plugins(ARTIFACT_KINDS).get(name)
+    if plugin is None:
+        known = known_artifacts()
+        raise InputError(f"no artifact kind {name!r}; {did_you_mean(name, known)}packages add one by an entry point of {ARTIFACT_KINDS}")
+    return _of_package(plugin, "the artifact kind")
 
 
 def _of_package(plugin: Plugin, what: str) -> Any:

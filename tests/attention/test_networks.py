@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from calotype.attention import AttentionControl, Capture, Inject, KeyScale, Site, TokenMaps, attention_sites, controlled, sites
+from calotype.attention import AttentionControl, Capture, Inject, KeyScale, Site, TokenMaps, attention_sites, sites
 from calotype.attention.qkv import AttentionInputs
+from calotype.backbones import load
+from calotype.core.guidance import NoGuidance
+from calotype.core.samplers import heun_step, sample
 from calotype.core.stepping import StepContext, always
+from tests import tiny
 from tests.attention.networks import DISTINCT, FRAMES, KINDS, call, inputs, network, untouched
 from tests.tolerance import close, layers, tolerance
 
@@ -199,15 +203,19 @@ def test_rows_of_clips_are_found_in_frames_and_in_places() -> None:
 
 
 def test_the_clock_follows_a_sampler() -> None:
-    from calotype.core.samplers import heun_step, sample
-
     seen = []
     levels = torch.tensor([4.0, 2.0, 1.0, 0.0])
-    with AttentionControl(network("sd")) as control:
+    model = load(str(tiny.cached("sd")), device="cpu")
 
-        def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
-            seen.append((control.context.index, control.context.count, control.context.sigma))
-            return x
+    class Clock(Identity):
+        select = staticmethod(sites(kind="self", place="mid"))
 
-        sample(controlled(denoise, control, levels), torch.ones(1, 2), levels, step=heun_step)
+        def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
+            seen.append((context.index, context.count, context.sigma))
+            return states
+
+    with AttentionControl(model) as control:
+        denoise = model.denoiser({"cond": model.condition("a")}, NoGuidance(), control=control)
+        control.add(Clock())
+        sample(denoise, torch.ones(1, *model.latent_shape((64, 64))), levels, step=heun_step)
     assert seen == [(0, 3, 4.0), (1, 3, 2.0), (1, 3, 2.0), (2, 3, 1.0), (2, 3, 1.0)]

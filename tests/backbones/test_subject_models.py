@@ -12,7 +12,7 @@ import torch
 import calotype
 from calotype.backbones.context_text import encode_with_rows
 from calotype.backbones.quantized import load_quantized, quantize_weights, restore_weights, save_quantized
-from calotype.core.roles import SubjectToImage
+from calotype.backbones.subject import SubjectToImage
 from calotype.errors import InputError, MissingError
 from calotype.imaging.types import Image
 from tests.tiny_subject import cached_subject

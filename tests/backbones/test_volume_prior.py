@@ -15,7 +15,7 @@ import calotype
 from calotype.backbones import locate
 from calotype.backbones.quantized import load_quantized
 from calotype.backbones.volume_network import VolumeNetwork, monai_unet
-from calotype.core.roles import VolumePrior
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.errors import InputError, MissingError, ShapeError
 from tests.tiny_qsm import FACTS, SCHEDULE, WINDOW, cached_prior, tiny_volume_prior, volume_config
 from tests.tolerance import close, layers

@@ -14,7 +14,7 @@ import torch
 from PIL import Image as Pillow
 
 from calotype.chains import Chain, Reference, is_chain, rerun_chain, resume_chain, run_chain
-from calotype.chains.running import select
+from calotype.chains.handing import select
 from calotype.core.method import Method
 from calotype.data import read_video
 from calotype.errors import Cancelled, InputError

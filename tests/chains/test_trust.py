@@ -20,8 +20,9 @@ from calotype.core.method import Method
 from calotype.errors import CalotypeError, Cancelled, InputError
 from calotype.runs import ModelRequest
 from tests.fuzz.mutations import bounded
+from tests.recorder import Recorder
 from tests.runs.test_running import StopsAt
-from tests.runs.test_trust import TOYS, Heard, no_load, tree
+from tests.runs.test_trust import TOYS, no_load, tree
 from tests.runs.toy_method import ToyFade
 
 LINKS = {
@@ -128,7 +129,7 @@ def test_places_in_links_are_told_before_anything_runs(shared: Path, tmp_path: P
     assert not report.exists()
     assert not (tmp_path / "new").exists()
     edit(shared, lambda record: record["links"]["back"].update(model=""))
-    heard = Heard()
+    heard = Recorder()
     with pytest.raises(InputError):
         again(shared, tmp_path / "new")
     assert again(shared, tmp_path / "new", trust=True, events=heard).identical is True

@@ -12,12 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for sys.path in which packages are "installed": three good, one broken, one whose names are taken."""
+    """A folder for sys.path in which packages are "installed": four good, one broken, one whose names are taken."""
     root = tmp_path_factory.mktemp("plugins")
     points = {
         "toy-fade-package": "toy-fade = tests.runs.toy_method:ToyFade",
         "toy-negative-package": "toy-negative = tests.runs.toy_bare_method:ToyNegative",
         "toy-smooth-package": "toy-smooth = tests.runs.toy_volume_method:ToySmooth",
+        "toy-upper-package": "toy-upper = tests.runs.toy_folder_method:ToyUpper",
         "broken-package": "broken-method = no_such_module:Method",
         "rude-package": "time-reversal-fusion = tests.runs.toy_method:ToyFade",
     }
@@ -27,11 +28,17 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "broken-package": "broken-method = no_such_module:evaluate",
         "rude-package": "ovam = tests.runs.toy_bare_method:evaluate",
     }
+    kinds = {
+        "toy-upper-package": "greeting = tests.runs.toy_folder_method:GREETING",
+        "broken-package": "broken = no_such_module:KIND",
+        "rude-package": "token = tests.runs.toy_folder_method:GREETING",
+    }
     for package, line in points.items():
         folder = root / f"{package.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[calotype.methods]\n{line}\n[calotype.evaluations]\n{evaluations.get(package, '')}\n")
+        groups = {"methods": line, "evaluations": evaluations.get(package, ""), "artifacts": kinds.get(package, "")}
+        (folder / "entry_points.txt").write_text("".join(f"[calotype.{group}]\n{point}\n" for group, point in groups.items()))
     return root
 
 

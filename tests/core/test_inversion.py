@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.core.inversion import Trajectory, invert, psnr, round_trip_psnr
+from calotype.core.inversion import Trajectory, invert
 from calotype.core.noise import batch_noise
 from calotype.core.samplers import Step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.schedule import VPSchedule, karras_sigmas
 from calotype.errors import Cancelled, InputError
 from tests.core.closed_form import GAUSSIAN, counted
-from tests.core.recorder import Recorder
+from tests.recorder import Recorder
 
 VP = VPSchedule.of("scaled_linear")
 VP_TABLE = VP.table(500, steps_offset=1, sampler="ddim")
@@ -47,30 +47,24 @@ def test_trajectory_follows_the_exact_path(table: Tensor, step: Step, tolerance:
         assert (latent - exact).abs().max() < tolerance * (1 + sigma), sigma
 
 
+def rebuilt_db(table: Tensor, step: Step = euler_step) -> float:
+    """How near sampling from the inversion's start comes to what was inverted, in dB of its own range."""
+    x0 = data()
+    trajectory = invert(GAUSSIAN.denoise, x0, table, step=step)
+    back = sample(GAUSSIAN.denoise, trajectory.start, trajectory.table, step=step)
+    return float(20 * ((x0.max() - x0.min()) / (x0 - back).square().mean().sqrt()).log10())
+
+
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize(("step", "decibels"), [(euler_step, 35), (heun_step, 50)])
 def test_round_trip_is_near_exact(table: Tensor, step: Step, decibels: float) -> None:
-    listener = Recorder()
-    trajectory = invert(GAUSSIAN.denoise, data(), table, step=step)
-    value = round_trip_psnr(GAUSSIAN.denoise, data(), trajectory, step=step, events=listener)
-    assert value > decibels
-    assert listener.metrics == {"round_trip_psnr_db": value}
+    assert rebuilt_db(table, step) > decibels
 
 
 def test_finer_inversion_is_better() -> None:
-    values = []
-    for n in (20, 100, 500):
-        table = VP.table(n, steps_offset=1, sampler="ddim")
-        values.append(round_trip_psnr(GAUSSIAN.denoise, data(), invert(GAUSSIAN.denoise, data(), table)))
+    values = [rebuilt_db(VP.table(n, steps_offset=1, sampler="ddim")) for n in (20, 100, 500)]
     assert values[0] + 5 < values[1]
     assert values[1] + 5 < values[2]
-
-
-def test_round_trip_through_a_decoder_has_peak_1() -> None:
-    trajectory = invert(GAUSSIAN.denoise, data(), VE_TABLE)
-    back = sample(GAUSSIAN.denoise, trajectory.start, trajectory.table)
-    value = round_trip_psnr(GAUSSIAN.denoise, data(), trajectory, decode=lambda x: x / 10 + 0.5)
-    assert value == pytest.approx(psnr(data() / 10, back / 10, 1.0), abs=1e-4)
 
 
 def test_only_the_levels_of_sampling_are_kept_and_they_are_the_same() -> None:
@@ -164,13 +158,6 @@ def test_impossible_tables_are_refused(table: Tensor) -> None:
 def test_keeping_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="no level above 0"):
         invert(GAUSSIAN.denoise, data(), VE_TABLE, keep=torch.zeros(1))
-
-
-def test_psnr_is_capped() -> None:
-    x = data()
-    assert psnr(x, x, 1.0) == 99
-    assert psnr(x, x + 1e-9, 1.0) == 99
-    assert psnr(torch.zeros(4), torch.full((4,), 0.01), 1.0) == pytest.approx(40, abs=1e-3)
 
 
 def test_trajectory_finds_the_nearest_level() -> None:

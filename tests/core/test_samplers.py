@@ -17,7 +17,7 @@ from calotype.core.timetravel import Reinject, resampling_schedule
 from calotype.errors import Cancelled, InputError
 from calotype.imaging.types import Image
 from tests.core.closed_form import GAUSSIAN, counted
-from tests.core.recorder import Recorder
+from tests.recorder import Recorder
 from tests.tolerance import close
 
 SHAPE = (4,)

@@ -16,10 +16,10 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, generate_uid
 
-from calotype.core.events import Events
 from calotype.data import as_volume, read_volume
 from calotype.errors import InputError
 from calotype.imaging.types import Volume
+from tests.recorder import Recorder
 
 COLUMNS, ROWS, SLICES = 9, 6, 5
 COUNTS = np.random.default_rng(0).integers(-2000, 2000, (SLICES, ROWS, COLUMNS)).astype(np.int16)
@@ -73,17 +73,9 @@ def series(
     return folder
 
 
-class Notes(Events):
-    def __init__(self) -> None:
-        self.all: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.all.append(message)
-
-
 def read(folder: Path) -> tuple[Volume, list[str]]:
-    notes = Notes()
-    return read_volume(folder, name="field", events=notes), notes.all
+    notes = Recorder()
+    return read_volume(folder, name="field", events=notes), notes.notes
 
 
 def check_places(volume: Volume, rotation: np.ndarray, step: np.ndarray) -> None:

@@ -14,12 +14,11 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from calotype.core.events import Events
 from calotype.data import read_image, read_video
 from calotype.data.files import is_clip
 from calotype.errors import Cancelled, InputError
 from calotype.imaging.types import Video
-from tests.data.test_images import Notes
+from tests.recorder import Recorder
 
 COLOURS = [(200, 60, 30), (40, 160, 90), (60, 80, 220), (220, 200, 40)]
 
@@ -117,10 +116,10 @@ def test_colours_follow_the_tags_or_the_number_of_lines(tmp_path: Path, height: 
 
 @pytest.mark.parametrize(("aspect", "size"), [(Fraction(2, 1), (96, 256)), (Fraction(1, 2), (96, 64)), (Fraction(16, 11), (96, 186))])
 def test_pixels_come_out_square(tmp_path: Path, aspect: Fraction, size: tuple[int, int]) -> None:
-    notes = Notes()
+    notes = Recorder()
     found = read_video(film(tmp_path / "a.mp4", [bars(96, 128)] * 3, aspect=aspect), events=notes)
     assert found.size == size
-    assert any("its pixels are" in line for line in notes.lines)
+    assert any("its pixels are" in line for line in notes.notes)
     middle = [(2 * index + 1) * size[1] // 8 for index in range(4)]
     assert np.abs(found.to_numpy()[1, 48, middle].astype(int) - np.array(COLOURS)).max() <= 24
 
@@ -131,11 +130,11 @@ def test_pixels_come_out_square(tmp_path: Path, aspect: Fraction, size: tuple[in
 def test_transparency_is_laid_over_white(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
     picture = np.zeros((64, 64, 4), np.uint8)
     picture[:32] = (200, 40, 40, 255)
-    notes = Notes()
+    notes = Recorder()
     found = read_video(film(tmp_path / name, [picture] * 2, codec, pix_fmt, source="rgba"), events=notes).to_numpy()[0]
     assert found[50, 32].min() > 250
     assert np.abs(found[10, 32].astype(int) - (200, 40, 40)).max() < 12
-    assert sum("over white" in line for line in notes.lines) == 1
+    assert sum("over white" in line for line in notes.notes) == 1
 
 
 def test_a_size_that_changes_is_shown_at_the_first_one(tmp_path: Path) -> None:
@@ -159,21 +158,21 @@ def test_a_size_that_changes_is_shown_at_the_first_one(tmp_path: Path) -> None:
                 index in (0, 3),
             )
             box.mux(packet)
-    notes = Notes()
+    notes = Recorder()
     found = read_video(tmp_path / "a.webm", events=notes)
     assert found.frames.shape == (6, 3, 64, 64)
     assert [round(float(value) * 255 / 10) for value in found.frames.mean((1, 2, 3))] == [9, 9, 9, 16, 16, 16]
-    assert sum("its size changes to 128x96" in line for line in notes.lines) == 1
+    assert sum("its size changes to 128x96" in line for line in notes.notes) == 1
 
 
 def test_a_rate_that_varies_is_noted_and_its_mean_taken(tmp_path: Path) -> None:
-    notes = Notes()
+    notes = Recorder()
     path = film(tmp_path / "a.mkv", [bars(64, 64)] * 5, rate=1000, times=[0, 100, 200, 600, 1000])
     assert read_video(path, events=notes).fps == pytest.approx(4.0, rel=0.01)
-    assert any("frame rate varies" in line for line in notes.lines)
-    steady = Notes()
+    assert any("frame rate varies" in line for line in notes.notes)
+    steady = Recorder()
     assert read_video(film(tmp_path / "b.mkv", [bars(64, 64)] * 5, rate=25), events=steady).fps == pytest.approx(25.0)
-    assert not steady.lines
+    assert not steady.notes
 
 
 CONTAINERS = {
@@ -191,9 +190,9 @@ def test_any_container_that_holds_its_pictures_is_a_clip(tmp_path: Path, name: s
     found = read_video(path)
     assert found.size == (96, 128)
     assert len(found) in (3, 4)
-    notes = Notes()
+    notes = Recorder()
     assert read_image(path, events=notes).size == (96, 128)
-    assert any("is a clip, its first frame is used" in line for line in notes.lines)
+    assert any("is a clip, its first frame is used" in line for line in notes.notes)
 
 
 def test_quicktime_may_begin_with_other_atoms(tmp_path: Path) -> None:
@@ -245,18 +244,10 @@ def test_excerpts_are_the_frames_that_were_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp"])
 def test_frames_that_are_left_out_can_be_cancelled_too(tmp_path: Path, name: str) -> None:
-    class Stops(Events):
-        checked = 0
-
-        def check(self) -> None:
-            self.checked += 1
-            if self.checked > 5:
-                raise Cancelled("stopped")
-
     Video(torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 8.0).save(tmp_path / name)
     for left_out in ({"start": 18}, {"stride": 19}):
         with pytest.raises(Cancelled):
-            read_video(tmp_path / name, events=Stops(), **left_out)
+            read_video(tmp_path / name, events=Recorder(stop_after=6), **left_out)
 
 
 @pytest.mark.parametrize(
@@ -270,19 +261,11 @@ def test_the_shape_of_pixels_counts_towards_the_size(tmp_path: Path, sides: tupl
 
 
 def test_large_frames_are_shrunk_as_they_come_and_none_too_many_are_decoded(tmp_path: Path) -> None:
-    class Counts(Events):
-        checked = 0
-
-        def check(self) -> None:
-            self.checked += 1
-            if self.checked > 3:
-                raise Cancelled("stopped")
-
     path = film(tmp_path / "a.mp4", [bars(720, 1280)] * 30, codec="mpeg4")
-    found = read_video(path, cover=(128, 128), max_frames=3, events=Counts())
+    found = read_video(path, cover=(128, 128), max_frames=3, events=Recorder(stop_after=4))
     assert found.frames.shape == (3, 3, 128, 228)
     with pytest.raises(Cancelled):
-        read_video(path, events=Counts())
+        read_video(path, events=Recorder(stop_after=4))
 
 
 def test_a_clip_that_is_too_long_is_refused_by_its_header(tmp_path: Path) -> None:

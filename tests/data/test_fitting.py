@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from calotype.data import as_image, fit
 from calotype.errors import InputError
 from calotype.imaging.types import Image
-from tests.data.test_images import Notes
+from tests.recorder import Recorder
 
 sides = st.integers(16, 200)
 
@@ -38,11 +38,11 @@ def test_the_same_size_is_the_same_picture() -> None:
 
 
 def test_what_is_cut_is_told() -> None:
-    notes = Notes()
+    notes = Recorder()
     as_image(Image(torch.rand(3, 100, 200)), size=(50, 50), name="end", events=notes)
-    assert notes.lines == ["end: 200x100 px resized to 50x50, 50 % of it cut off at the sides"]
+    assert notes.notes == ["end: 200x100 px resized to 50x50, 50 % of it cut off at the sides"]
     as_image(Image(torch.rand(3, 200, 100)), size=(50, 50), name="end", events=notes)
-    assert notes.lines[1].endswith("50 % of it cut off at the top and bottom")
+    assert notes.notes[1].endswith("50 % of it cut off at the top and bottom")
 
 
 def test_an_impossible_size_is_refused() -> None:

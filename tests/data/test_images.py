@@ -17,18 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from calotype.core.events import Events
 from calotype.data import as_image, check_image, read_image
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.types import Image, Video
-
-
-class Notes(Events):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
+from tests.recorder import Recorder
 
 
 def scene(width: int = 48, height: int = 32) -> Pillow.Image:
@@ -48,11 +40,11 @@ def looks_like_the_scene(image: Image, tolerance: float = 0.06) -> None:
 
 
 def read(path: Path, **options: object) -> tuple[Image, str]:
-    notes = Notes()
+    notes = Recorder()
     image = read_image(path, name="start", events=notes, **options)  # type: ignore[arg-type]
     assert image.pixels.dtype == torch.float32
     assert 0 <= float(image.pixels.min()) <= float(image.pixels.max()) <= 1
-    return image, "\n".join(notes.lines)
+    return image, "\n".join(notes.notes)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +145,9 @@ def test_other_modes_are_converted_with_a_note(tmp_path: Path, mode: str) -> Non
         picture = grey.convert("RGB").convert(mode) if mode in ("YCbCr", "HSV", "LAB") else grey.convert(mode)
         if mode == "LA":
             picture.putalpha(128)
-    notes = Notes()
+    notes = Recorder()
     image = as_image(picture, name="start", events=notes)
-    assert notes.lines
+    assert notes.notes
     if mode == "1":
         assert set(image.pixels.unique().tolist()) == {0.0, 1.0}
     elif mode == "LA":

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from calotype.data import as_mask
 from calotype.errors import InputError
 from calotype.imaging.types import Image, Mask
-from tests.data.test_images import Notes
+from tests.recorder import Recorder
 
 INSIDE = np.zeros((40, 48), dtype=bool)
 INSIDE[8:20, 10:30] = True
@@ -58,12 +58,12 @@ SAVED: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("name", SAVED)
 def test_every_way_to_save_two_values_marks_the_same(tmp_path: Path, name: str) -> None:
     SAVED[name](tmp_path / name)
-    notes = Notes()
+    notes = Recorder()
     found = as_mask(tmp_path / name, events=notes).values.numpy()
     assert (found != INSIDE).mean() < (0.01 if name.endswith("jpg") else 1e-9)
     guessed = name in ("zero-one.png", "zero-three.png", "bright-brighter.png", "deep-zero-one.png", "deep.tiff", "voc.png",
                        "two-dark-colours.png", "red.png")  # fmt: skip
-    assert any("it holds the two values" in line for line in notes.lines) == guessed
+    assert any("it holds the two values" in line for line in notes.notes) == guessed
 
 
 @pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0), (0, 0, 0)])
@@ -109,15 +109,15 @@ def test_soft_masks_are_cut_at_half_with_a_note(tmp_path: Path) -> None:
     Pillow.fromarray(ramp).save(tmp_path / "ramp.png")
     Pillow.fromarray(ramp).quantize(16).save(tmp_path / "few-greys.png")
     for name in ("ramp.png", "few-greys.png"):
-        notes = Notes()
+        notes = Recorder()
         assert abs(float(as_mask(tmp_path / name, events=notes).values.float().mean()) - 0.5) < 0.05
-        assert any("neither black nor white" in line for line in notes.lines)
+        assert any("neither black nor white" in line for line in notes.notes)
     edge = two(0, 255)
     edge[8, 10:30] = 140
-    notes = Notes()
+    notes = Recorder()
     Pillow.fromarray(edge).save(tmp_path / "edge.png")
     assert np.array_equal(as_mask(tmp_path / "edge.png", events=notes).values.numpy(), INSIDE)
-    assert notes.lines == ["mask: it holds the values 0, 140, 255; those at least half bright are inside"]
+    assert notes.notes == ["mask: it holds the values 0, 140, 255; those at least half bright are inside"]
 
 
 @pytest.mark.parametrize(

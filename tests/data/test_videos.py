@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from calotype.data import as_video, contact_sheet, read_video
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.types import Image, Video
-from tests.data.test_images import Notes
+from tests.recorder import Recorder
 
 
 def brightening(frames: int = 6, height: int = 32, width: int = 48) -> Video:
@@ -36,12 +36,12 @@ def test_a_folder_of_frames_is_read_in_the_order_of_its_numbers(tmp_path: Path) 
     for index, picture in enumerate(brightening(12).to_pil()):
         picture.save(tmp_path / f"frame{index}.png")
     (tmp_path / "notes.txt").write_text("not a frame")
-    notes = Notes()
+    notes = Recorder()
     found = read_video(tmp_path, fps=12, events=notes)
     assert (found.frames.shape[0], found.fps) == (12, 12)
     means = found.frames.mean(dim=(1, 2, 3))
     assert bool((means.diff() > 0).all())
-    assert "12 frames" in notes.lines[0]
+    assert "12 frames" in notes.notes[0]
 
 
 def test_frames_are_fitted_and_counted(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calotype.core.events import Events
 from calotype.data import as_volume, read_volume, volume_mask
 from calotype.data.volumes import MAX_VOXELS
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.types import Volume
+from tests.recorder import Recorder
 
 SHAPE = (7, 5, 6)
 RNG = np.random.default_rng(0)
@@ -32,19 +32,9 @@ OWN = Path(nibabel.testing.data_path)  # type: ignore[attr-defined]
 """Real files of scanners and of other programs, which nibabel brings along."""
 
 
-class Notes(Events):
-    """Keeps the notes."""
-
-    def __init__(self) -> None:
-        self.all: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.all.append(message)
-
-
 def read(path: Path) -> tuple[Volume, list[str]]:
-    notes = Notes()
-    return read_volume(path, name="field", events=notes), notes.all
+    notes = Recorder()
+    return read_volume(path, name="field", events=notes), notes.notes
 
 
 def geometry(path: Path) -> dict[str, Any]:

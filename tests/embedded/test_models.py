@@ -19,6 +19,7 @@ from calotype.train.fast_attention import use_fast_attention
 from calotype.train.muon import Muon, orthogonalise
 from calotype.train.rng import BatchRng
 from calotype.world import sample_scene
+from tests.recorder import Recorder
 from tests.tolerance import close, layers
 from tests.train import narrow
 
@@ -225,7 +226,7 @@ def test_losses_are_compared_only_if_measured_alike(family: Path, tmp_path: Path
     shutil.copytree(family, home)
     facts = read_gates(home)["toy-vae"]
     write_gates(home, "toy-vae", {**facts, "held_out": 1e-6, **change})
-    heard = narrow.Heard()
+    heard = Recorder()
     result = narrow.run("toy-vae", tmp_path / "run", home, "1steps", events=heard)
     assert ("measure the shipped toy-vae" in [name for name, _, _ in heard.stages]) is again
     assert result.held_out_shipped == (pytest.approx(facts["held_out"], rel=0.02) if again else 1e-6)

@@ -11,12 +11,14 @@ import torch
 import calotype
 from calotype.core.schedule import VPSchedule
 from calotype.embedded.export import read_gates
-from calotype.embedded.qsm import LIMIT, SCALE, SCHEDULE, WINDOW, Patches, TraineeQSM, denoise
+from calotype.embedded.qsm import Patches, QSMRecipe
+from calotype.methods.qsmdiff.training import SCHEDULE, TraineeQSM, denoise
 from calotype.train.rng import BatchRng
 from calotype.world.brains.anatomy import sample_brain
 from tests.train import narrow
 
 NAME = "toy-qsm"
+WINDOW, SCALE, LIMIT = QSMRecipe.training.window[0], QSMRecipe.training.scale, QSMRecipe.training.limit
 
 
 @pytest.fixture(scope="module")

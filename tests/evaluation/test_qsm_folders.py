@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 import calotype
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.events import SILENT
-from calotype.core.roles import VolumePrior
 from calotype.data.qsm_folder import find_qsm_files
 from calotype.embedded.qsm import QSMRecipe
 from calotype.errors import InputError
 from calotype.evaluation.qsm_folders import _case, measure_folder
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
+from calotype.methods.qsmdiff.training import QSMDiffTraining
 
 SETTINGS = dataclasses.replace(QSMDiff.toy(), num_inference_steps=1)
 SIZE = 36
@@ -26,7 +27,7 @@ SIZE = 36
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> VolumePrior:
     folder, recipe = tmp_path_factory.mktemp("prior"), QSMRecipe()
-    recipe.unet = {"channels": [8, 8], "attention_levels": [False, False], "norm_num_groups": 4, "num_head_channels": 8}  # type: ignore[misc]
+    recipe.training = QSMDiffTraining(channels=(8, 8), norm_num_groups=4)  # type: ignore[misc]
     recipe.export(recipe.build(seed=0, start=None, checkpoints=folder), None, folder / "prior")  # type: ignore[arg-type]
     model: VolumePrior = calotype.load(str(folder / "prior"), device="cpu")
     return model

@@ -19,6 +19,7 @@ from calotype.evaluation.qsm_cases import CROP, Head, Scan, heads, scan
 from calotype.evaluation.qsmdiff import CLEAN_PPM, NOISE_PPM, TILT_DEGREES, claims, measure
 from calotype.evaluation.report import Claim
 from calotype.methods.qsmdiff import QSMDiff
+from calotype.methods.qsmdiff.training import QSMDiffTraining
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_a_claim_needs_all_brains() -> None:
 def test_the_whole_table_on_an_untrained_prior(tmp_path: Path) -> None:
     """Two steps of a narrow network: every row is there, and rows that must differ do."""
     recipe = QSMRecipe()
-    recipe.unet = {"channels": [8, 8], "attention_levels": [False, False], "norm_num_groups": 4, "num_head_channels": 8}  # type: ignore[misc]
+    recipe.training = QSMDiffTraining(channels=(8, 8), norm_num_groups=4)  # type: ignore[misc]
     trainee = recipe.build(seed=0, start=None, checkpoints=tmp_path)
     recipe.export(trainee, None, tmp_path / "prior")  # type: ignore[arg-type]
     model = calotype.load(str(tmp_path / "prior"), device="cpu")

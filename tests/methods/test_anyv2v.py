@@ -16,20 +16,21 @@ from calotype import load
 from calotype.attention import AttentionControl, Capture, attention_sites
 from calotype.backbones.preprocessing import working_size
 from calotype.core.denoiser import Condition
-from calotype.core.events import Events
 from calotype.core.guidance import ClassifierFreeGuidance, NoGuidance
 from calotype.core.inversion import Trajectory
 from calotype.core.noise import noise
 from calotype.core.samplers import sample
 from calotype.core.schedule import karras_sigmas
+from calotype.core.stepping import StepContext
+from calotype.data.cache import TensorCache
 from calotype.errors import Cancelled, InputError
 from calotype.imaging.types import Image, Video
 from calotype.methods.anyv2v import AnyV2V
 from calotype.methods.anyv2v.editor import edit_picture
-from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, DecoderAttention, Injection, convolution, sigma_of_tau
+from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, BesideSource, DecoderAttention, Injection, convolution, sigma_of_tau
 from calotype.methods.anyv2v.inversion import Windows, nested_tables
-from calotype.runs.cache import TensorCache
 from tests import tiny
+from tests.recorder import Recorder
 from tests.tolerance import ENDS, close, in_float64, tolerance
 
 VIDEO = ("svd", "toy-i2v", "i2vgen")
@@ -37,39 +38,6 @@ QUICK = AnyV2V(num_inversion_steps=2, num_inference_steps=2, guidance_scale=2.0,
 SMALL = dataclasses.replace(QUICK, height=32, width=32)
 """For the toy model, which halves the latents of 32 px three times; the others need 64 px."""
 EVERYWHERE = Injection(conv=0.0, spatial=0.0, temporal=0.0)
-
-
-class Heard(Events):
-    """Keeps what it hears; stops after so many steps, and remembers states."""
-
-    def __init__(self, stop_after: int | None = None, states: dict[str, dict[str, Tensor]] | None = None) -> None:
-        self.told: list[str] = []
-        self.metrics: dict[str, float] = {}
-        self.stop_after, self.steps = stop_after, 0
-        self.states = {} if states is None else states
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.told.append(name)
-
-    def note(self, message: str) -> None:
-        self.told.append(message)
-
-    def metric(self, name: str, value: float) -> None:
-        self.told.append(name)
-        self.metrics[name] = value
-
-    def step(self, advance: int = 1) -> None:
-        self.steps += advance
-
-    def save_state(self, key: str, tensors: dict[str, Tensor]) -> None:  # type: ignore[override]
-        self.states[key] = {name: tensor.clone() for name, tensor in tensors.items()}
-
-    def load_state(self, key: str) -> dict[str, Tensor] | None:
-        return self.states.get(key)
-
-    def check(self) -> None:
-        if self.stop_after is not None and self.steps >= self.stop_after:
-            raise Cancelled("stopped")
 
 
 def clip(frames: int = 3, seed: int = 0, size: int = 32) -> Video:
@@ -144,7 +112,8 @@ def one_step(model: Any, kind: str, injection: Injection, *, equal: bool = False
     with AttentionControl(model, roles=(SOURCE, NEGATIVE, EDIT)) as control:
         injection.add(control)
         hidden = control.add(Capture(what="hidden", rows=SOURCE, dtype=torch.float32))
-        estimate = Branches(model, conditions, trajectory, EVERYWHERE, control, 2.0)(x, 2.0)
+        denoise = model.denoiser(conditions, BesideSource.of(2.0, trajectory, EVERYWHERE), control=control)
+        estimate = denoise.at(StepContext(0, 1, 2.0))(x, 2.0)
     return estimate, [tensor for _, tensor in sorted(hidden.tensors.items())]
 
 
@@ -208,7 +177,7 @@ def test_the_source_rows_are_the_saved_latents_of_each_level() -> None:
 
 def test_skipped_steps_begin_at_the_saved_level_and_leave_the_schedule_alone() -> None:
     model = load(tiny.cached("toy-i2v"))
-    heard = Heard()
+    heard = Recorder()
     late = dataclasses.replace(SMALL, num_inference_steps=3, num_inversion_steps=3, start_index=1)
     inversion = late.invert(model, [clip()])
     late.edit(model, [clip()], [frame()], inversion, events=heard)
@@ -226,7 +195,7 @@ def test_fresh_noise_keeps_the_variance() -> None:
     first, second = (bare.edit(model, [clip()], [frame()], found)[0].frames for found in (inversion, other))
     assert torch.equal(first, second)
     half = dataclasses.replace(bare, random_ratio=0.5)
-    mixed = half._start(inversion.trajectory, 80.0, 0).var()
+    mixed = half._start(model, inversion.trajectory, torch.tensor([80.0, 0.0]), 0).var()
     assert float(mixed) == pytest.approx(float(inversion.trajectory.start.var() + 80.0**2 + 1) / 2, rel=0.05)
 
 
@@ -244,13 +213,13 @@ def test_clips_together_come_out_as_alone() -> None:
 def test_a_whole_edit_leaves_the_network_as_it_was(kind: str) -> None:
     model = load(tiny.cached(kind))
     before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
-    heard = Heard()
+    heard = Recorder()
     made = dataclasses.replace(QUICK, rebuild=True, height=side(kind), width=side(kind))(
         model, clip(size=side(kind)), frame(size=side(kind)), prompt=guided(kind), events=heard
     )
     assert made.frames.shape == (3, 3, side(kind), side(kind))
     assert made.fps == 8.0
-    assert heard.told.index("rebuilt_psnr_db") < heard.told.index("anyv2v")
+    assert heard.heard.index("metric rebuilt_psnr_db") < next(at for at, what in enumerate(heard.heard) if what.startswith("stage anyv2v "))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.unet.state_dict().items())
     assert not any("forward" in module.__dict__ for module in model.unet.modules())
     assert not any(module._forward_hooks for module in model.unet.modules())
@@ -259,7 +228,7 @@ def test_a_whole_edit_leaves_the_network_as_it_was(kind: str) -> None:
 def test_a_second_edit_of_a_clip_skips_the_inversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALOTYPE_CACHE", str(tmp_path))
     model, keeping = load(tiny.cached("toy-i2v")), dataclasses.replace(SMALL, cache_megabytes=50, rebuild=True)
-    first, second = Heard(), Heard()
+    first, second = Recorder(), Recorder()
     made = keeping(model, clip(), frame(), events=first)
     again = keeping(model, clip(), frame(), events=second)
     assert torch.equal(made.frames, again.frames)
@@ -273,10 +242,10 @@ def test_a_second_edit_of_a_clip_skips_the_inversion(tmp_path: Path, monkeypatch
         lambda heard: keeping(model, clip(), frame(), seed=1, events=heard),
         lambda heard: dataclasses.replace(keeping, noise_aug_strength=0.1)(model, clip(), frame(), events=heard),
     ):
-        heard = Heard()
+        heard = Recorder()
         other(heard)
         assert heard.metrics["inversion_calls"] > 0
-    heard = Heard()
+    heard = Recorder()
     dataclasses.replace(keeping, tau_spatial=1.0)(model, clip(), Image(frame().pixels.flip(0)), prompt="red ball", events=heard)
     assert heard.metrics["inversion_calls"] == 0
 
@@ -287,8 +256,8 @@ def test_an_interrupted_edit_goes_on_where_it_was() -> None:
     for stop in (1, 3):
         states: dict[str, dict[str, Tensor]] = {}
         with pytest.raises(Cancelled):
-            SMALL(model, clip(), frame(), events=Heard(stop, states))
-        assert torch.equal(SMALL(model, clip(), frame(), events=Heard(None, states)).frames, whole.frames)
+            SMALL(model, clip(), frame(), events=Recorder(stop, states))
+        assert torch.equal(SMALL(model, clip(), frame(), events=Recorder(None, states)).frames, whole.frames)
 
 
 def test_levels_nest() -> None:
@@ -311,11 +280,11 @@ def test_levels_nest() -> None:
 def test_long_clips_are_edited_in_windows_that_share_frames() -> None:
     model, long = load(tiny.cached("toy-i2v")), clip(7)
     method = dataclasses.replace(SMALL, window=4, overlap=2)
-    heard = Heard()
+    heard = Recorder()
     assert method.windows(model, 7).starts == [0, 2, 3]
     made = method(model, long, frame(), events=heard)
     assert made.frames.shape == (7, 3, 32, 32)
-    assert any("7 frames are edited in 3 windows of 4" in line for line in heard.told)
+    assert any("7 frames are edited in 3 windows of 4" in line for line in heard.notes)
     short = method.windows(model, 4)
     assert short.starts == [0]
     untouched = short.fused(lambda x, sigma: x * 2)
@@ -360,7 +329,7 @@ def test_each_window_of_the_inversion_is_told_its_own_first_frame() -> None:
         ({"tau_spatial": 1.5}, "tau_spatial is 1.5; it must lie between 0 and 1"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"guidance_scale": 0.5}, "guidance_scale is 0.5"),
-        ({"overlap": 0}, "overlap 1 or more"),
+        ({"overlap": 0}, "overlap is 0; it must be 1 or more"),
         ({"window": 1}, "window is 1; it must be 2 or more"),
         ({"height": 8}, "height is 8"),
         ({"motion_bucket_id": 256}, "motion_bucket_id is 256"),
@@ -395,13 +364,13 @@ def test_inputs_are_checked_before_anything_is_computed() -> None:
 
 
 def test_other_sizes_are_fitted_with_a_message() -> None:
-    heard = Heard()
+    heard = Recorder()
     wide = Video(torch.nn.functional.interpolate(clip().frames, (96, 128)), 12.0)
     first = Image(torch.nn.functional.interpolate(frame().pixels[None], (192, 256))[0])
     made = SMALL(load(tiny.cached("toy-i2v")), wide, first, events=heard)
     assert made.size == (32, 32)
     assert made.fps == 12.0
-    assert sum("resized to 32x32, 25 % of it cut off at the sides" in line for line in heard.told) == 2
+    assert sum("resized to 32x32, 25 % of it cut off at the sides" in line for line in heard.notes) == 2
 
 
 def test_instructions_are_followed_by_two_guidances() -> None:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor
 
 from calotype import load
 from calotype.backbones.preprocessing import working_size
-from calotype.core.events import Events
 from calotype.errors import Cancelled, InputError
 from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit import DesignEdit, Edit, Layer, Plan, Task, make_task
@@ -25,6 +22,7 @@ from calotype.methods.design_edit.tasks import panned, placed, zoomed_out
 from calotype.methods.design_edit.windows import blend
 from calotype.world import paint, sample_scene
 from tests import tiny
+from tests.recorder import Recorder
 from tests.tolerance import ENDS, close, in_float64, tolerance
 
 QUICK = DesignEdit(num_inference_steps=4, mask_start=0.0, mask_stop=0.75, blend_stop=0.75, fuse=0.75)
@@ -57,34 +55,6 @@ def box(left: int, top: int, right: int, bottom: int, size: tuple[int, int] = (6
 def task_of(edit: Edit, image: Image | None = None) -> Task:
     image = image or picture()
     return make_task(image.pixels, edit, Regions(image))
-
-
-class Heard(Events):
-    """Remembers metrics, notes and states; stops the run after some steps if told to."""
-
-    def __init__(self, stop_after: int | None = None, states: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
-        self.metrics: dict[str, float] = {}
-        self.notes: list[str] = []
-        self.states = {key: dict(state) for key, state in (states or {}).items()}
-        self.left = stop_after
-
-    def metric(self, name: str, value: float) -> None:
-        self.metrics[name] = value
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def save_state(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        self.states[key] = {name: tensor.clone() for name, tensor in tensors.items()}
-
-    def load_state(self, key: str) -> dict[str, Tensor] | None:
-        return self.states.get(key)
-
-    def check(self) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise Cancelled("stopped")
 
 
 # Regions and plans
@@ -321,7 +291,7 @@ def test_the_single_edits(arguments: dict[str, Any]) -> None:
 
 
 def calls(method: DesignEdit, task: Task) -> float:
-    heard = Heard()
+    heard = Recorder()
     method.edit(model(), [task], events=heard)
     return heard.metrics["model_calls"]
 
@@ -377,10 +347,10 @@ def test_an_interrupted_edit_ends_bit_equal() -> None:
     image, edit = picture(), {"move": "masks:0", "dx": 0.25, "masks": [box(8, 8, 20, 24)], "seed": 3}
     whole = QUICK(model(), image, **edit)
     for steps in (2, 6):
-        heard = Heard(stop_after=steps)
+        heard = Recorder(stop_after=steps + 1)
         with pytest.raises(Cancelled):
             QUICK(model(), image, events=heard, **edit)
-        assert torch.equal(QUICK(model(), image, events=Heard(states=heard.states), **edit).pixels, whole.pixels)
+        assert torch.equal(QUICK(model(), image, events=Recorder(states=heard.states), **edit).pixels, whole.pixels)
 
 
 def test_chained_removals_stay_in_latents(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +367,7 @@ def test_chained_removals_stay_in_latents(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("size", [(40, 52), (150, 90), (300, 240)])
 def test_a_picture_of_any_size_keeps_its_untouched_pixels(size: tuple[int, int]) -> None:
-    image, heard = picture(*size), Heard()
+    image, heard = picture(*size), Recorder()
     mask = box(10, 12, 24, 26, size)
     made = QUICK(model(), image, remove=("masks:0",), masks=[mask], events=heard)
     assert made.size == size
@@ -413,7 +383,7 @@ def test_a_picture_of_any_size_keeps_its_untouched_pixels(size: tuple[int, int])
 def test_an_early_fusion_draws_what_was_hidden() -> None:
     visible = Mask(box(10, 10, 30, 30).values & ~box(20, 20, 30, 30).values)
     edit = Edit(layers=(Layer(mask=visible, hidden_by=box(20, 20, 40, 40), dx=0.375),))
-    heard = Heard()
+    heard = Recorder()
     method = dataclasses.replace(QUICK, num_inference_steps=8)
     made = method.edit(model(), [task_of(edit)], events=heard)
     # Two inversions, the way back, background masked for 4 of the steps, the canvas's hidden part for 2.

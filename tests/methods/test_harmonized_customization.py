@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import calotype
-from calotype.core.events import Events
 from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.noise import batch_noise
 from calotype.core.samplers import sample
@@ -22,6 +21,7 @@ from calotype.methods.harmonized_customization.projection import EmbeddingMixer,
 from calotype.methods.harmonized_customization.prompts import build_prompt
 from calotype.world import paint
 from calotype.world.creatures.drawing import PLAIN, on_plain_ground, sample_creature
+from tests.recorder import Recorder
 from tests.tiny_subject import cached_subject
 from tests.tolerance import ENDS, close, in_float64
 
@@ -57,18 +57,6 @@ def _decided() -> Any:
 @pytest.fixture(scope="module", name="subject")
 def _subject() -> Image:
     return Image(paint([on_plain_ground(sample_creature(index=1))])[0])
-
-
-class Listener(Events):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.metrics: dict[str, float] = {}
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def metric(self, name: str, value: float) -> None:
-        self.metrics[name] = value
 
 
 def rows(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -245,7 +233,7 @@ def test_prompts_of_several_lengths_in_one_batch_are_those_made_alone(
 
 
 def test_it_runs_on_blip_diffusion_and_logs_what_it_took_away(blip: Any) -> None:
-    heard = Listener()
+    heard = Recorder()
     method = HarmonizedCustomization(num_inference_steps=2)
     picture = Image(torch.rand((3, 50, 70), generator=torch.Generator().manual_seed(0)))
     made = method(blip, picture, "on sand", word="ball", target_word="house", seed=1, events=heard)
@@ -261,7 +249,7 @@ def test_it_runs_on_blip_diffusion_and_logs_what_it_took_away(blip: Any) -> None
 
 
 def test_any_size_is_resized_with_a_message(model: Any, subject: Image) -> None:
-    heard = Listener()
+    heard = Recorder()
     large = Image(torch.nn.functional.interpolate(subject.pixels[None], size=(90, 130))[0])
     assert FAST(model, large, PROMPT, events=heard).size == (64, 64)
     assert any("resized and centre-cropped to 64x64" in note for note in heard.notes)

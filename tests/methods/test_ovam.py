@@ -16,7 +16,6 @@ from calotype import load
 from calotype.backbones.preprocessing import working_size
 from calotype.chains import mask_from
 from calotype.core.denoiser import Condition
-from calotype.core.events import Events
 from calotype.core.guidance import NoGuidance
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.errors import InputError
@@ -27,25 +26,12 @@ from calotype.methods.ovam.masks import dense_field, guided_filter, scaled, to_m
 from calotype.methods.ovam.tokens import PERFECT_MINMAX, distance
 from calotype.methods.ovam.words import TokenQuery, ask, rival_rows
 from tests import tiny
+from tests.recorder import Recorder
 
 KINDS = ("sd", "sd21", "sdxl")
 PLAIN = OpenVocabularyAttentionMaps(
     num_inference_steps=2, guidance_scale=2.0, levels=2, self_attention=1.0, refine="none", scaling="minmax", threshold=0.5
 )
-
-
-class Heard(Events):
-    """Remembers notes and metrics."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.metrics: dict[str, float] = {}
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def metric(self, name: str, value: float) -> None:
-        self.metrics[name] = value
 
 
 def noisy_picture(seed: int = 0, height: int = 64, width: int = 64) -> Image:
@@ -192,7 +178,7 @@ def test_the_two_branches_ask_differently(sd: Any) -> None:
 
 
 def test_pictures_of_any_shape_keep_their_size(sd: Any) -> None:
-    heard = Heard()
+    heard = Recorder()
     picture = noisy_picture(3, 50, 90)
     seen = PLAIN.look(sd, [picture], seed=1, events=heard)
     assert seen.latent_size[1] > seen.latent_size[0]
@@ -335,7 +321,7 @@ def test_self_attention_is_watched_where_it_refines(sd: Any) -> None:
 
 
 def test_one_call_makes_pictures_maps_and_masks(model: Any) -> None:
-    heard = Heard()
+    heard = Recorder()
     found = PLAIN(model, None, words="ball,red house", prompt="a red ball on sand", seed=1, events=heard)
     assert list(found) == ["picture", "ball-map", "ball-mask", "red-house-map", "red-house-mask"]
     assert {item.size for item in found.values()} == {model.size}
@@ -411,7 +397,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_without_guidance_the_one_branch_is_watched(sd: Any) -> None:
-    heard = Heard()
+    heard = Recorder()
     seen = dataclasses.replace(PLAIN, guidance_scale=1.0).generate(sd, ["a red ball"], seed=1, events=heard)
     assert "without guidance" in heard.notes[0]
     assert seen.rows == 1

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from calotype.core.events import Events
 from calotype.data import as_volume, read_volume, volume_mask
 from calotype.data.volumes import masked_values
 from calotype.errors import InputError
@@ -18,6 +17,7 @@ from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.units import field_in_ppm
 from tests.fuzz.mutations import reads_or_refuses
 from tests.methods.test_qsmdiff import White
+from tests.recorder import Recorder
 
 SIZE = (12, 10, 9)
 BRAIN = torch.ones(SIZE, dtype=torch.bool)
@@ -28,14 +28,6 @@ HERTZ = 42.577478518 * 7
 PER_PPM = {
     "ppm": 1.0, "ppb": 1e3, "hz": HERTZ, "rad/s": 2 * np.pi * HERTZ, "radians": 2 * np.pi * HERTZ * 0.005, "tesla": 7e-6, "fraction": 1e-6,
 }  # fmt: skip
-
-
-class Notes(Events):
-    def __init__(self) -> None:
-        self.all: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.all.append(message)
 
 
 def told(unit: str) -> dict[str, float]:
@@ -69,9 +61,9 @@ def test_the_unit_in_a_files_description_counts(tmp_path: Path, written: str, un
     if told(unit):
         with pytest.raises(InputError, match=rf"a field in {unit} needs .*b0_tesla"):
             field_in_ppm(field, BRAIN)
-    notes = Notes()
+    notes = Recorder()
     field_in_ppm(field, BRAIN, unit="fraction", events=notes)
-    assert any("and fraction counts, which was given" in note for note in notes.all)
+    assert any("and fraction counts, which was given" in note for note in notes.notes)
 
 
 @pytest.mark.parametrize("unit", ["ppb", "hz", "rad/s", "radians", "tesla", "fraction"])
@@ -94,13 +86,13 @@ def test_a_unit_that_is_none_of_a_fields_is_asked_for() -> None:
 
 def test_what_could_be_ppm_and_is_nearer_to_another_unit_is_noted() -> None:
     """Phase of a short echo passes the size test."""
-    notes = Notes()
+    notes = Recorder()
     field_in_ppm(Volume(PPM * 5, EYE), BRAIN, events=notes)
-    assert any("taken as ppm, and could be radians" in note for note in notes.all)
-    notes = Notes()
+    assert any("taken as ppm, and could be radians" in note for note in notes.notes)
+    notes = Recorder()
     for scale in (0.4, 1, 2.5):
         field_in_ppm(Volume(PPM * scale, EYE), BRAIN, events=notes)
-    assert not notes.all
+    assert not notes.notes
 
 
 def test_zeros_in_a_wide_mask_dont_count() -> None:
@@ -117,9 +109,9 @@ def test_the_limits_of_the_size_test_and_what_a_given_unit_changes() -> None:
         if refused:
             with pytest.raises(InputError, match="99th percentile"):
                 field_in_ppm(field, BRAIN)
-            notes = Notes()
+            notes = Recorder()
             assert torch.equal(field_in_ppm(field, BRAIN, unit="ppm", events=notes).values, field.values)
-            assert any("is the unit right" in note for note in notes.all)
+            assert any("is the unit right" in note for note in notes.notes)
         else:
             assert torch.equal(field_in_ppm(field, BRAIN).values, field.values)
 
@@ -160,10 +152,10 @@ def test_whole_numbers_in_ppb_are_no_raw_phase() -> None:
 
 def test_numbers_of_the_scan_that_a_unit_doesnt_need_change_nothing() -> None:
     for unit, numbers in (("hz", {"te_ms": 20.0, "b0_tesla": 7.0}), ("ppm", {"b0_tesla": 3.0}), ("ppb", {"te_ms": 20.0})):
-        notes = Notes()
+        notes = Recorder()
         found = field_in_ppm(Volume(PPM * PER_PPM[unit], EYE), BRAIN, unit=unit, **numbers, events=notes)  # type: ignore[arg-type]
         torch.testing.assert_close(found.values, PPM, rtol=1e-5, atol=1e-8)
-        assert any("needs no" in note for note in notes.all)
+        assert any("needs no" in note for note in notes.notes)
 
 
 def test_a_maps_unit_is_ppm_or_a_part_of_it() -> None:
@@ -210,15 +202,15 @@ def test_the_main_field_is_read_off_the_scanners_placement(
     image.set_qform(turned(qform[1]), code=qform[0])
     nibabel.save(image, tmp_path / "f.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.ones(SIZE, np.uint8), None, image.header), tmp_path / "m.nii.gz")
-    notes = Notes()
+    notes = Recorder()
     method, given = QSMDiff(num_inference_steps=1), {"field_unit": None, "te_ms": None, "b0_tesla": None}
     *_, b0 = method._measured(tmp_path / "f.nii.gz", tmp_path / "m.nii.gz", b0_direction=None, **given, events=notes)  # type: ignore[arg-type]
     assert np.allclose(b0, [0, np.sin(np.radians(degrees)), np.cos(np.radians(degrees))], atol=1e-5)
-    assert any("give --b0-direction" in note for note in notes.all) == noted
-    notes = Notes()
+    assert any("give --b0-direction" in note for note in notes.notes) == noted
+    notes = Recorder()
     *_, b0 = method._measured(tmp_path / "f.nii.gz", tmp_path / "m.nii.gz", b0_direction=(0, 3, 4), **given, events=notes)  # type: ignore[arg-type]
     assert np.allclose(b0, [0, 0.6, 0.8])
-    assert not any("--b0-direction" in note for note in notes.all)
+    assert not any("--b0-direction" in note for note in notes.notes)
 
 
 def test_two_scanners_placements_that_disagree_are_noted(tmp_path: Path) -> None:
@@ -226,9 +218,9 @@ def test_two_scanners_placements_that_disagree_are_noted(tmp_path: Path) -> None
     image.set_sform(turned(10), code=1)
     image.set_qform(turned(30), code=1)
     nibabel.save(image, tmp_path / "f.nii.gz")
-    notes = Notes()
+    notes = Recorder()
     read_volume(tmp_path / "f.nii.gz", events=notes)
-    assert any("sform (the scanner's) and qform (the scanner's) place the voxels differently" in note for note in notes.all)
+    assert any("sform (the scanner's) and qform (the scanner's) place the voxels differently" in note for note in notes.notes)
 
 
 def test_a_mask_that_kept_the_templates_placement_alone_still_fits(tmp_path: Path) -> None:
@@ -261,9 +253,9 @@ def test_a_header_without_a_placement_is_laid_on_the_fields_grid(tmp_path: Path)
         mask.set_qform(None, code=0)
         nibabel.save(mask, tmp_path / "m.nii.gz")
         if fits:
-            notes = Notes()
+            notes = Recorder()
             assert bool(volume_mask(tmp_path / "m.nii.gz", field, events=notes).all())
-            assert any("its header doesn't say where it lies; it is laid on field's grid" in note for note in notes.all)
+            assert any("its header doesn't say where it lies; it is laid on field's grid" in note for note in notes.notes)
         else:
             with pytest.raises(InputError, match="voxels of 1 x 1 x 1 mm"):
                 volume_mask(tmp_path / "m.nii.gz", field)
@@ -277,11 +269,11 @@ def test_a_field_in_an_array_is_laid_on_the_masks_grid(tmp_path: Path) -> None:
     nibabel.save(mask, tmp_path / "m.nii.gz")
     np.save(tmp_path / "f.npy", PPM.numpy())
     for field in (tmp_path / "f.npy", PPM.numpy()):
-        notes = Notes()
+        notes = Recorder()
         found = QSMDiff(num_inference_steps=1)(White(), field, tmp_path / "m.nii.gz", events=notes)
         assert np.allclose(found.chi.affine, turned(30), atol=1e-4)
-        assert any("field: an array doesn't say where it lies; it is laid on mask's grid" in note for note in notes.all)
-        assert not any("--b0-direction" in note for note in notes.all)
+        assert any("field: an array doesn't say where it lies; it is laid on mask's grid" in note for note in notes.notes)
+        assert not any("--b0-direction" in note for note in notes.notes)
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (4, 1), (2, 0), (0, 1), (0, 0)])
@@ -341,20 +333,20 @@ def test_a_mask_a_little_off_the_grid(shift: float, accepted: bool, noted: bool)
     """In mm, of voxels of 2 mm."""
     moved = EYE.clone()
     moved[0, 3] += shift
-    notes = Notes()
+    notes = Recorder()
     if not accepted:
         with pytest.raises(InputError, match="shifted by"):
             volume_mask(Volume(BRAIN.float(), moved), Volume(PPM, EYE))
         return
     assert bool(volume_mask(Volume(BRAIN.float(), moved), Volume(PPM, EYE), events=notes).all())
-    assert any("taken as the same" in note for note in notes.all) == (shift > 2e-3 * 1.0001)
+    assert any("taken as the same" in note for note in notes.notes) == (shift > 2e-3 * 1.0001)
 
 
 def test_an_array_on_disk_is_a_mask_of_the_fields_grid(tmp_path: Path) -> None:
     np.save(tmp_path / "m.npy", BRAIN.numpy().astype(np.uint8))
-    notes = Notes()
+    notes = Recorder()
     assert bool(volume_mask(as_volume(tmp_path / "m.npy"), Volume(PPM, EYE), events=notes).all())
-    assert any("laid on field's grid" in note for note in notes.all)
+    assert any("laid on field's grid" in note for note in notes.notes)
     np.save(tmp_path / "other.npy", np.ones((12, 10, 8), np.uint8))
     with pytest.raises(InputError, match="12x10x8 voxels"):
         volume_mask(as_volume(tmp_path / "other.npy"), Volume(PPM, EYE))
@@ -365,11 +357,11 @@ def test_nan_outside_the_mask_is_zero_and_inside_it_is_refused() -> None:
     inside[:2] = False
     values[0] = float("nan")
     values[1, 0, 0] = float("inf")
-    notes = Notes()
+    notes = Recorder()
     found = masked_values(Volume(values, EYE), inside, events=notes)
     assert torch.equal(found.values[inside], PPM[inside])
     assert not bool(found.values[0].any())
-    assert notes.all == ["field: 91 voxels outside the mask are NaN or infinite; they are taken as 0"]
+    assert notes.notes == ["field: 91 voxels outside the mask are NaN or infinite; they are taken as 0"]
     values[5, 5, 5] = float("nan")
     with pytest.raises(InputError, match="1 of the 900 voxels in the mask are NaN"):
         masked_values(Volume(values, EYE), inside)

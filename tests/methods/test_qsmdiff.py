@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 import calotype
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.dipole import DipoleOperator
 from calotype.core.noise import RENOISE, noise
-from calotype.core.roles import VolumePrior
 from calotype.errors import Cancelled, InputError
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.guidance import Measurement
 from calotype.methods.qsmdiff.resolution import Resolution
 from tests import tiny
-from tests.core.recorder import Recorder
 from tests.methods.test_qsm_grid import TURNS, ellipsoid, rotation, turned, turned_affine
+from tests.recorder import Recorder
 from tests.tiny_qsm import cached_prior
 
 QUICK = QSMDiff(num_inference_steps=4, overlap=0.25, spacing="karras", eta=1.0, num_guidance_steps=2, tv=0.0, padding=1.25)
@@ -31,7 +31,7 @@ SIZE = (13, 11, 12)
 class White:
     """A prior whose maps are white noise of standard deviation `scale`: its best estimate is x / (1 + sigma^2). No network, exact."""
 
-    name, unit, spacing, max_rows = "white", "ppm", (2.0, 2.0, 2.0), 64
+    role, name, unit, spacing, max_rows = "VolumePrior", "white", "ppm", (2.0, 2.0, 2.0), 64
 
     def __init__(self, window: tuple[int, int, int] = (8, 8, 8), scale: float = 0.05, limit: float = 10.0) -> None:
         self.window, self.scale, self.limit, self.calls = window, scale, limit, 0
@@ -386,7 +386,7 @@ def test_guidance_by_windows_is_that_of_the_volume_for_one_window_only() -> None
         ({"eta": 1.1}, "eta is 1.1"),
         ({"noise": 0.0}, "noise is 0.0; it must be above 0"),
         ({"overlap": 1.0}, "overlap is 1.0"),
-        ({"padding": 0.5}, "padding 0.5"),
+        ({"padding": 0.5}, "padding is 0.5; it must lie between 1 and 4"),
         ({"sigma_min": 60.0}, "0 < sigma_min < sigma_max"),
         ({"guidance_mode": "none", "guidance_scope": "window"}, "guidance_scope window is for"),
     ],

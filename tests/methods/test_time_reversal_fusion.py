@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from calotype import load
 from calotype.backbones.image_to_video import StableVideoDiffusion
 from calotype.backbones.preprocessing import FAMILIAR_PSNR_DB
 from calotype.core.denoiser import Condition
-from calotype.core.events import Events
 from calotype.core.guidance import Guidance
 from calotype.core.noise import noise
 from calotype.core.paths import WeightKind, frame_weights, time_reversal
@@ -28,6 +27,7 @@ from calotype.imaging.types import Image, Video
 from calotype.methods.time_reversal_fusion import SequentialStep, TimeReversalFusion
 from calotype.metrics import psnr
 from tests import tiny
+from tests.recorder import Recorder
 from tests.tolerance import ENDS, close, in_float64
 
 OFF = Reinject(repeats=0)
@@ -40,7 +40,7 @@ class Lever:
     Conditions carry the grey value; the unconditional branch carries 0. It records how many rows it is asked for.
     """
 
-    name = "lever"
+    role, name = "ImageToVideo", "lever"
     num_frames = 4
     size = (16, 16)
 
@@ -58,6 +58,9 @@ class Lever:
 
     def unconditional(self, condition: Condition) -> Condition:
         return Condition({"grey": torch.zeros_like(condition.tensors["grey"])})
+
+    def init_noise_sigma(self, sigmas: Tensor) -> float:
+        return float((float(sigmas[0]) ** 2 + 1) ** 0.5)
 
     def latent_shape(self, num_frames: int | None = None, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
         return (num_frames or self.num_frames, 1, 2, 2)
@@ -92,39 +95,6 @@ def grey(value: float, side: int = 16) -> Image:
 
 def photograph(seed: int, side: int) -> Image:
     return Image(torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed)))
-
-
-class Heard(Events):
-    """Remembers metrics, notes and the last state; stops the run after some steps if told to."""
-
-    def __init__(self, stop_after: int | None = None, state: Mapping[str, Tensor] | None = None) -> None:
-        self.metrics: dict[str, float] = {}
-        self.notes: list[str] = []
-        self.previews: list[Video | Image] = []
-        self.state = dict(state) if state else None
-        self.left = stop_after
-
-    def metric(self, name: str, value: float) -> None:
-        self.metrics[name] = value
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def preview(self, make: Callable[[], Image | Video]) -> None:
-        if not self.previews:
-            self.previews.append(make())
-
-    def save_state(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        self.state = {name: tensor.clone() for name, tensor in tensors.items()}
-
-    def load_state(self, key: str) -> dict[str, Tensor] | None:
-        return self.state
-
-    def check(self) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left == 0:
-                raise Cancelled("stopped")
 
 
 @pytest.fixture(scope="module")
@@ -195,14 +165,14 @@ def test_clamped_ends_are_the_pictures_to_the_bit() -> None:
 @pytest.mark.parametrize(("fusion", "rows"), [("parallel", 2), ("sequential", 1)])
 def test_model_calls_are_steps_times_paths_times_branches(fusion: str, rows: int) -> None:
     for scale, branches in ((1.0, 1), (3.0, 2)):
-        model, heard = Lever(), Heard()
+        model, heard = Lever(), Recorder()
         dataclasses.replace(QUICK, fusion=fusion, max_guidance_scale=scale)(model, grey(0.2), grey(0.6), events=heard)
         assert heard.metrics["model_calls"] == 4 * 2 * branches
         assert set(model.asked) == {rows}
 
 
 def test_reinjection_costs_what_the_paper_says() -> None:
-    heard = Heard()
+    heard = Recorder()
     TimeReversalFusion.paper()(Lever(), grey(0.2), grey(0.6), events=heard)
     assert heard.metrics["model_calls"] == 220
 
@@ -257,15 +227,15 @@ def test_a_resumed_run_is_bit_equal(fusion: str, stop_after: int) -> None:
     method = TimeReversalFusion(num_inference_steps=6, fusion=fusion, reinject=Reinject(ratio=0.5, length=2))
     model = Lever(slope=0.1, share=0.4)
     whole = method(model, grey(0.2), grey(0.6), seed=9)
-    stopped = Heard(stop_after=stop_after)
+    stopped = Recorder(stop_after=stop_after)
     with pytest.raises(Cancelled):
         method(model, grey(0.2), grey(0.6), seed=9, events=stopped)
-    resumed = method(model, grey(0.2), grey(0.6), seed=9, events=Heard(state=stopped.state))
+    resumed = method(model, grey(0.2), grey(0.6), seed=9, events=Recorder(states=stopped.states))
     assert torch.equal(whole.frames, resumed.frames)
 
 
 def test_a_preview_is_a_clip_of_the_right_shape(svd: StableVideoDiffusion) -> None:
-    heard = Heard()
+    heard = Recorder()
     dataclasses.replace(QUICK, num_inference_steps=1)(svd, photograph(0, 64), photograph(1, 64), events=heard)
     (preview,) = heard.previews
     assert isinstance(preview, Video)
@@ -306,12 +276,12 @@ def test_a_strange_picture_is_noted_on_embedded_models_only() -> None:
         def decode(self, latents: Tensor, fps: float) -> Video:
             return Video(latents[0].mean(dim=(2, 3), keepdim=True).expand(-1, 3, 16, 16).contiguous(), fps)
 
-    heard = Heard()
+    heard = Recorder()
     QUICK(Named(), strange, grey(0.3), events=heard)
     assert len([line for line in heard.notes if "stable-video-diffusion" in line]) == 1
     assert "start" in heard.notes[0]
     assert psnr(grey(0.5).pixels, strange.pixels) < FAMILIAR_PSNR_DB
-    heard = Heard()
+    heard = Recorder()
     QUICK(Lever(), strange, grey(0.3), events=heard)
     assert heard.notes == []
 

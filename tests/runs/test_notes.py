@@ -11,27 +11,20 @@ import pytest
 import torch
 
 from calotype import load
-from calotype.core.events import Events, warnings_noted
+from calotype.core.events import warnings_noted
 from calotype.imaging.types import Image
 from calotype.methods.ovam import OpenVocabularyAttentionMaps
 from calotype.runs import ModelRequest, run
 from tests import tiny
+from tests.recorder import Recorder
 from tests.runs.toy_bare_method import ToyNegative
 
 LONG = "a red ball on sand and a blue house on grass " * 12
 
 
-class Heard(Events):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 @pytest.mark.parametrize("kind", ["toy-t2i", "sdxl"])
 def test_a_prompt_that_is_too_long_is_noted_once_and_in_the_record(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    heard = Heard()
+    heard = Recorder()
     method = OpenVocabularyAttentionMaps(num_inference_steps=1, levels=1, self_attention=1.0, refine="none", prompt_competes=True)
     request = ModelRequest(str(tiny.cached(kind)), device="cpu")
     capfd.readouterr()
@@ -57,7 +50,7 @@ def test_what_is_logged_while_a_run_is_replaced_is_noted_too(tmp_path: Path) -> 
         logging.getLogger("calotype.backbones.loading").warning("%s was found in an odd place", request.name)
 
     for number in range(2):
-        heard = Heard()
+        heard = Recorder()
         done = run(
             ToyNegative(),
             {"image": Image(torch.zeros(3, 16, 16))},
@@ -72,7 +65,7 @@ def test_what_is_logged_while_a_run_is_replaced_is_noted_too(tmp_path: Path) -> 
 
 
 def test_two_threads_hear_their_own_warnings_only() -> None:
-    heard = {name: Heard() for name in ("one", "two")}
+    heard = {name: Recorder() for name in ("one", "two")}
     both = threading.Barrier(2, timeout=10)
 
     def work(name: str) -> None:

@@ -15,13 +15,13 @@ import torch
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from calotype.core.events import Events
 from calotype.core.method import Method
 from calotype.errors import CalotypeError, InputError
 from calotype.imaging.types import Image
 from calotype.runs import ModelRequest, Run, compare, read_record, rerun, resume, run
 from tests.data.test_dicom import series, turn
 from tests.fuzz.mutations import bounded
+from tests.recorder import Recorder
 from tests.runs.toy_method import ToyFade, ToyStamp
 from tests.runs.toy_volume_method import ToySmooth
 
@@ -56,16 +56,6 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file of a folder with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-class Heard(Events):
-    """Remembers notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture
@@ -183,7 +173,7 @@ def test_recorded_paths_are_told_and_followed_only_on_trust(picture: Path, tmp_p
     assert not report.exists()
     assert not (tmp_path / "new").exists()
     (tmp_path / "moved.txt").rename(tmp_path / "note.txt")
-    heard = Heard()
+    heard = Recorder()
     assert again(done.folder, tmp_path / "new", trust=True, events=heard).identical is True
     assert report.read_text() == "150"
     assert f"writes {report}" in heard.notes[0]
@@ -363,6 +353,6 @@ def test_comparing_reads_only_what_lies_in_the_two_folders(shared: Path, tmp_pat
 def test_an_own_run_is_done_again_without_a_word(picture: Path, tmp_path: Path) -> None:
     done = run(ToyFade.quick(), {"start": picture, "end": Image(torch.rand(3, 40, 40))}, no_load, model=NO_MODEL, out=tmp_path / "run")
     picture.unlink()
-    heard = Heard()
+    heard = Recorder()
     assert again(done.folder, tmp_path / "two", events=heard).identical is True
     assert not any("trust" in note for note in heard.notes)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from calotype.core.events import Events
 from calotype.embedded import train
 from calotype.embedded.i2v import I2VRecipe
 from calotype.embedded.qsm import QSMRecipe
 from calotype.embedded.subject import SubjectRecipe
 from calotype.embedded.t2i import T2IRecipe
 from calotype.embedded.vae import VAERecipe
+from calotype.methods.qsmdiff.training import QSMDiffTraining
 
 
 class NarrowVAE(VAERecipe):
@@ -44,29 +44,11 @@ class NarrowSubject(SubjectRecipe):
 
 class NarrowQSM(QSMRecipe):
     settings = replace(QSMRecipe.settings, batch_size=2, held_out=4, held_out_often=2, warmup_steps=4)
+    training = QSMDiffTraining(channels=(8, 8), norm_num_groups=4)
     train_brains, tune_brains = 2, 1
-    unet = {"channels": [8, 8], "attention_levels": [False, False], "norm_num_groups": 4, "num_head_channels": 8}  # noqa: RUF012
 
 
 RECIPES = {recipe.name: recipe for recipe in (NarrowVAE(), NarrowT2I(), NarrowI2V(), NarrowSubject(), NarrowQSM())}
-
-
-class Heard(Events):
-    """Keeps the notes, and of each stage its name, its number of steps and how many were done."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int | None, int]] = []
-        self.notes: list[str] = []
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.stages.append((name, total, 0))
-
-    def step(self, advance: int = 1) -> None:
-        name, total, done = self.stages[-1]
-        self.stages[-1] = (name, total, done + advance)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def run(name: str, out: Path, checkpoints: Path, budget: str, **keywords: object) -> object:

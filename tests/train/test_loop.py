@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calotype.core.events import Events
 from calotype.embedded import train
 from calotype.embedded.export import read_gates
 from calotype.errors import Cancelled, InputError
 from calotype.train.precision import Precision, PrecisionName, precision_for
 from calotype.train.rng import BatchRng, rows_of_step
 from calotype.train.state import locked, read_counters
+from tests.recorder import Recorder
 from tests.train import narrow
-from tests.train.narrow import Heard, run
+from tests.train.narrow import run
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -64,16 +64,8 @@ def test_a_training_killed_at_any_moment_resumes_to_the_same_weights(straight: P
 
 
 def test_a_cancelled_training_keeps_its_state_and_resumes_to_the_same_weights(straight: Path, tmp_path: Path) -> None:
-    class Stop(Events):
-        left = 5
-
-        def check(self) -> None:
-            self.left -= 1
-            if not self.left:
-                raise Cancelled("stopped by the test")
-
     with pytest.raises(Cancelled):
-        run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", ship=False, events=Stop())
+        run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", ship=False, events=Recorder(stop_after=5))
     assert (read_counters(tmp_path / "run") or {})["step"] == 5
     run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", ship=False)
     assert same(tmp_path / "run", straight)
@@ -156,7 +148,7 @@ def test_a_budget_of_time_pays_for_measuring_and_export_too(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr("calotype.train.loop.time", clock)
-    heard = Heard()
+    heard = Recorder()
     result = train(
         "toy-vae", budget=budget, out=tmp_path / "run", checkpoints=tmp_path / "checkpoints", recipe=Timed(clock, batch), device="cpu",
         events=heard, save_every=1e9, report_every=1e9,
@@ -186,7 +178,7 @@ def test_a_resumed_training_says_that_its_precision_changed(
     before, after = first or "bfloat16", second
     out, home = tmp_path / "run", tmp_path / "checkpoints"
 
-    class Stop(Heard):
+    class Stop(Recorder):
         left = 3
 
         def check(self) -> None:
@@ -203,7 +195,7 @@ def test_a_resumed_training_says_that_its_precision_changed(
         del counters["precisions"]
         (out / "state.json").write_text(json.dumps(counters))
     monkeypatch.setattr("calotype.train.loop.precision_for", lambda device: Precision(after, "the test says so"))
-    heard = Heard()
+    heard = Recorder()
     run("toy-vae", out, home, "6steps", events=heard)
     assert f"toy-vae is trained in {after} from step 3 on, {before} before: the test says so" in heard.notes
     told = [(line["step"], line["precision"]) for line in map(json.loads, (out / "progress.jsonl").open()) if "precision" in line]

@@ -72,13 +72,17 @@ def test_the_precision_follows_the_gpu(monkeypatch: pytest.MonkeyPatch, native: 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float32"])
 def test_network_and_optimiser_compute_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: precision.PrecisionName) -> None:
+    from calotype.embedded.api import trainer_of
     from calotype.train.budget import Budget
-    from calotype.train.loop import Loop
+    from calotype.train.loop import accelerator_for
 
     made = precision.Precision(name, "the test says so")
     monkeypatch.setattr("calotype.train.loop.precision_for", lambda device: made)
     recipe = RECIPES["toy-vae"]
-    loop = Loop(recipe, tmp_path / "run", budget=Budget(steps=1), seed=0, checkpoints=tmp_path / "checkpoints", device="cpu")
+    loop = trainer_of(
+        recipe, tmp_path / "run", budget=Budget(steps=1), seed=0, checkpoints=tmp_path / "checkpoints", start=None,
+        accelerator=accelerator_for("cpu"),
+    )  # fmt: skip
     seen: set[torch.dtype] = set()
     decoder = loop.accelerator.unwrap_model(loop.model).vae.decoder.conv_out
     decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calotype.core.events import Events
 from calotype.errors import Cancelled, InputError
 from calotype.world import Scene, ground_truth, paint, sample_scene, write_dataset
+from tests.recorder import Recorder
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
@@ -65,12 +65,8 @@ def test_the_same_call_writes_the_same_pictures(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_run_leaves_nothing(tmp_path: Path) -> None:
-    class Impatient(Events):
-        def check(self) -> None:
-            raise Cancelled("stopped")
-
     with pytest.raises(Cancelled):
-        write_dataset(tmp_path / "d", count=2, size=32, events=Impatient())
+        write_dataset(tmp_path / "d", count=2, size=32, events=Recorder(stop_after=1))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-from calotype.attention.captures import Capture, KeySums, MeanOverSteps, Reducer, TokenMaps, attention_probabilities
+from calotype.attention.captures import Capture, KeySums, Reducer, TokenMaps, attention_probabilities
 from calotype.attention.control import AttentionControl
 from calotype.attention.qkv import AttentionInputs
 from calotype.attention.rules import Inject, KeyBias, KeyScale, Order, OutBlend, Rule, Swap
 from calotype.attention.sites import Selector, Site, attention_sites, everywhere, sites
-from calotype.attention.step_control import controlled
 from calotype.core.stepping import StepContext, always, when
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "KeyBias",
     "KeyScale",
     "KeySums",
-    "MeanOverSteps",
     "Order",
     "OutBlend",
     "Reducer",
@@ -34,7 +32,6 @@ __all__ = [
     "always",
     "attention_probabilities",
     "attention_sites",
-    "controlled",
     "everywhere",
     "sites",
     "when",

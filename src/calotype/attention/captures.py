@@ -229,21 +229,3 @@ class KeySums:
     def sums(self) -> dict[str, Float[Tensor, "rows keys"]]:
         """By site; a row's sum is the number of steps."""
         return self._sums.totals()
-
-
-class MeanOverSteps:
-    """The mean over steps of captured queries, keys, values or outputs, by site."""
-
-    def __init__(self) -> None:
-        self.sites: dict[str, Site] = {}
-        self._sums = _Sums()
-
-    def __call__(self, site: Site, values: Tensor, context: StepContext, row: int, rows: int, start: int) -> None:
-        """Take [1, ...]."""
-        self.sites[site.name] = site
-        buffer = self._sums.buffer(site, context, (rows, *values.shape[1:]), values.device)
-        buffer[row] = values[0].float()
-
-    def means(self) -> dict[str, Tensor]:
-        """By site, float32 [rows, ...]."""
-        return {name: total / self._sums._counts[name] for name, total in self._sums.totals().items()}

@@ -55,11 +55,12 @@ class AttentionControl:
     The processors are never replaced: while no rule is active at a site and a step, its own processor runs. Rules act in the order
     captures of q, k, v; Inject; Swap; KeyScale; KeyBias; attention; OutBlend; captures of outputs and probabilities. A rule of a subclass
     acts where its class does, and rules of one place in the order in which they were added. Controls can be nested on one network; the
-    outer one's rules then come first within a place.
+    outer one's rules then come first within a place. A rule acts in calls whose batch holds all the roles that it names.
 
     Args:
         model: a diffusers UNet or transformer, or a model of `calotype.load` (its `unet`).
-        roles: what the batch holds, in order. Dimension 0 must be role-major, as many rows for each role.
+        roles: what the batch holds, in order. Dimension 0 must be role-major, as many rows for each role. Default: the branches of the
+            denoiser that is given the control (`model.denoiser(..., control=control)`), or the one role `cond`.
         latent_size: height and width of the latents. Default: read from each call of the network.
 
     Example:
@@ -77,14 +78,15 @@ class AttentionControl:
         [0, 1]
     """
 
-    def __init__(self, model: Any, *, roles: Sequence[str] = ("cond",), latent_size: tuple[int, int] | None = None) -> None:
+    def __init__(self, model: Any, *, roles: Sequence[str] | None = None, latent_size: tuple[int, int] | None = None) -> None:
         network = model if isinstance(model, nn.Module) else getattr(model, "unet", None)
         if not isinstance(network, nn.Module):
             raise InputError(f"a {type(model).__name__} was given; give a diffusers network or a model from calotype.load")
-        if not roles or len(set(roles)) != len(roles) or isinstance(roles, str):
+        if roles is not None and (not roles or len(set(roles)) != len(roles) or isinstance(roles, str)):
             raise InputError(f"the roles are {roles!r}; give a tuple of different names, such as ('uncond', 'cond')")
         self.model = network
-        self.roles = tuple(roles)
+        self.roles = ("cond",) if roles is None else tuple(roles)
+        self._roles_given = roles is not None
         self._context = StepContext(roles=self.roles)
         self._asked_size = latent_size
         self._size: tuple[int, int] | None = None
@@ -112,14 +114,32 @@ class AttentionControl:
         """The attention module of a site."""
         return self.model.get_submodule(site if isinstance(site, str) else site.name)
 
+    def expect(self, roles: Sequence[str]) -> None:
+        """Hear from a denoiser which roles its batches will hold; roles that were given to the control itself stay.
+
+        Raises:
+            InputError: a rule names another role.
+        """
+        if self._roles_given:
+            return
+        self.roles = tuple(roles)
+        self._context = StepContext(roles=self.roles)
+        for rule in (*self._rules, *self._feature_rules):
+            self._check_roles(rule)
+
     def begin_step(self, index: int, count: int, sigma: float = nan, *, roles: Sequence[str] | None = None) -> None:
-        """Tell which step the calls to come belong to; the only clock (`controlled` calls it for a sampler).
+        """`begin`, for a network that is called by hand.
 
         Args:
             index: number of the step, from 0.
             count: steps of the run.
             sigma: noise level.
             roles: what the batch holds in this step, if not what was said first.
+        """
+        self.begin(StepContext(index, count, sigma, self.roles if roles is None else tuple(roles)))
+
+    def begin(self, step: StepContext) -> None:
+        """Hear which step the calls to come belong to; the only clock. A denoiser that was given the control tells it.
 
         Raises:
             InputError: another thread than the one that entered the `with` block asks, whose calls the rules don't see.
@@ -129,7 +149,18 @@ class AttentionControl:
                 "this AttentionControl was entered in another thread, and its rules act on that thread's calls only; "
                 "enter it in the thread that calls the network"
             )
-        self._context = StepContext(index, count, sigma, self.roles if roles is None else tuple(roles))
+        self._context = step
+
+    def tied(self, step: StepContext) -> list[tuple[str, ...]]:
+        """The step's roles in groups, each of which must be in one call of the network; empty where no rule acts in the step."""
+        rules: list[Rule | ModuleRule] = [*self._rules, *self._feature_rules]
+        acting = [rule for rule in rules if _acts(rule, step)]
+        groups = [{role} for role in step.roles] if acting else []
+        for named in (_named(rule) or set(step.roles) for rule in acting):
+            apart = [group for group in groups if not group & named]
+            groups = [*apart, set().union(*(group for group in groups if group & named))]
+        ordered = [tuple(role for role in step.roles if role in group) for group in groups]
+        return sorted(ordered, key=lambda group: step.roles.index(group[0]))
 
     def add(self, rule: Added) -> Added:
         """Add a rule, before or inside of the `with` block, and return it.
@@ -137,9 +168,7 @@ class AttentionControl:
         Raises:
             InputError: it selects no site, a site where it can't act, a module that isn't there, or a role that isn't in the batch.
         """
-        named = [value for name in ("rows", "dst", "src") for value in [getattr(rule, name, None)] if value is not None]
-        for value in named:
-            self._context.slices(value, len(self._context.roles))
+        self._check_roles(rule)
         if isinstance(rule, ModuleRule):
             self._check_module(rule)
             self._feature_rules.append(rule)
@@ -192,7 +221,7 @@ class AttentionControl:
     def active(self, site: str) -> list[Rule]:
         """The rules that act at a site in the current step, in their order."""
         context = self._context
-        return [rule for rule in self._rules if site in self._selected(rule) and rule.steps(context)]
+        return [rule for rule in self._rules if site in self._selected(rule) and _acts(rule, context)]
 
     def at(self, site: str, rows: int) -> tuple[Site, StepContext]:
         """The site as it is in this call, and the step; raises `ShapeError` if the batch doesn't hold the roles."""
@@ -229,7 +258,7 @@ class AttentionControl:
 
     def _hook_feature(self, rule: ModuleRule) -> None:
         def act(module: nn.Module, arguments: Any, output: Any) -> Any:
-            if not self.acts_here() or not rule.steps(self._context):
+            if not self.acts_here() or not _acts(rule, self._context):
                 return None
             if not isinstance(output, Tensor):
                 raise InputError(
@@ -275,6 +304,9 @@ class AttentionControl:
         if blocked is not None and not hidden:
             raise InputError(f"{type(rule).__name__} can't act on {blocked.name}: {blocked.obstacle}")
 
+    def _check_roles(self, rule: Any) -> None:
+        self._context.slices(sorted(_named(rule)), len(self._context.roles))
+
     def _check_module(self, rule: ModuleRule) -> None:
         try:
             self.model.get_submodule(rule.module)
@@ -282,6 +314,19 @@ class AttentionControl:
             raise InputError(
                 f"the network has no module {rule.module!r}; `calotype models --taps NAME` lists those of a checkpoint"
             ) from None
+
+
+def _named(rule: Any) -> set[str]:
+    """The roles that a rule names; none where it acts on all."""
+    found: set[str] = set()
+    for value in (getattr(rule, name, None) for name in ("rows", "dst", "src")):
+        found |= {value} if isinstance(value, str) else set(value or ())
+    return found
+
+
+def _acts(rule: Rule | ModuleRule, context: StepContext) -> bool:
+    """Whether a rule acts in a call: its roles are all in the batch, and it is due."""
+    return _named(rule) <= set(context.roles) and rule.steps(context)
 
 
 class _Forward:

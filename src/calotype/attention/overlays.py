@@ -21,8 +21,12 @@ from calotype.imaging.types import Image
 
 SIDE = 256
 """Longest side of a picture on the page, in pixels."""
-_HEAT = torch.tensor([[0.0, 0.0, 0.02], [0.34, 0.06, 0.43], [0.73, 0.21, 0.33], [0.98, 0.55, 0.04], [0.99, 1.0, 0.64]])
-"""Five colours from nothing to the maximum (matplotlib's inferno)."""
+Colours = tuple[tuple[float, float, float], ...]
+"""What values from 0 to 1 are shown as, at even distances; linear between them."""
+INFERNO: Colours = ((0.0, 0.0, 0.02), (0.34, 0.06, 0.43), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.64))
+"""From black over red to yellow (matplotlib's inferno)."""
+RAINBOW: Colours = ((0.0, 0.0, 0.5), (0.0, 0.6, 1.0), (0.2, 0.9, 0.4), (1.0, 0.9, 0.0), (0.8, 0.0, 0.0))
+"""From blue through green to red."""
 
 
 @dataclass(eq=False)
@@ -70,7 +74,7 @@ class WordMaps:
         return torch.stack([functional.interpolate(stack, size=finest, mode="bilinear", align_corners=False) for stack in stacks]).mean(0)
 
 
-def heat(values: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:
+def heat(values: Float[Tensor, "height width"], colours: Colours = INFERNO) -> Float[Tensor, "3 height width"]:
     """Values from 0 to 1 as colours.
 
     Example:
@@ -78,18 +82,29 @@ def heat(values: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width
         >>> heat(torch.tensor([[0.0, 1.0]])).shape
         torch.Size([3, 1, 2])
     """
-    place = values.float().clamp(0, 1) * (len(_HEAT) - 1)
-    low = place.floor().long().clamp(max=len(_HEAT) - 2)
-    part = (place - low)[..., None]
-    return torch.lerp(_HEAT[low], _HEAT[low + 1], part).movedim(-1, 0)
+    stops = torch.tensor(colours)
+    position = values.float().clamp(0, 1).cpu() * (len(stops) - 1)
+    below = position.floor().long().clamp(max=len(stops) - 2)
+    share = (position - below)[..., None]
+    return ((1 - share) * stops[below] + share * stops[below + 1]).permute(2, 0, 1)
 
 
-def overlay(picture: Float[Tensor, "3 height width"], values: Float[Tensor, "rows columns"]) -> Float[Tensor, "3 height width"]:
-    """A map of values from 0 to 1 over a darkened grey picture."""
-    height, width = int(picture.shape[-2]), int(picture.shape[-1])
-    fitted = functional.interpolate(values[None, None].float(), size=(height, width), mode="bilinear", align_corners=False)[0, 0]
-    grey = picture.float().mean(0, keepdim=True).expand(3, -1, -1)
-    return (0.45 * grey + 0.55 * heat(fitted)).clamp(0, 1)
+def overlay(
+    picture: Float[Tensor, "3 height width"], values: Float[Tensor, "rows columns"], colours: Colours = INFERNO, *, strength: float = 0.55
+) -> Float[Tensor, "3 height width"]:
+    """A map of values from 0 to 1 in colours over the grey picture, on the CPU.
+
+    Args:
+        picture: pixels in [0, 1].
+        values: of any size; enlarged to the picture's.
+        colours: of the values.
+        strength: how much of them is seen; 1 hides the picture.
+    """
+    size = tuple(picture.shape[-2:])
+    if tuple(values.shape) != size:
+        values = functional.interpolate(values[None, None].float(), size=size, mode="bilinear", align_corners=False)[0, 0]
+    grey = picture.float().cpu().mean(0).expand(3, -1, -1)
+    return ((1 - strength) * grey + strength * heat(values, colours)).clamp(0, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calotype.backbones.folder import Checkpoint, open_checkpoint
     from calotype.backbones.hub import CHECKPOINTS, Located, download, locate
     from calotype.backbones.loading import load
-    from calotype.backbones.record import checkpoint_hash, describe, reconstruction_error
+    from calotype.backbones.record import checkpoint_hash, describe
 
 _HOMES = {
     "CHECKPOINTS": "hub",
@@ -24,7 +24,6 @@ _HOMES = {
     "load": "loading",
     "locate": "hub",
     "open_checkpoint": "folder",
-    "reconstruction_error": "record",
 }
 
 __all__ = [
@@ -37,7 +36,6 @@ __all__ = [
     "load",
     "locate",
     "open_checkpoint",
-    "reconstruction_error",
 ]
 
 

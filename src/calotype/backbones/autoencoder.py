@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import math
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calotype.backbones.components import Components
 from calotype.backbones.source import CheckpointSource
 from calotype.core.offload import in_precision
+from calotype.core.roles import Role
 from calotype.errors import ShapeError
 
 PIXELS_PER_CHUNK = 8 * 576 * 1024
@@ -48,6 +49,15 @@ class LatentSpace:
                 f"a picture of {size[0]}x{size[1]} (height x width) was given; "
                 f"sides must be multiples of {self.factor}, such as {good[0]}x{good[1]}"
             )
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """[C, h, w] of the latents of a picture of that height and width.
+
+        Raises:
+            ShapeError: a side is no multiple of the factor.
+        """
+        self.check_size(size)
+        return self.channels, size[0] // self.factor, size[1] // self.factor
 
     def mode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
         """The posterior's mode of pixels in [-1, 1] (values outside are allowed: augmentation noise), not scaled, float32."""
@@ -87,16 +97,10 @@ class LatentSpace:
         return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
 
-def psnr_db(first: Tensor, second: Tensor) -> float:
-    """Peak signal-to-noise ratio of two tensors of pixels in [0, 1], in dB, at most 99."""
-    error = float((first.double() - second.double().to(first.device)).square().mean())
-    return 99.0 if error <= 10**-9.9 else -10 * math.log10(error)
-
-
 class Autoencoder:
     """The role `Autoencoder`: one AutoencoderKL on its own (toy-vae). Latents are [B, C, h, w], scaled."""
 
-    role = "Autoencoder"
+    role: Role = "Autoencoder"
 
     def __init__(self, source: CheckpointSource, vae: nn.Module, device: torch.device, *, decode_chunk_size: int | None = None) -> None:
         self.source = source
@@ -107,6 +111,11 @@ class Autoencoder:
         self.decode_chunk_size = decode_chunk_size
         side: int = cast(Any, vae).config.sample_size
         self.size: tuple[int, int] = (side, side)
+
+    @classmethod
+    def from_components(cls, found: Components) -> Self:
+        """The model that runs these components."""
+        return cls(found.source, found.modules["vae"], found.device, decode_chunk_size=found.decode_chunk_size)
 
     @property
     def vae(self) -> Any:
@@ -125,9 +134,7 @@ class Autoencoder:
 
     def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
         """[C, h, w] for a picture of that height and width."""
-        height, width = size or self.size
-        self.latent_space.check_size((height, width))
-        return self.latent_space.channels, height // self.latent_space.factor, width // self.latent_space.factor
+        return self.latent_space.shape(size or self.size)
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
         """Pixels in [0, 1] to scaled latents, the posterior's mode."""

@@ -7,6 +7,7 @@ tokenizer (BERT's) is read from the folder, or from the cache; nothing is downlo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,8 @@ class BlipQFormer(nn.Module):
         return made
 
 
-def load_qformer(part: Part, dtype: torch.dtype) -> dict[str, Any]:
-    """`qformer` and `qformer_tokenizer` of a checkpoint.
+def load_qformer(part: Part, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """`qformer` and `qformer_tokenizer` of a checkpoint; model_index.json says nothing about them.
 
     Raises:
         InputError: weights and config don't belong together.

@@ -5,66 +5,24 @@ Imports neither torch nor diffusers, so that `calotype doctor` and `calotype mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calotype.backbones.headers import MOST_VOCABULARY_BYTES, damage, excess, read_json, tensor_count
+from calotype.backbones.layouts import Layout, Network, known_pipelines, known_singles, pipeline_layout, single_layout
 from calotype.errors import InputError, MissingError
 from calotype.imaging.boundary import refusing
 
-PIPELINES: dict[str, str] = {
-    "StableDiffusionPipeline": "TextToImage",
-    "StableDiffusionXLPipeline": "TextToImage",
-    "StableVideoDiffusionPipeline": "ImageToVideo",
-    "BlipDiffusionPipeline": "SubjectToImage",
-    "ToySubjectPipeline": "SubjectToImage",
-    "I2VGenXLPipeline": "ImageToVideo",
-    "StableDiffusionInstructPix2PixPipeline": "PictureEditor",
-    "VolumePriorPipeline": "VolumePrior",
-}
-"""`_class_name` in model_index.json -> role. A folder that is one AutoencoderKL has the role `Autoencoder`."""
-
-SAME_PARTS: dict[str, str] = {
-    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
-    "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
-    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLInpaintPipeline": "StableDiffusionXLPipeline",
-}
-"""Pipelines that are another way to use the same networks; their folders and objects are read as that pipeline's."""
-
-WEIGHTED = {
-    "UNet2DConditionModel": "diffusion_pytorch_model",
-    "UNetSpatioTemporalConditionModel": "diffusion_pytorch_model",
-    "I2VGenXLUNet": "diffusion_pytorch_model",
-    "AutoencoderKL": "diffusion_pytorch_model",
-    "AutoencoderKLTemporalDecoder": "diffusion_pytorch_model",
-    "CLIPTextModel": "model",
-    "CLIPTextModelWithProjection": "model",
-    "CLIPVisionModelWithProjection": "model",
-    "ContextCLIPTextModel": "model",
-    "Blip2QFormerModel": "model",
-    "SubjectEncoder": "model",
-    "DiffusionModelUNet": "model",
-}
-"""Classes with weights -> the stem of their weight files."""
+if TYPE_CHECKING:
+    from calotype.core.roles import Role
 
 INT8, ROUNDED = "int8", "model.int8.safetensors"
 """The variant and the file of networks that are stored in 8 bits (`calotype.backbones.quantized`)."""
 
-NEEDED: dict[str, tuple[str, ...]] = {
-    "StableDiffusionPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
-    "StableDiffusionXLPipeline": ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae"),
-    "StableVideoDiffusionPipeline": ("feature_extractor", "image_encoder", "scheduler", "unet", "vae"),
-    "BlipDiffusionPipeline": ("qformer", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
-    "ToySubjectPipeline": ("scheduler", "subject_encoder", "text_encoder", "tokenizer", "unet", "vae"),
-    "I2VGenXLPipeline": ("feature_extractor", "image_encoder", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
-    "StableDiffusionInstructPix2PixPipeline": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
-    "VolumePriorPipeline": ("scheduler", "unet"),
-}
-OPTIONAL: dict[str, dict[str, str]] = {"StableVideoDiffusionPipeline": {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}}
-"""Parts that a folder may have beside those that its pipeline class knows, and so names; they are found by their folders."""
+SMALL_FILES = {"feature_extractor": "preprocessor_config.json", "scheduler": "scheduler_config.json"}
+"""Parts without weights, beside the tokenizers -> the file that makes them."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +35,8 @@ class Part:
     weights: tuple[Path, ...] = ()
     variant: str | None = None
     """The variant of the weight files, such as `fp16`, or None for the plain ones."""
+    network: Network | None = None
+    """What the weights are of; None for a part without."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +44,15 @@ class Checkpoint:
     """A complete checkpoint folder: every file that loading needs is there and has its full length."""
 
     folder: Path
-    pipeline: str
-    """The pipeline's class name, or `AutoencoderKL` for a folder that is one autoencoder."""
-    role: str
+    layout: Layout
     parts: Mapping[str, Part]
+    index: Mapping[str, Any]
+    """The content of model_index.json; nothing for a folder that is one network."""
+
+    @property
+    def role(self) -> Role:
+        """The role that its adapter has."""
+        return self.layout.role
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -104,7 +69,7 @@ def open_checkpoint(folder: Path, *, variant: str | None = None, half: bool = Fa
     """Check a folder and choose its weight files.
 
     Args:
-        folder: a diffusers pipeline folder, or the folder of one AutoencoderKL.
+        folder: a diffusers pipeline folder, or the folder of one network that has a layout of its own.
         variant: the variant of the weight files to read, such as "fp16"; a part that lacks it is read from its plain files. None takes the
             plain files, or the half-precision ones where those are wanted (`half`) or the only ones.
         half: prefer half-precision files, which are smaller to read, because the model will run in half precision anyway.
@@ -125,56 +90,57 @@ def _open(folder: Path, *, variant: str | None, half: bool, remedy: str) -> Chec
             return _open_single(folder, variant=variant, half=half, remedy=remedy)
         raise InputError(f"{folder} is no checkpoint folder: it has neither model_index.json nor config.json; {remedy}")
     content = read_json(index)
-    pipeline = base_pipeline(str(content.get("_class_name")))
-    if pipeline not in PIPELINES:
-        raise InputError(f"{folder} is a {pipeline}; calotype reads {', '.join((*PIPELINES, *SAME_PARTS))} and AutoencoderKL folders")
-    refuse_refiner(str(folder), content)
+    class_name = str(content.get("_class_name"))
+    layout = pipeline_layout(class_name)
+    if layout is None:
+        raise InputError(f"{folder} is a {class_name}; calotype reads {known_pipelines()} and {known_singles()} folders")
+    _refuse(layout, str(folder), content, {})
     problems: list[str] = []
     parts: dict[str, Part] = {}
-    extra = OPTIONAL.get(pipeline, {})
-    for name in (*NEEDED[pipeline], *extra):
+    for name in (*needed_parts(layout), *sorted(layout.optional)):
         entry = content.get(name)
-        class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if class_name is None and (folder / name).is_dir():
-            class_name = extra.get(name)
-        if class_name is None:
-            if name in NEEDED[pipeline]:
+        named = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if named is None and name in layout.optional and (folder / name).is_dir():
+            named = layout.parts[name][0].class_name if layout.parts[name] else ""
+        if named is None:
+            if name not in layout.optional:
                 problems.append(f"model_index.json names no {name}")
             continue
-        part, missing = _open_part(name, str(class_name), folder / name, variant=variant, half=half)
+        part, missing = _open_part(name, str(named), layout.parts[name], folder / name, variant=variant, half=half)
         parts[name] = part
         problems += missing
-    _raise_problems(folder, problems, remedy)
-    _check_variant(folder, parts, variant)
-    checkpoint = Checkpoint(folder, pipeline, PIPELINES[pipeline], parts)
-    _check_configs(checkpoint, content, remedy)
+    return _checked(Checkpoint(folder, layout, parts, content), problems, variant, remedy)
+
+
+def needed_parts(layout: Layout) -> list[str]:
+    """The parts that a folder can't lack, by name."""
+    return sorted(set(layout.parts) - set(layout.optional))
+
+
+def _refuse(layout: Layout, subject: str, index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> None:
+    problem = layout.problem(index, configs)
+    if problem:
+        raise InputError(f"{subject} {problem}")
+
+
+def _checked(checkpoint: Checkpoint, problems: list[str], variant: str | None, remedy: str) -> Checkpoint:
+    """The checkpoint, unless its files are incomplete or say what can't be."""
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise MissingError(f"{checkpoint.folder} is incomplete: {'; '.join(problems[:3])}{more}; {remedy}")
+    if variant is not None and all(part.variant != variant for part in checkpoint.parts.values()):
+        raise MissingError(
+            f"{checkpoint.folder} has no {variant!r} weight files; leave out variant to read the plain ones "
+            '(variant "fp16" is the usual other)'
+        )
+    _check_configs(checkpoint, remedy)
     return checkpoint
 
 
-def base_pipeline(class_name: str) -> str:
-    """The pipeline whose parts a pipeline's are; itself if it is no other use of one.
-
-    Example:
-        >>> base_pipeline("StableDiffusionXLImg2ImgPipeline"), base_pipeline("FluxPipeline")
-        ('StableDiffusionXLPipeline', 'FluxPipeline')
-    """
-    return SAME_PARTS.get(class_name, class_name)
-
-
-def refuse_refiner(subject: str, index: Mapping[str, Any]) -> None:
-    """SDXL's refiner has the base's pipeline class for pictures, but one text encoder and an aesthetic score in place of sizes.
-
-    Raises:
-        InputError: the pipeline's config (`model_index.json`) is a refiner's.
-    """
-    if index.get("requires_aesthetics_score"):
-        raise InputError(f"{subject} is an SDXL refiner, which finishes pictures of the base model; give the base checkpoint")
-
-
-def _check_configs(checkpoint: Checkpoint, index: Mapping[str, Any], remedy: str) -> None:
+def _check_configs(checkpoint: Checkpoint, remedy: str) -> None:
     """Refuse what the small files show, before anything large is read."""
     configs = {part.name: read_json(part.folder / "config.json") for part in checkpoint.parts.values() if part.weights}
-    wanted = {"model_index.json": excess(index)}
+    wanted = {"model_index.json": excess(checkpoint.index)}
     for name, config in configs.items():
         wanted[f"{name}/config.json"] = excess(config, sum(tensor_count(path) for path in checkpoint.parts[name].weights))
     scheduler = checkpoint.parts.get("scheduler")
@@ -187,62 +153,39 @@ def _check_configs(checkpoint: Checkpoint, index: Mapping[str, Any], remedy: str
         for path in sorted(tokenizer.folder.glob("*.*")):
             if path.suffix in (".json", ".txt") and path.is_file() and path.stat().st_size > MOST_VOCABULARY_BYTES:
                 raise InputError(f"{path} has {path.stat().st_size / 1e6:.0f} MB; a vocabulary has a few: {remedy}")
-    if checkpoint.role == "TextToImage":
-        taken, latent = configs["unet"].get("in_channels", 4), configs["vae"].get("latent_channels", 4)
-        if taken != latent:
-            raise InputError(f"{checkpoint.folder} {other_channels(taken, latent)}")
-
-
-def other_channels(taken: Any, latent: Any) -> str:
-    """Why a text-to-image network with other input channels isn't read, as the end of a message."""
-    known = {9: "it is an inpainting checkpoint, which sees a mask and the masked picture beside the noise", 8: "it edits by instruction",
-             5: "it sees a depth map beside the noise", 7: "it enlarges a picture"}  # fmt: skip
-    why = known.get(taken, "it is of another role")
-    return f"takes {taken} input channels where text-to-image takes {latent}: {why}; give the base checkpoint"
+    _refuse(checkpoint.layout, str(checkpoint.folder), checkpoint.index, configs)
 
 
 def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) -> Checkpoint:
-    """A folder that is one model: only an AutoencoderKL has a role."""
+    """A folder that is one network."""
     class_name = str(read_json(folder / "config.json").get("_class_name"))
-    if class_name != "AutoencoderKL":
-        raise InputError(f"{folder} holds one {class_name}; alone, calotype reads AutoencoderKL folders only: give the pipeline's folder")
-    part, problems = _open_part("vae", class_name, folder, variant=variant, half=half)
-    _raise_problems(folder, problems, remedy)
-    _check_variant(folder, {"vae": part}, variant)
-    checkpoint = Checkpoint(folder, class_name, "Autoencoder", {"vae": part})
-    _check_configs(checkpoint, {}, remedy)
-    return checkpoint
-
-
-def _raise_problems(folder: Path, problems: list[str], remedy: str) -> None:
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise MissingError(f"{folder} is incomplete: {'; '.join(problems[:3])}{more}; {remedy}")
-
-
-def _check_variant(folder: Path, parts: Mapping[str, Part], variant: str | None) -> None:
-    if variant is not None and all(part.variant != variant for part in parts.values()):
-        raise MissingError(
-            f'{folder} has no {variant!r} weight files; leave out variant to read the plain ones (variant "fp16" is the usual other)'
+    layout = single_layout(class_name)
+    if layout is None:
+        raise InputError(
+            f"{folder} holds one {class_name}; alone, calotype reads {known_singles()} folders only: give the pipeline's folder"
         )
+    ((name, networks),) = layout.parts.items()
+    part, problems = _open_part(name, class_name, networks, folder, variant=variant, half=half)
+    return _checked(Checkpoint(folder, layout, {name: part}, {}), problems, variant, remedy)
 
 
-def _open_part(name: str, class_name: str, folder: Path, *, variant: str | None, half: bool) -> tuple[Part, list[str]]:
+def _open_part(
+    name: str, class_name: str, networks: Sequence[Network], folder: Path, *, variant: str | None, half: bool
+) -> tuple[Part, list[str]]:
     """One component and what is wrong with it."""
-    if name == "scheduler":
-        return Part(name, class_name, folder), _need(folder, "scheduler_config.json")
-    if name == "feature_extractor":
-        return Part(name, class_name, folder), _need(folder, "preprocessor_config.json")
+    if name in SMALL_FILES:
+        return Part(name, class_name, folder), _need(folder, SMALL_FILES[name])
     if name.startswith("tokenizer"):
         problems = [] if (folder / "tokenizer.json").is_file() else _need(folder, "vocab.json") + _need(folder, "merges.txt")
         return Part(name, class_name, folder), problems + _need(folder, "tokenizer_config.json")
-    if class_name not in WEIGHTED:
-        raise InputError(f"{folder} is a {class_name}; calotype reads {', '.join(WEIGHTED)} there")
+    network = next((network for network in networks if network.class_name == class_name), None)
+    if network is None:
+        raise InputError(f"{folder} is a {class_name}; calotype reads {', '.join(network.class_name for network in networks)} there")
     problems = _need(folder, "config.json")
     if (folder / ROUNDED).is_file():
-        return Part(name, class_name, folder, (folder / ROUNDED,), INT8), problems + [p for p in [damage(folder / ROUNDED)] if p]
-    files, found, missing = choose_weights(folder, WEIGHTED[class_name], variant=variant, half=half)
-    return Part(name, class_name, folder, files, found), problems + missing
+        return Part(name, class_name, folder, (folder / ROUNDED,), INT8, network), problems + [p for p in [damage(folder / ROUNDED)] if p]
+    files, found, missing = choose_weights(folder, network.stem, variant=variant, half=half)
+    return Part(name, class_name, folder, files, found, network), problems + missing
 
 
 def _need(folder: Path, file: str) -> list[str]:

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from calotype.core.untrusted import MOST_BYTES, parse_json
-from calotype.errors import InputError
+from calotype.core import untrusted
 
 MOST_VOCABULARY_BYTES = 64 * 2**20
 """Largest file of a tokenizer; the public ones have a few megabytes."""
@@ -22,19 +21,12 @@ MOST_CELLS = 4096
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file of a checkpoint.
 
     Raises:
         InputError: the file isn't a JSON object, or one beyond the bounds of `calotype.core.untrusted`.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is no regular file; {_REMEDY}")
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size / 1e6:.0f} MB, at most {MOST_BYTES // 1_000_000} are read; {_REMEDY}")
-    content = parse_json(path.read_bytes(), str(path), _REMEDY)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__} where a JSON object is expected; {_REMEDY}")
-    return content
+    return untrusted.read_json(path, _REMEDY)
 
 
 def tensor_count(path: Path) -> int:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calotype.backbones.folder import NEEDED, OPTIONAL, SAME_PARTS, Checkpoint, base_pipeline, open_checkpoint, refuse_refiner
+from calotype.backbones.folder import Checkpoint, needed_parts, open_checkpoint
 from calotype.backbones.headers import read_json
+from calotype.backbones.layouts import known_pipelines, pipeline_layout
 from calotype.core.events import SILENT, Events
 from calotype.errors import InputError, MissingError, one_line
 from calotype.imaging.boundary import refusing
@@ -25,7 +26,6 @@ CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 PLAIN = "plain"
 """Asks a download for the weight files without a variant, which usually are float32."""
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
-MARKS = {"feature_extractor": "preprocessor_config.json", "scheduler": "scheduler_config.json"}
 
 
 @dataclass(frozen=True)
@@ -221,20 +221,23 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
         >>> choose_files(listed, index, None)
         ['model_index.json', 'unet/config.json', 'unet/m.fp16.safetensors']
     """
-    pipeline = base_pipeline(str(index.get("_class_name")))
-    if pipeline not in NEEDED:
-        raise InputError(f"the repository holds a {pipeline}; calotype reads {', '.join((*NEEDED, *SAME_PARTS))}")
-    refuse_refiner("the repository", index)
+    class_name = str(index.get("_class_name"))
+    layout = pipeline_layout(class_name)
+    if layout is None:
+        raise InputError(f"the repository holds a {class_name}; calotype reads {known_pipelines()}")
+    problem = layout.problem(index, {})
+    if problem:
+        raise InputError(f"the repository {problem}")
     listed = sorted(files)
-    named = [name for name in NEEDED[pipeline] if isinstance(index.get(name), list) and index[name][1:2] not in ([], [None])]
-    names = named + [name for name in OPTIONAL.get(pipeline, {}) if any(file.startswith(name + "/") for file in listed)]
+    named = [name for name in needed_parts(layout) if isinstance(index.get(name), list) and index[name][1:2] not in ([], [None])]
+    names = named + [name for name in sorted(layout.optional) if any(file.startswith(name + "/") for file in listed)]
     chosen = ["model_index.json"]
     chosen += [file for file in listed if "/" not in file and file.lower().startswith(("readme", "license"))]
     for name in names:
         inside = [file for file in listed if file.startswith(name + "/") and file.count("/") == 1]
         weights = [file for file in inside if file.endswith(".safetensors") or ".safetensors.index." in file]
         chosen += [file for file in inside if file.endswith((".json", ".txt")) and file not in weights]
-        if name in MARKS or name.startswith("tokenizer"):
+        if not layout.parts[name]:
             continue
         picked = _variant_files(weights, variant)
         if not picked:

@@ -13,31 +13,29 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from calotype.backbones.base import DiffusionModel
-from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
 from calotype.backbones.text import encode_prompts
+from calotype.backbones.video_diffusion import VideoDiffusion
 from calotype.core.denoiser import Condition
-from calotype.errors import InputError, ShapeError
-from calotype.imaging.types import Image, Video
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 
 NUM_FRAMES = 16
 PUBLIC_SAMPLE_SIZE = 32
 """What diffusers' conversion writes into the public config; AnyV2V runs the checkpoint at 512 px."""
 
 
-class I2VGenXL(DiffusionModel):
+class I2VGenXL(VideoDiffusion):
     """I2VGen-XL: guided by a prompt, v-prediction, a schedule that ends in pure noise.
 
     Conditions hold `text` [B, tokens, width]; `image_embeddings` [B, 1, width], the picture's; `image_latents` [B, C, h, w], scaled; and
     `fps` [B].
     """
 
-    role = "ImageToVideo"
     needs_prompt = True
     """An empty prompt leaves guidance without a direction."""
     has_text = True
 
-    def __init__(self, *arguments: Any, image_processor: Mapping[str, Any] | None = None, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         config = self.unet.config
         self.num_frames = NUM_FRAMES
@@ -48,9 +46,6 @@ class I2VGenXL(DiffusionModel):
                 f"{self.name} takes {config.in_channels} input channels where I2VGen-XL's network takes {self.latent_space.channels};"
                 " its config.json and its autoencoder don't belong together"
             )
-        processor = image_processor or {}
-        self._clip_mean = tuple(processor.get("image_mean") or CLIP_MEAN)
-        self._clip_std = tuple(processor.get("image_std") or CLIP_STD)
 
     def condition(
         self,
@@ -99,35 +94,6 @@ class I2VGenXL(DiffusionModel):
         """The same rows with the picture's embedding zeroed; text (the negative prompt's) and image latents stay."""
         tensors = condition.tensors
         return Condition({**tensors, "image_embeddings": torch.zeros_like(tensors["image_embeddings"])})
-
-    def latent_shape(self, num_frames: int | None = None, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
-        """[F, C, h, w] for a clip of that length, height and width (default: 16 frames at the checkpoint's size).
-
-        Raises:
-            ShapeError: a side is no multiple of the autoencoder's factor, or there are no frames.
-        """
-        height, width = size or self.size
-        self.latent_space.check_size((height, width))
-        frames = self.num_frames if num_frames is None else num_frames
-        if frames < 1:
-            raise ShapeError(f"num_frames is {frames}; it must be at least 1")
-        return frames, self.latent_space.channels, height // self.latent_space.factor, width // self.latent_space.factor
-
-    def encode(self, frames: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "1 frames channels h w"]:
-        """Pixels in [0, 1] to scaled latents, the posterior's mode."""
-        with torch.no_grad():
-            return self.latent_space.encode(frames)[None]
-
-    def decode(self, latents: Float[Tensor, "1 frames channels h w"], fps: float) -> Video:
-        """Scaled latents to a clip.
-
-        Raises:
-            ShapeError: more than one clip, or latents of another shape.
-        """
-        if latents.ndim != 5 or latents.shape[0] != 1:
-            raise ShapeError(f"latents of shape {list(latents.shape)} were given; expected [1, frames, {self.latent_space.channels}, h, w]")
-        with torch.no_grad():
-            return Video(self.latent_space.decode(latents[0], self.decode_chunk_size).cpu(), fps)
 
     def _network(self, model_input: Tensor, timestep: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         output: Tensor = self.unet(

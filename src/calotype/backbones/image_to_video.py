@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.backbones.base import DiffusionModel
-from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
+from calotype.backbones.clip_image import clip_pixels
 from calotype.backbones.text import encode_prompts
+from calotype.backbones.video_diffusion import VideoDiffusion
 from calotype.core.denoiser import Condition
 from calotype.core.noise import AUGMENTATION, noise
-from calotype.errors import InputError, ShapeError
-from calotype.imaging.types import Image, Video
+from calotype.errors import InputError
+from calotype.imaging.types import Image
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ SVD_SAMPLE_SIZE = 96
 """What both public SVD configs say, although the models were trained at 576x1024."""
 
 
-class StableVideoDiffusion(DiffusionModel):
+class StableVideoDiffusion(VideoDiffusion):
     """SVD, SVD-XT, toy-i2v.
 
     Conditions hold `context` [B, 1 + caption tokens, width], the picture's embedding followed by the caption's tokens where the folder has
@@ -32,9 +32,7 @@ class StableVideoDiffusion(DiffusionModel):
     of the augmentation noise.
     """
 
-    role = "ImageToVideo"
-
-    def __init__(self, *arguments: Any, image_processor: Mapping[str, Any] | None = None, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         config = self.unet.config
         self.num_frames: int = config.num_frames
@@ -50,9 +48,6 @@ class StableVideoDiffusion(DiffusionModel):
             raise InputError(
                 f"{self.name}: projection_class_embeddings_input_dim is {expected}, but 3 x addition_time_embed_dim is {given}"
             )
-        processor = image_processor or {}
-        self._clip_mean = tuple(processor.get("image_mean") or CLIP_MEAN)
-        self._clip_std = tuple(processor.get("image_std") or CLIP_STD)
 
     @property
     def has_text(self) -> bool:
@@ -109,37 +104,6 @@ class StableVideoDiffusion(DiffusionModel):
         context = condition.tensors["context"].clone()
         context[:, 0] = 0
         return Condition({**condition.tensors, "context": context, "image_latents": torch.zeros_like(condition.tensors["image_latents"])})
-
-    def latent_shape(self, num_frames: int | None = None, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
-        """[F, C, h, w] for a clip of that length, height and width (default: what the checkpoint was trained for).
-
-        Raises:
-            ShapeError: a side is no multiple of the autoencoder's factor, or there are no frames.
-        """
-        height, width = size or self.size
-        self.latent_space.check_size((height, width))
-        frames = self.num_frames if num_frames is None else num_frames
-        if frames < 1:
-            raise ShapeError(f"num_frames is {frames}; it must be at least 1")
-        return frames, self.latent_space.channels, height // self.latent_space.factor, width // self.latent_space.factor
-
-    def encode(self, frames: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "1 frames channels h w"]:
-        """Pixels in [0, 1] to scaled latents, the posterior's mode."""
-        with torch.no_grad():
-            return self.latent_space.encode(frames)[None]
-
-    def decode(self, latents: Float[Tensor, "1 frames channels h w"], fps: float) -> Video:
-        """Scaled latents to a clip.
-
-        A temporal decoder sees only the frames of one chunk at a time, so `with_decode_chunk_size` changes the seams slightly.
-
-        Raises:
-            ShapeError: more than one clip, or latents of another shape.
-        """
-        if latents.ndim != 5 or latents.shape[0] != 1:
-            raise ShapeError(f"latents of shape {list(latents.shape)} were given; expected [1, frames, {self.latent_space.channels}, h, w]")
-        with torch.no_grad():
-            return Video(self.latent_space.decode(latents[0], self.decode_chunk_size).cpu(), fps)
 
     def _network(self, model_input: Tensor, timestep: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         frames = model_input.shape[1]

@@ -12,6 +12,7 @@ from torch import Tensor
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.text import encode_prompts
 from calotype.core.denoiser import Condition
+from calotype.core.schedule import SamplerName, start_scale
 from calotype.errors import InputError
 
 
@@ -52,8 +53,11 @@ class InstructPix2Pix(DiffusionModel):
         Raises:
             ShapeError: a side is no multiple of the autoencoder's factor.
         """
-        self.latent_space.check_size(size)
-        return self.latent_space.channels, size[0] // self.latent_space.factor, size[1] // self.latent_space.factor
+        return self.latent_space.shape(size)
+
+    def init_noise_sigma(self, sigmas: Tensor, *, sampler: SamplerName = "euler") -> float:
+        """The picture's own unit variance is counted in, whatever spacing the config names."""
+        return start_scale(float(sigmas[0]), "leading")
 
     def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
         """Scaled latents to pixels in [0, 1]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,45 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from calotype.backbones.autoencoder import Autoencoder
-from calotype.backbones.base import DiffusionModel
-from calotype.backbones.blip_qformer import load_qformer
 from calotype.backbones.building import refuse_larger
-from calotype.backbones.folder import INT8, SAME_PARTS, Checkpoint, Part, base_pipeline, refuse_refiner
+from calotype.backbones.components import Components
+from calotype.backbones.folder import INT8, SMALL_FILES, Checkpoint, Part
 from calotype.backbones.headers import read_json
 from calotype.backbones.hub import Located, locate
-from calotype.backbones.i2vgen_xl import I2VGenXL
-from calotype.backbones.image_to_video import StableVideoDiffusion
-from calotype.backbones.instruct_pix2pix import InstructPix2Pix
+from calotype.backbones.layouts import known_pipelines, pipeline_layout, resolve
 from calotype.backbones.placement import Placement, check_torchvision, place, settle
+from calotype.backbones.quantized import load_quantized
 from calotype.backbones.source import CheckpointSource
-from calotype.backbones.subject import BlipDiffusion, ToySubject
-from calotype.backbones.text_to_image import StableDiffusion, StableDiffusionXL
-from calotype.backbones.toy_subject import load_network
-from calotype.backbones.volume_network import CLASS as VOLUME_NETWORK
-from calotype.backbones.volume_network import load_part
-from calotype.backbones.volume_prior import MonaiVolumePrior, read_facts
 from calotype.errors import InputError, one_line
 from calotype.imaging.boundary import refusing
 
 logger = logging.getLogger(__name__)
 
 REMEDY = "fetch or save the checkpoint again"
-
-ADAPTERS: dict[str, type[DiffusionModel]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "StableVideoDiffusionPipeline": StableVideoDiffusion,
-    "BlipDiffusionPipeline": BlipDiffusion,
-    "ToySubjectPipeline": ToySubject,
-    "I2VGenXLPipeline": I2VGenXL,
-    "StableDiffusionInstructPix2PixPipeline": InstructPix2Pix,
-}
-ORDER_OF_USE = ("qformer", "subject_encoder", "text_encoder", "text_encoder_2", "image_encoder", "unet", "vae")
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-SAME_WEIGHTS = {"ContextCLIPTextModel": "CLIPTextModel"}
-"""Classes whose weights another class reads; BLIP-Diffusion's encoder of visual rows is `calotype.backbones.context_text`."""
 
 
 def load(
@@ -68,8 +45,8 @@ def load(
     Args:
         name: an embedded model ("toy-i2v"), a folder in the diffusers layout, a hub id that is in the cache
             ("stabilityai/stable-video-diffusion-img2vid-xt"), or a diffusers pipeline
-            object of a class in `ADAPTERS` or of one with the same parts (image-to-image, inpainting without further channels), which stays
-            as it is.
+            object of a class in `calotype.backbones.layouts` or of one with the same parts (image-to-image, inpainting without further
+            channels), which stays as it is.
         device: "auto" (CUDA, else MPS, else CPU), or a torch device.
         dtype: "auto" (float16 on a GPU, float32 on the CPU and for embedded models), "float32", "float16", "bfloat16". The autoencoder
             runs in float32 where its config says that float16 overflows.
@@ -107,57 +84,49 @@ def load(
 
 def _load_located(located: Located, placement: Placement, options: Mapping[str, int | None]) -> Any:
     checkpoint = located.checkpoint
-    source = CheckpointSource(located.name, checkpoint.folder, located.revision, located.licence, checkpoint.weights, located.embedded)
     modules = _load_parts(checkpoint, placement)
-    settle([modules[part] for part in ORDER_OF_USE if part in modules], placement)
-    if checkpoint.role == "Autoencoder":
-        return Autoencoder(source, modules["vae"], placement.device, decode_chunk_size=options["decode_chunk_size"])
-    scheduler = checkpoint.parts["scheduler"]
-    if checkpoint.role == "VolumePrior":
-        return MonaiVolumePrior(
-            source,
-            modules,
-            scheduler=read_json(scheduler.folder / "scheduler_config.json"),
-            scheduler_class=scheduler.class_name,
-            device=placement.device,
-            facts=read_facts(checkpoint.folder),
-            max_rows=options["max_rows"],
-        )
-    extra = _extra(checkpoint.pipeline, read_json(checkpoint.folder / "model_index.json"), _image_processor(checkpoint))
-    return ADAPTERS[checkpoint.pipeline](
-        source,
-        modules,
-        scheduler=read_json(scheduler.folder / "scheduler_config.json"),
-        scheduler_class=scheduler.class_name,
+    settle([modules[part] for part in checkpoint.layout.parts if isinstance(modules.get(part), nn.Module)], placement)
+    scheduler = checkpoint.parts.get("scheduler")
+    components = Components(
+        source=CheckpointSource(located.name, checkpoint.folder, located.revision, located.licence, checkpoint.weights, located.embedded),
+        modules=modules,
         device=placement.device,
-        **options,
-        **extra,
+        index=checkpoint.index,
+        scheduler=_small_file(checkpoint, "scheduler"),
+        scheduler_class=scheduler.class_name if scheduler is not None else "",
+        image_processor=_small_file(checkpoint, "feature_extractor"),
+        max_rows=options["max_rows"],
+        decode_chunk_size=options["decode_chunk_size"],
     )
+    return resolve(checkpoint.layout.adapter).from_components(components)
 
 
-def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> DiffusionModel:
+def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> Any:
     """Borrow a diffusers pipeline's networks."""
-    kinds = [base.__name__ for base in type(pipeline).__mro__]
-    kind = next((base_pipeline(base) for base in kinds if base_pipeline(base) in ADAPTERS), None)
-    if kind is None:
-        known = ", ".join((*ADAPTERS, *SAME_PARTS))
-        raise InputError(f"a {type(pipeline).__name__} was given; load takes a name, a folder, or an object of the classes {known}")
-    components = {name: part for name, part in pipeline.components.items() if part is not None}
-    needed = [name for name in ORDER_OF_USE if name in components]
-    tokenizers = [name for name in components if name.startswith("tokenizer")]
-    processor = getattr(components.get("feature_extractor"), "__dict__", {})
+    layout = next((layout for base in type(pipeline).__mro__ if (layout := pipeline_layout(base.__name__)) is not None), None)
+    if layout is None:
+        raise InputError(
+            f"a {type(pipeline).__name__} was given; load takes a name, a folder, or an object of the classes {known_pipelines()}"
+        )
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    networks = [name for name in layout.parts if isinstance(parts.get(name), nn.Module)]
+    tokenizers = [name for name in parts if name.startswith("tokenizer")]
     config = dict(pipeline.config)
-    refuse_refiner(f"the {type(pipeline).__name__} object", config)
-    source = CheckpointSource(str(config.get("_name_or_path") or kind), None, None, "as its source says")
-    return ADAPTERS[kind](
-        source,
-        {name: components[name] for name in needed + tokenizers},
+    problem = layout.problem(config, {})
+    if problem:
+        raise InputError(f"the {type(pipeline).__name__} object {problem}")
+    components = Components(
+        source=CheckpointSource(str(config.get("_name_or_path") or layout.class_name), None, None, "as its source says"),
+        modules={name: parts[name] for name in networks + tokenizers},
+        device=torch.device(pipeline._execution_device),
+        index=config,
         scheduler=_stated(pipeline.scheduler.config),
         scheduler_class=type(pipeline.scheduler).__name__,
-        device=torch.device(pipeline._execution_device),
-        **options,
-        **_extra(kind, config, processor),
+        image_processor=getattr(parts.get("feature_extractor"), "__dict__", {}),
+        max_rows=options["max_rows"],
+        decode_chunk_size=options["decode_chunk_size"],
     )
+    return resolve(layout.adapter).from_components(components)
 
 
 def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,22 +135,13 @@ def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in defaults}
 
 
-def _extra(pipeline: str, index: Mapping[str, Any], image_processor: Mapping[str, Any]) -> dict[str, Any]:
-    """What one adapter takes beside the common arguments."""
-    if pipeline == "StableDiffusionXLPipeline":
-        return {"force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True))}
-    if pipeline == "BlipDiffusionPipeline":
-        return {"begin": int(index.get("ctx_begin_pos", 2)), "mean": index.get("mean") or CLIP_MEAN, "std": index.get("std") or CLIP_STD}
-    return {"image_processor": image_processor} if pipeline in ("StableVideoDiffusionPipeline", "I2VGenXLPipeline") else {}
-
-
-def _image_processor(checkpoint: Checkpoint) -> dict[str, Any]:
-    part = checkpoint.parts.get("feature_extractor")
-    return read_json(part.folder / "preprocessor_config.json") if part is not None else {}
+def _small_file(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """What the file of a part without weights says; nothing where the part isn't there."""
+    part = checkpoint.parts.get(name)
+    return read_json(part.folder / SMALL_FILES[name]) if part is not None else {}
 
 
 def _load_parts(checkpoint: Checkpoint, placement: Placement) -> dict[str, Any]:
-    import diffusers
     import transformers
 
     modules: dict[str, Any] = {}
@@ -190,16 +150,12 @@ def _load_parts(checkpoint: Checkpoint, placement: Placement) -> dict[str, Any]:
             with refusing(f"{part.folder} as a {part.class_name}", REMEDY):
                 if name.startswith("tokenizer"):
                     modules[name] = transformers.CLIPTokenizer.from_pretrained(str(part.folder), local_files_only=True)
-                elif part.class_name == VOLUME_NETWORK:
-                    patch_size = read_facts(checkpoint.folder).get("patch_size", 1)
-                    modules[name] = load_part(part, patch_size).to(placement.dtype).eval().requires_grad_(False)
-                elif part.variant == INT8:
-                    modules[name] = load_network(name, part.folder).to(placement.dtype).eval().requires_grad_(False)
-                elif name == "qformer":
-                    modules |= load_qformer(part, placement.dtype)
-                elif part.weights:
-                    library = diffusers if hasattr(diffusers, part.class_name) else transformers
-                    modules[name] = _load_network(getattr(library, SAME_WEIGHTS.get(part.class_name, part.class_name)), part, placement)
+                elif part.network is not None and part.network.loader:
+                    modules |= resolve(part.network.loader)(part, checkpoint.index, placement.dtype)
+                elif part.network is not None and part.variant == INT8:
+                    modules[name] = load_rounded_network(part).to(placement.dtype).eval().requires_grad_(False)
+                elif part.network is not None:
+                    modules[name] = _load_network(resolve(part.network.target), part, placement)
         _fit_tokenizers(modules)
     return modules
 
@@ -220,15 +176,9 @@ def _fit_tokenizers(modules: Mapping[str, Any]) -> None:
 
 def _load_network(network: Any, part: Part, placement: Placement) -> nn.Module:
     """One network from its safetensors files; every one of its tensors must be there."""
-    dtype = placement.dtype
-    if (
-        part.class_name.startswith("Autoencoder")
-        and dtype == torch.float16
-        and read_json(part.folder / "config.json").get("force_upcast", True)
-    ):
-        dtype = torch.float32
+    dtype = torch.float32 if placement.dtype == torch.float16 and _overflows(network, part.folder) else placement.dtype
     refuse_larger(part.folder, part.weights, lambda: _unloaded(network, part.folder))
-    argument = "torch_dtype" if network.__module__.startswith("diffusers") else "dtype"
+    argument = "torch_dtype" if _is_diffusers(network) else "dtype"
     module, report = network.from_pretrained(
         str(part.folder), variant=part.variant, use_safetensors=True, local_files_only=True, output_loading_info=True, **{argument: dtype}
     )
@@ -243,10 +193,42 @@ def _load_network(network: Any, part: Part, placement: Placement) -> nn.Module:
     return result
 
 
+def _overflows(network: Any, folder: Path) -> bool:
+    """Whether the config of an autoencoder, or its class's default, says that float16 overflows in it."""
+    parameter = inspect.signature(network.__init__).parameters.get("force_upcast")
+    return parameter is not None and bool(read_json(folder / "config.json").get("force_upcast", parameter.default))
+
+
+def load_rounded_network(part: Part) -> nn.Module:
+    """A network that is stored in 8 bits, in float32.
+
+    Raises:
+        InputError: config and weights don't belong together.
+    """
+    if part.network is None:
+        raise InputError(f"{part.folder} has no weights; {REMEDY}")
+    network = resolve(part.network.target)
+    refuse_larger(part.folder, part.weights, lambda: _unloaded(network, part.folder))
+    made = _unloaded(network, part.folder)
+    try:
+        made.load_state_dict(load_quantized(part.weights[0]))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{part.folder}: config.json and weights don't belong together ({reason}); fetch the checkpoint again") from error
+    return made
+
+
+def _is_diffusers(network: Any) -> bool:
+    """Whether a class keeps to diffusers' way of configs and weight files, and not to transformers'."""
+    from diffusers import ConfigMixin
+
+    return issubclass(network, ConfigMixin)
+
+
 def _unloaded(network: Any, folder: Path) -> nn.Module:
     """The network of a folder with new weights."""
     made: nn.Module
-    if network.__module__.startswith("diffusers"):
+    if _is_diffusers(network):
         made = network.from_config(read_json(folder / "config.json"))
     else:
         made = network(network.config_class.from_pretrained(str(folder), local_files_only=True))

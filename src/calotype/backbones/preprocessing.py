@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -54,11 +56,13 @@ def note_unfamiliar(model: TextToImage | ImageToVideo, image: Image, events: Eve
     if not is_embedded(model):
         return
     pixels = image.pixels[None]
-    if isinstance(model, ImageToVideo):
-        rebuilt: Float[Tensor, "1 3 height width"] = model.decode(model.encode(pixels), 1.0).frames
+    if model.role == "ImageToVideo":
+        clips = cast(ImageToVideo, model)
+        rebuilt: Float[Tensor, "1 3 height width"] = clips.decode(clips.encode(pixels), 1.0).frames
     else:
-        pixels = resize_pixels(pixels, working_size(model, image.size))
-        rebuilt = model.decode(model.encode(pixels))
+        pictures = cast(TextToImage, model)
+        pixels = resize_pixels(pixels, working_size(pictures, image.size))
+        rebuilt = pictures.decode(pictures.encode(pixels))
     found = psnr(rebuilt.cpu(), pixels.cpu()).item()
     if found < FAMILIAR_PSNR_DB:
         role = MODELS[model.name].role

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from calotype.backbones.autoencoder import Autoencoder, psnr_db
+from calotype.backbones.autoencoder import Autoencoder
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.volume_prior import MonaiVolumePrior
-from calotype.imaging.types import Image
+from calotype.imaging.files import file_digest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -65,20 +65,4 @@ def file_sha256(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _read_sha256(path: Path, size: int, modified: int) -> str:
     """The hash of a file as it was at that size and time: the arguments are the memory's key."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def reconstruction_error(model: Any, image: Image) -> float:
-    """PSNR, in dB, of a picture that went through the model's autoencoder and back (at most 99; higher is better).
-
-    A toy model's autoencoder knows only what it was trained on, so a low value says that the picture is far from it.
-
-    Args:
-        model: any model of this room.
-        image: sides are multiples of the autoencoder's factor.
-    """
-    space = model.latent_space
-    with torch.no_grad():
-        back = space.decode(space.encode(image.pixels[None]))[0]
-    return psnr_db(image.pixels, back)
+    return file_digest(path)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,7 +12,7 @@ from torch.nn import functional
 from calotype.errors import ShapeError
 
 
-class SubjectEncoder(nn.Module):
+class SubjectEncoder(ModelMixin, ConfigMixin):
     """Four convolutions down to an eighth of the side, then learnt queries that read the grid, as a Q-Former's do.
 
     Args:
@@ -26,11 +23,11 @@ class SubjectEncoder(nn.Module):
         heads: of the reading attention; divides `width`.
     """
 
+    @register_to_config
     def __init__(
         self, *, size: int = 64, tokens: int = 4, width: int = 128, channels: tuple[int, ...] = (32, 64, 96, 128), heads: int = 4
     ) -> None:
         super().__init__()
-        self.config = {"size": size, "tokens": tokens, "width": width, "channels": list(channels), "heads": heads}
         before = (3, *channels[:-1])
         strides = (2, 2, 2, 1)
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in zip(before, channels, strides, strict=True))
@@ -50,7 +47,7 @@ class SubjectEncoder(nn.Module):
         Raises:
             ShapeError: another size.
         """
-        size = self.config["size"]
+        size = self.config.size
         if tuple(pixels.shape[1:]) != (3, size, size):
             raise ShapeError(f"the subject encoder takes [B, 3, {size}, {size}], not {list(pixels.shape)}")
         x = (pixels * 2.0 - 1.0).to(self.convs[0].weight.dtype)
@@ -64,20 +61,3 @@ class SubjectEncoder(nn.Module):
         made = read + self.mlp_out(functional.gelu(self.mlp_in(self.norm(read))))
         rows: Tensor = self.norm_out(made)
         return rows
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return self.query_embed.dtype
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> SubjectEncoder:
-        """An encoder with new weights, of a config that `save_config` wrote."""
-        known = {name: config[name] for name in ("size", "tokens", "width", "channels", "heads")}
-        return cls(**{**known, "channels": tuple(known["channels"])})
-
-    def save_config(self, folder: Path) -> None:
-        """Write `config.json`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"_class_name": "SubjectEncoder", **self.config}, indent=1)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")

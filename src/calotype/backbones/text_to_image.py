@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.backbones.base import DiffusionModel
-from calotype.backbones.folder import other_channels
+from calotype.backbones.components import Components
+from calotype.backbones.layouts import other_channels
 from calotype.backbones.text import encode_prompts, encode_prompts_penultimate
 from calotype.core.denoiser import Condition
 from calotype.errors import InputError
@@ -43,9 +44,7 @@ class StableDiffusion(DiffusionModel):
         Raises:
             ShapeError: a side is no multiple of the autoencoder's factor.
         """
-        height, width = size or self.size
-        self.latent_space.check_size((height, width))
-        return self.latent_space.channels, height // self.latent_space.factor, width // self.latent_space.factor
+        return self.latent_space.shape(size or self.size)
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
         """Pixels in [0, 1] to scaled latents, the posterior's mode."""
@@ -76,6 +75,11 @@ class StableDiffusionXL(StableDiffusion):
     def __init__(self, *arguments: Any, force_zeros_for_empty_prompt: bool = True, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.force_zeros_for_empty_prompt = force_zeros_for_empty_prompt
+
+    @classmethod
+    def extra_arguments(cls, found: Components) -> dict[str, Any]:
+        """What the empty prompt is."""
+        return {"force_zeros_for_empty_prompt": bool(found.index.get("force_zeros_for_empty_prompt", True))}
 
     def condition(
         self,

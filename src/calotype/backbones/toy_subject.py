@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from calotype.backbones.building import refuse_larger
-from calotype.backbones.folder import ROUNDED
-from calotype.backbones.headers import read_json
-from calotype.backbones.quantized import load_quantized, save_quantized
+from calotype.backbones.folder import ROUNDED, open_checkpoint
+from calotype.backbones.loading import load_rounded_network
+from calotype.backbones.quantized import save_quantized
 from calotype.backbones.subject_encoder import SubjectEncoder
-from calotype.errors import InputError
 
 PIPELINE = "ToySubjectPipeline"
 NETWORKS = ("unet", "text_encoder", "subject_encoder")
@@ -51,41 +48,14 @@ def save_parts(
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def load_network(name: str, folder: Path) -> nn.Module:
-    """One of the rounded networks from its own folder, in float32.
+def load_parts(folder: Path) -> Mapping[str, Any]:
+    """The networks in float32 and the tokenizer, for training to go on.
 
     Raises:
         InputError: config and weights don't belong together.
     """
-    config = read_json(folder / "config.json")
-
-    def make() -> nn.Module:
-        made: nn.Module
-        if name == "unet":
-            from diffusers import UNet2DConditionModel
-
-            made = UNet2DConditionModel.from_config(config)
-        elif name == "text_encoder":
-            from transformers import CLIPTextConfig, CLIPTextModel
-
-            made = CLIPTextModel(CLIPTextConfig.from_dict(config))
-        else:
-            made = SubjectEncoder.from_config(config)
-        return made
-
-    refuse_larger(folder, [folder / ROUNDED], make)
-    made = make()
-    try:
-        made.load_state_dict(load_quantized(folder / ROUNDED))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder}: config.json and weights don't belong together ({reason}); fetch the checkpoint again") from error
-    return made
-
-
-def load_parts(folder: Path) -> Mapping[str, Any]:
-    """The networks in float32 and the tokenizer, for training to go on."""
     from transformers import CLIPTokenizer
 
-    parts: dict[str, Any] = {name: load_network(name, folder / name) for name in NETWORKS}
+    found = open_checkpoint(folder).parts
+    parts: dict[str, Any] = {name: load_rounded_network(found[name]) for name in NETWORKS}
     return {**parts, "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)}

@@ -106,6 +106,11 @@ def save_folder(
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+def load_volume_network(part: Part, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, nn.Module]:
+    """The part as loading wants it; `index` is the content of model_index.json. See `load_part`."""
+    return {part.name: load_part(part, index.get("patch_size", 1)).to(dtype).eval().requires_grad_(False)}
+
+
 def load_part(part: Part, patch_size: int = 1) -> VolumeNetwork:
     """The network of a folder in float32.
 

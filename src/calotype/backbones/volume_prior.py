@@ -3,28 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.backbones.headers import read_json
+from calotype.backbones.components import Components
 from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.source import CheckpointSource
 from calotype.backbones.volume_network import VolumeNetwork
+from calotype.core.roles import CountingDenoiser, Role
 from calotype.core.schedule import SamplerName
 from calotype.errors import InputError
 
 
+@runtime_checkable
+class VolumePrior(Protocol):
+    """An unconditional model of volumes, trained on windows of them: toy-qsm. Windows are [B, 1, *window], in units of `scale`."""
+
+    role: Role
+    name: str
+    """The name that it was loaded by."""
+    window: tuple[int, int, int]
+    """Voxels that the network sees at once."""
+    spacing: tuple[float, float, float]
+    """Voxel size in mm that it was trained at."""
+    scale: float
+    """What is 1 for the network, in `unit`."""
+    limit: float
+    """Largest absolute value that its maps have, in `unit`."""
+    unit: str
+    """Of the volumes, such as "ppm"."""
+    max_rows: int
+    """Windows that the network evaluates at once."""
+
+    def sigmas(self, num_inference_steps: int) -> Tensor:
+        """Noise levels of a sampling run, [num_inference_steps + 1], float64, falling, the last one 0; in units of `scale`."""
+        ...
+
+    def denoiser(self) -> CountingDenoiser:
+        """A denoiser of windows."""
+        ...
+
+
 class MonaiVolumePrior:
-    """A `VolumePriorPipeline` folder (`calotype.backbones.volume_network`). See `calotype.core.roles.VolumePrior`.
+    """A `VolumePriorPipeline` folder (`calotype.backbones.volume_network`). See `VolumePrior`.
 
     Raises:
         InputError: the folder's facts are no window that suits the network, voxel size or scale.
     """
 
-    role = "VolumePrior"
+    role: Role = "VolumePrior"
 
     def __init__(
         self,
@@ -53,6 +83,19 @@ class MonaiVolumePrior:
                 f"model_index.json says window {list(self.window)}; each side must be a multiple of {stride}, which the network's levels "
                 "divide it by: fetch or save the checkpoint again"
             )
+
+    @classmethod
+    def from_components(cls, found: Components) -> Self:
+        """The model that runs these components."""
+        return cls(
+            found.source,
+            found.modules,
+            scheduler=found.scheduler,
+            scheduler_class=found.scheduler_class,
+            device=found.device,
+            facts=found.index,
+            max_rows=found.max_rows,
+        )
 
     @property
     def network(self) -> VolumeNetwork:
@@ -99,11 +142,6 @@ class WindowDenoiser:
         output = self.model.network(preconditioner.scale_input(state, float(sigma)).to(self.model.dtype), timestep)
         self.calls += len(x)
         return preconditioner.estimate(state, output.float(), float(sigma)).to(x.device)
-
-
-def read_facts(folder: Any) -> dict[str, Any]:
-    """What model_index.json says beside the parts."""
-    return {name: value for name, value in read_json(folder / "model_index.json").items() if not name.startswith("_")}
 
 
 def _three(facts: Mapping[str, Any], name: str, kind: type) -> tuple[Any, Any, Any]:

@@ -5,33 +5,33 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from calotype.chains.handing import HANDED_ON, hand_on, handed, resolved
 from calotype.chains.record import RECORD, ChainRecord, read_chain_record
 from calotype.chains.sequence import Chain, Link, Reference
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Place
-from calotype.data import read_image, read_video, rows_sheet
+from calotype.data import rows_sheet
 from calotype.errors import CalotypeError, Cancelled, InputError
 from calotype.imaging.files import disk_trouble, take_lock, temporary_beside, user_path
-from calotype.imaging.types import Image, Video
+from calotype.imaging.types import Image
 from calotype.runs import inputs
 from calotype.runs.entries import RECORD_NAME, InputEntry, ModelRequest, plain_name
 from calotype.runs.folders import choose, clear, foreign, refuse_link, remove_listed, sweep
 from calotype.runs.hashing import path_digest
-from calotype.runs.kinds import suited
+from calotype.runs.kinds import kind_named
 from calotype.runs.listener import PROGRESS_NAME
-from calotype.runs.outputs import Result
 from calotype.runs.record import INPUTS, own_file, read_record
-from calotype.runs.running import LoadModel, ResolveMethod, Run, recorded_places, resume, run
+from calotype.runs.recorded import ResolveMethod, recorded_places
+from calotype.runs.running import LoadModel, Run
+from calotype.runs.session import Session
 from calotype.runs.trust import allow, named_places
 
 SHEET = "chain.png"
-HANDED_ON = "handed-on"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def run_chain(
         InputError: as `calotype.runs.run`, or a link didn't make what a later one asks for.
         Cancelled: the user stopped it; `resume_chain` goes on.
     """
-    load = _once(load_model)
+    session = Session(load_model)
     with _taken(out, overwrite) as (folder, replaced):
         staged = temporary_beside(folder / INPUTS)
         try:
@@ -83,7 +83,7 @@ def run_chain(
             if replaced is not None:
                 for request in (each for link in own.links for each in _requests(link, record).values()):
                     if request.name:
-                        load(request)
+                        session.load(request)
                 _clear(folder, replaced)
             target = folder / INPUTS
             target.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def run_chain(
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         record.write(folder)
-        return _follow(own, folder, load, record, events)
+        return _follow(own, folder, session, record, events)
 
 
 def _staged(chain: Chain, folder: Path, staged: Path) -> tuple[dict[Path, Path], dict[str, str]]:
@@ -175,7 +175,7 @@ def resume_chain(
             if (link / RECORD_NAME).is_file():
                 named += recorded_places(read_record(link)[0], resolve_method)
         allow(list(dict.fromkeys(named)), place, events, trust=trust)
-        return _follow(chain, place, _once(load_model), record, events, resolve_method=resolve_method, trust=trust)
+        return _follow(chain, place, Session(load_model), record, events, resolve_method=resolve_method, trust=trust)
 
 
 def _places(chain: Chain, record: ChainRecord) -> list[Place]:
@@ -268,7 +268,7 @@ def _clear(folder: Path, record: ChainRecord) -> None:
 def _follow(
     chain: Chain,
     folder: Path,
-    load: LoadModel,
+    session: Session,
     record: ChainRecord,
     events: Events,
     *,
@@ -276,15 +276,15 @@ def _follow(
     trust: bool = False,
 ) -> ChainRun:
     runs: dict[str, Run] = {}
+    places = {link.name: folder / f"{number}-{link.name}" for number, link in enumerate(chain.links, start=1)}
     again = f"calotype resume {folder}{' --trust' if _places(chain, record) else ''}"
     for number, link in enumerate(chain.links, start=1):
-        place = folder / f"{number}-{link.name}"
-        refuse_link(place)
+        refuse_link(places[link.name])
         later = {reference for follower in chain.links[number:] for reference in follower.references}
         wanted = sorted((reference for reference in later if reference.link == link.name), key=str)
         events.note(f"link {number} of {len(chain.links)}: {link.name} ({link.method.slug})")
         try:
-            runs[link.name] = _one(link, place, folder, load, record, wanted, resolve_method, events, trust=trust)
+            runs[link.name] = _one(link, places, folder, session, record, wanted, resolve_method, events, trust=trust)
             record = replace(record, records={**record.records, link.name: runs[link.name].record})
             record.write(folder)
         except Cancelled:
@@ -302,9 +302,9 @@ def _follow(
 
 def _one(
     link: Link,
-    place: Path,
+    places: Mapping[str, Path],
     folder: Path,
-    load: LoadModel,
+    session: Session,
     record: ChainRecord,
     wanted: list[Reference],
     resolve_method: ResolveMethod | None,
@@ -313,18 +313,18 @@ def _one(
     trust: bool,
 ) -> Run:
     """One link's run, anew or gone on with, and what later links need of it written to the bit."""
-    complete = all(own_file(folder, f"{HANDED_ON}/{reference.file}") is not None for reference in wanted)
+    place = places[link.name]
+    complete = all(handed(reference, folder, place) is not None for reference in wanted)
     if resolve_method is not None and (place / RECORD_NAME).is_file():
         told, _ = read_record(place)
         if told.status != "finished" or complete:
-            done = resume(place, resolve_method=resolve_method, load_model=load, trust=trust, events=events)
+            done = session.resume(place, resolve_method=resolve_method, input_folder=folder / INPUTS, trust=trust, events=events)
             if done.results:
-                _hand_on(done.results, wanted, folder)
+                hand_on(done.results, wanted, folder)
             return done
-    done = run(
+    done = session.run(
         link.method,
-        {name: _resolved(value, link.parameters[name].kind, folder) for name, value in link.give.items()},
-        load,
+        {name: resolved(value, link.parameters[name], folder, places) for name, value in link.give.items()},
         model=_requests(link, record)["model"],
         preset=link.preset,
         seed=record.seed if link.seed is None else link.seed,
@@ -332,57 +332,8 @@ def _one(
         overwrite=True,
         events=events,
     )
-    _hand_on(done.results, wanted, folder)
+    hand_on(done.results, wanted, folder)
     return done
-
-
-def _hand_on(results: Mapping[str, Result], wanted: list[Reference], folder: Path) -> None:
-    for reference in wanted:
-        inputs.write_exact(select(results, reference), folder / HANDED_ON / reference.file)
-
-
-def select(results: Mapping[str, Result], reference: Reference) -> Result:
-    """What a reference names among a link's results.
-
-    Raises:
-        InputError: no such result, several to choose from, or a frame of what is no clip.
-    """
-    name = reference.result or (next(iter(results)) if len(results) == 1 else "")
-    if name not in results:
-        what = f"has no result {name!r}" if name else "made several results"
-        raise InputError(f"{reference}: {reference.link} {what}; take one of {', '.join(f'@{reference.link}.{key}' for key in results)}")
-    found = results[name]
-    if not reference.frame:
-        return found
-    if not isinstance(found, Video):
-        raise InputError(f"{reference}: {reference.link} made a {type(found).__name__.lower()}, not a clip; leave out :{reference.frame}")
-    return Image(found.frames[0 if reference.frame == "first" else -1])
-
-
-def _resolved(value: Any, kind: str, folder: Path) -> Any:
-    """An argument for `run`: what was handed on in the place of every reference."""
-    if isinstance(value, list):
-        return [_resolved(item, kind.removesuffix("s"), folder) for item in value]
-    if not isinstance(value, Reference):
-        return value
-    place = own_file(folder, f"{HANDED_ON}/{value.file}")
-    if place is None:
-        raise InputError(f"{folder / HANDED_ON / value.file} is missing, so {value} is unknown; do the chain again with: calotype rerun")
-    found = inputs.read_exact(place)
-    return suited(kind, found, f"{value} is", f"; take {value}:first or {value}:last" if isinstance(found, Video) else "")
-
-
-def _once(load_model: LoadModel) -> Callable[[ModelRequest], Any]:
-    """Loads each checkpoint once."""
-    loaded: dict[tuple[Any, ...], Any] = {}
-
-    def load(request: ModelRequest) -> Any:
-        key = tuple(asdict(request).values())
-        if key not in loaded:
-            loaded[key] = load_model(request)
-        return loaded[key]
-
-    return load
 
 
 def _sheet(folder: Path, runs: Mapping[str, Run]) -> None:
@@ -392,12 +343,8 @@ def _sheet(folder: Path, runs: Mapping[str, Run]) -> None:
         shown: list[Image] = []
         for key, entry in done.record.outputs.items():
             path = own_file(folder, f"{number}-{name}/{entry.get('file', '')}")
-            if path is None:
-                continue
-            if "frames" in entry:
-                clip = read_video(path)
-                shown += [clip[frame] for frame in range(len(clip))]
-            elif path.suffix == ".png" and not key.endswith("contact-sheet"):
-                shown.append(read_image(path))
+            if path is not None and not key.endswith("contact-sheet"):
+                kind = kind_named(entry["kind"])
+                shown += kind.pictures(kind.read(path, name=key, events=SILENT))
         rows.append(shown)
     rows_sheet(rows).save(folder / SHEET, overwrite=True)

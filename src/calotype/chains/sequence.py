@@ -29,9 +29,10 @@ from calotype.data.files import plain_file
 from calotype.errors import InputError
 from calotype.imaging.files import user_path
 from calotype.registry import did_you_mean
+from calotype.runs.artifact import ArtifactKind
 from calotype.runs.presets import default_model, default_preset, preset_instance
 from calotype.runs.record import MOST_SEED, parse_model
-from calotype.runs.running import ResolveMethod
+from calotype.runs.recorded import ResolveMethod
 from calotype.runs.signature import Parameter, call_parameters, field_types
 from calotype.runs.values import decode, encode
 
@@ -46,14 +47,14 @@ class _Files:
     folder: Path
     own: Mapping[str, Path] | None
 
-    def find(self, value: str, kind: str, name: str) -> Path:
+    def find(self, value: str, kind: ArtifactKind, name: str) -> Path:
         """One file, or a folder of the frames of a clip or the slices of a volume."""
         if self.own is not None:
             if value not in self.own:
                 raise InputError(f"{name}: the record names {short(value)}, which is none of the copies in its folder; it is not read")
             return self.own[value]
         path = self.folder / user_path(value)
-        return path if os.path.isdir(path) and kind.removesuffix("s") in ("video", "volume") else plain_file(path, name)
+        return path if os.path.isdir(path) and kind.folders else plain_file(path, name)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Link:
     method: Method
     """Configured."""
     give: Mapping[str, Any]
-    """The call's arguments: plain values, paths, and references in the place of pictures, masks and clips."""
+    """The call's arguments: plain values, paths, and references in the place of files."""
     model: str
     preset: str
     seed: int | None = None
@@ -258,13 +259,13 @@ def _given(known: Mapping[str, Parameter], argument: str, value: Any, files: _Fi
         return decode(parameter.annotation, value, name)
     if parameter.kind == "model":
         return parse_model({"name": value}, name).name
-    if parameter.kind.endswith("s") != isinstance(value, list):
-        raise InputError(f"{name} is {short(value)}; {'a list' if parameter.kind.endswith('s') else 'one file or reference'} is expected")
-    found = [_file_or_reference(item, files, name, earlier, parameter.kind) for item in _listed(value)]
+    if parameter.artifact is None or parameter.several != isinstance(value, list):
+        raise InputError(f"{name} is {short(value)}; {'a list' if parameter.several else 'one file or reference'} is expected")
+    found = [_file_or_reference(item, files, name, earlier, parameter.artifact) for item in _listed(value)]
     return found if isinstance(value, list) else found[0]
 
 
-def _file_or_reference(value: Any, files: _Files, name: str, earlier: Sequence[str], kind: str) -> Path | Reference:
+def _file_or_reference(value: Any, files: _Files, name: str, earlier: Sequence[str], kind: ArtifactKind) -> Path | Reference:
     if not isinstance(value, str) or not value or "\0" in value:
         raise InputError(f"{name}: {short(value)} is neither a file nor a reference such as @{earlier[-1] if earlier else 'mask'}")
     if not value.startswith("@"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from calotype import __version__
-from calotype.errors import CalotypeError, Cancelled, InputError, printable
+from calotype.errors import CalotypeError, Cancelled, DataError, InputError, printable
 from calotype.imaging.files import disk_trouble
 from calotype.registry import did_you_mean
 
@@ -40,9 +40,9 @@ VERBS: dict[str, Verb] = {
     "run": Verb("running:run", "METHOD", "run a method on your own pictures, clips or volumes", "Make something"),
     "resume": Verb("running:resume", "RUN", "continue an interrupted run; the result is bit for bit the same", "Make something"),
     "rerun": Verb("running:rerun", "FILE", "do a run again, from its folder or from a file that it made", "Make something"),
-    "compare": Verb("running:compare", "RUN RUN", "two runs side by side: settings, metrics, results", "Make something"),
+    "compare": Verb("comparing:compare", "RUN RUN", "two runs side by side: settings, metrics, results", "Make something"),
     "eval": Verb("evaluate:evaluate", "NAME", "the proof on ground truth: a method or model against its claims", "Prove and train"),
-    "train": Verb("evaluate:train", "NAME", "train an embedded model, or all that are below their gates", "Prove and train"),
+    "train": Verb("training:train", "NAME", "train a method's model on your own data, or an embedded one", "Prove and train"),
     "world": Verb("evaluate:world", "DIR", "write a data set of toy scenes with every ground truth", "Prove and train"),
 }
 
@@ -58,6 +58,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("stopped; at once", STOPPED, as_json)
     except CalotypeError as error:
+        if isinstance(error, DataError) and not as_json:
+            _list_problems(error)
         return _say(" ".join(str(error).split()), error.exit_status, as_json)
     except BrokenPipeError:
         # The reader (`head`, a pager) has gone; that is its right.
@@ -106,6 +108,14 @@ def _say(message: str, status: int, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps({"error": message, "status": status}) + "\n")
     return status
+
+
+def _list_problems(error: DataError) -> None:
+    """What is wrong with a data set, one line each, before the line that says so."""
+    from calotype.cli.console import errors
+
+    for problem in error.problems:
+        errors().print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_traceback() -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from calotype.attention import AttentionControl, Site
     from calotype.attention.overlays import Panel, WordMaps
+    from calotype.core.denoiser import Condition
+    from calotype.core.stepping import StepContext
 
 FOLDER = "attention"
 ROWS = 4
@@ -39,7 +41,8 @@ class Watcher:
         self._titles: dict[int, str] = {}
         self._model: Any = None
         self._frames = 1
-        self._last: tuple[float, int] | None = None
+        self._last: tuple[str, float] | None = None
+        self._count = 0
 
     def attach(self, model: Any) -> Any:
         """The same networks as a model that is watched; the one that was given isn't changed.
@@ -71,16 +74,21 @@ class Watcher:
         self._maps = WordMaps(keys, question.rows, rows=self._kept)
         control.add(Capture(what="q", select=sites(kind="cross"), reduce=self._maps))
         self._control = control.__enter__()
-        self._original = model.estimate
-        watched = copy.copy(model)
-        watched.estimate = self._estimate
-        return watched
+        return model.observed(self)
 
     def detach(self) -> None:
         """Leave the networks as they were; safe to call at any time."""
         if self._control is not None:
             self._control.__exit__(None, None, None)
             self._control = None
+
+    @contextmanager
+    def watching(self, models: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """As `calotype.runs.running.Observe`: watch the main one of a run's models, in the thread that runs it."""
+        try:
+            yield {**models, "model": self.attach(models["model"])}
+        finally:
+            self.detach()
 
     def write(self, folder: Path) -> list[Path]:
         """Write the page and, per row, one picture with all words and steps.
@@ -125,21 +133,22 @@ class Watcher:
         shown = range(max(0, samples - ROWS), samples)
         return {sample * self._frames + self._frames // 2: number for number, sample in enumerate(shown)}
 
-    def _estimate(self, x: Tensor, sigma: float, condition: Any) -> Tensor:
-        control = self._control
-        if control is None:
-            result: Tensor = self._original(x, sigma, condition)
-            return result
-        if self._last is None or self._last[0] != sigma:
-            self._last = (sigma, 0 if self._last is None else self._last[1] + 1)
-        step = self._last[1]
+    def begin(self, x: Tensor, step: StepContext) -> None:
+        """Each noise level that a run comes to is a step of its own here: an inversion's, and those that time travel goes back to."""
+        if self._control is None:
+            return
+        if self._last != (step.phase, step.sigma):
+            self._last, self._count = (step.phase, step.sigma), self._count + 1
         self._frames = int(x.shape[1]) if x.ndim == 5 else 1
-        control.begin_step(step, step + 1, sigma)
-        result = self._original(x, sigma, condition)
-        kept = result.detach()[-ROWS:]
-        self._estimates[step] = (kept[:, self._frames // 2] if kept.ndim == 5 else kept).half().cpu()
-        self._titles[step] = f"step {step + 1}, σ {sigma:.2f}"
-        return result
+        self._titles[self._count - 1] = f"step {self._count}, σ {step.sigma:.2f}"
+        self._control.begin_step(self._count - 1, self._count, step.sigma)
+
+    def end(self, x0: Tensor) -> None:
+        """Keep the last rows."""
+        if self._control is None:
+            return
+        kept = x0.detach()[-ROWS:]
+        self._estimates[self._count - 1] = (kept[:, self._frames // 2] if kept.ndim == 5 else kept).half().cpu()
 
 
 class _Reader:
@@ -148,13 +157,15 @@ class _Reader:
     def __init__(self, model: Any) -> None:
         self.model, self.modules, self.name = model, model.modules, model.name
 
-    def condition(self, texts: list[str], size: Any = None) -> Any:
+    def condition(self, prompt: str | Sequence[str], *, size: tuple[int, int] | None = None) -> Condition:
         """The texts' states."""
         if getattr(self.model, "role", "") == "TextToImage":
-            return self.model.condition(texts, size=size)
+            found: Condition = self.model.condition(prompt, size=size)
+            return found
         from calotype.backbones.text import encode_prompts
         from calotype.core.denoiser import Condition
 
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
         return Condition({"text": encode_prompts(self.modules["tokenizer"], self.modules["text_encoder"], texts, self.model.device)})
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calotype.core.events import Events
     from calotype.evaluation.pairs import Pair
     from calotype.evaluation.report import Report
-    from calotype.runs import ModelRequest, Run
+    from calotype.runs import Run
 
 SLUG = "time-reversal-fusion"
 MODEL = "toy-i2v"
@@ -51,9 +51,10 @@ def demo(arguments: Sequence[str]) -> int:
         "The same as `calotype run time-reversal-fusion` on the two pictures in examples/ and their caption, then this pair's table.",
     )
     options = parse(DemoOptions, arguments, page)
-    from calotype.cli.running import load_model, look, report_run
+    from calotype.cli.reporting import report_run
+    from calotype.cli.running import load_model, look
     from calotype.registry import resolve_method
-    from calotype.runs import ModelRequest, run
+    from calotype.runs import ModelRequest, Session
     from calotype.runs.presets import default_preset, preset_instance
 
     request = ModelRequest(MODEL, device=options.device)
@@ -64,16 +65,10 @@ def demo(arguments: Sequence[str]) -> int:
     with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
         pair = example_pair()
         pictures = example_files(pair)
-        loaded: list[object] = []
-
-        def load_once(asked: ModelRequest) -> object:
-            loaded.append(load_model(asked))
-            return loaded[0]
-
-        done = run(
+        session = Session(load_model)
+        done = session.run(
             configured,
             {**pictures, "prompt": pair.scene.caption},
-            load_once,
             model=request,
             preset=preset,
             seed=options.seed,
@@ -82,7 +77,7 @@ def demo(arguments: Sequence[str]) -> int:
             command=("calotype", "demo", *arguments),
             events=events,
         )
-        report = pair_report(pair, done, loaded[0], configured, options.seed, events)
+        report = pair_report(pair, done, session.load(request), configured, options.seed, events)
     if options.json:
         print_json({"folder": str(done.folder), **done.record.to_json(), "table": report.to_dict()})
         return 0

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,6 +21,9 @@ from calotype.errors import CalotypeError, MissingError
 from calotype.index import MODELS
 from calotype.registry import plugins, resolve_method
 from calotype.runs.presets import default_model, default_preset, preset_instance
+
+if TYPE_CHECKING:
+    from calotype.core.method import Method
 
 OK, NOTE, BAD = "ok", "note", "missing"
 
@@ -177,9 +180,26 @@ def _method(options: DoctorOptions) -> list[Finding]:
         found.append(Finding(subject, OK if fits else NOTE, text + remedy))
     else:
         found.append(Finding(subject, OK, f"{where}; time and memory depend on the input"))
+    found += _named_models(method)
     last = _last_run(options.method, model, Path("runs"))
     if last:
         found.append(Finding("", OK, last))
+    return found
+
+
+def _named_models(method: type[Method]) -> list[Finding]:
+    """The further checkpoints that arguments of the method name, and which of them are on this machine."""
+    from calotype.cli.listing import models_of
+    from calotype.cli.models import state_of
+    from calotype.runs.signature import needed_models
+
+    found = []
+    for name, role in needed_models(method).items():
+        if name != "model":
+            known = models_of(role)
+            here = [each for each in known if state_of(each)[0] == "here"]
+            told = f"takes a {role} checkpoint: {', '.join(here) or f'none is here, {known[0]} is known' if known else 'a folder'}"
+            found.append(Finding(f"--{name.replace('_', '-')}", OK if here else NOTE, told))
     return found
 
 

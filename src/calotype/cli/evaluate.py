@@ -1,4 +1,4 @@
-"""The verbs that prove and train: eval, train, world."""
+"""The verbs that prove: eval, and world, which makes the scenes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.errors import Cancelled, InputError
+from calotype.errors import InputError
 from calotype.index import EMBEDDED
 from calotype.registry import did_you_mean, find_evaluation, known_evaluations
 
@@ -43,37 +43,21 @@ class EvalOptions(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Common):
-    """What `train` takes."""
-
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
-    """An embedded model, such as toy-i2v."""
-    pending: bool = False
-    """All models that are below their gates, most needed first, each for an equal share of the budget."""
-    budget: str = "20m"
-    """Time for training, measuring and export (90s, 20m, 1.5h), of which training gets at least half; or steps (500steps)."""
-    seed: int = 0
-    """Of weights, data order and noise."""
-    out: Path | None = None
-    """Training folder; by default training/NAME. An interrupted training there goes on."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class WorldOptions(Common):
     """What `world` takes."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder for the data set."""
     count: int = 100
-    """Scenes."""
+    """Scenes, or brains."""
     frames: int = 1
     """Frames of a scene; with more than one, clips are written."""
     size: int = 64
     """Height and width in pixels, 32 to 512."""
     preset: str = "small"
-    """The world: small or full."""
+    """The world: small, full, or brain: maps of synthetic brains as NIfTI, each with its mask and field."""
+    spacing: float = 2.0
+    """Of a brain: side of the voxels in mm."""
     split: Literal["train", "tune", "eval"] = "train"
     """Scenes of different splits never meet."""
     seed: int = 0
@@ -133,61 +117,8 @@ def _with_settings(declared: type[Evaluation]) -> type:
     """A dataclass of `eval`'s own options and an evaluation's fields."""
     flat = tyro.conf.arg(name="")
     groups: list[Any] = [("options", Annotated[EvalOptions, flat]), ("settings", Annotated[declared, flat], declared())]
-    return dataclasses.make_dataclass("Evaluate", groups, frozen=True, kw_only=True)
-
-
-def train(arguments: Sequence[str]) -> int:
-    """`calotype train NAME` and `calotype train --pending`."""
-    page = Help(
-        "calotype train NAME | --pending [--budget 20m]",
-        "Train an embedded model, or all that are below their gates. A worse one never replaces a better one; interrupted ones go on.",
-        examples=("calotype train toy-vae --budget 30m", "calotype train --pending --budget 2h --device cuda"),
-    )
-    options = parse(TrainOptions, arguments, page)
-    if bool(options.name) == options.pending:
-        raise InputError("give either the NAME of a model or --pending; `calotype models` lists the embedded ones")
-
-    from calotype import embedded
-
-    if options.name and options.name not in embedded.RECIPES:
-        raise InputError(
-            f"no recipe {options.name!r}; {did_you_mean(options.name, embedded.RECIPES)}there are {', '.join(embedded.RECIPES)}"
-        )
-    given: dict[str, Any] = {"budget": options.budget, "seed": options.seed, "out": options.out, "device": options.device}
-    try:
-        with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-            done = (
-                embedded.train_pending(**given, events=events)
-                if options.pending
-                else [embedded.train(options.name, **given, events=events)]
-            )
-    except Cancelled:
-        raise Cancelled("stopped; the state is saved, the same command goes on with it") from None
-    if options.json:
-        print_json({"trained": [_plain(result) for result in done]})
-        return 0
-    _show_training(done)
-    return 0
-
-
-def _show_training(done: Sequence[Any]) -> None:
-    from rich.table import Table
-
-    out = console.results()
-    if not done:
-        out.print("every embedded model is at its gates; nothing to train", highlight=False)
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
-    for title in ("Model", "Steps", "Time", "Held-out loss", "Shipped before", "", "Folder"):
-        table.add_column(title, no_wrap=title != "Folder", overflow="fold")
-    for result in done:
-        before = "-" if result.held_out_shipped is None else f"{result.held_out_shipped:.5f}"
-        verdict = "[green]shipped[/]" if result.shipped else "[dim]not better, kept the old one[/]"
-        folder = result.folder if result.shipped else result.run
-        table.add_row(
-            result.name, str(result.steps), console.seconds_text(result.seconds), f"{result.held_out:.5f}", before, verdict, str(folder)
-        )
-    out.print(table)
+    spec: type = dataclasses.make_dataclass("Evaluate", groups, frozen=True, kw_only=True)
+    return spec
 
 
 def world(arguments: Sequence[str]) -> int:
@@ -195,15 +126,22 @@ def world(arguments: Sequence[str]) -> int:
     page = Help(
         "calotype world DIR [--count N] [--frames N]",
         "Write a data set of toy scenes that other tools can read: pictures or clips, masks, captions, every ground truth as JSON lines.",
-        examples=("calotype world scenes --count 1000 --size 128", "calotype world clips --count 100 --frames 8 --preset full"),
+        examples=(
+            "calotype world scenes --count 1000 --size 128",
+            "calotype world clips --count 100 --frames 8 --preset full",
+            "calotype world maps --preset brain --count 12",
+        ),
     )
     options = parse(WorldOptions, arguments, page)
     folder = options.folder.expanduser()
 
     from calotype.world import PRESETS, write_dataset
 
-    if options.preset not in PRESETS:
-        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, PRESETS)}there are {', '.join(PRESETS)}")
+    known = (*PRESETS, "brain")
+    if options.preset not in known:
+        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, known)}there are {', '.join(known)}")
+    if options.preset == "brain":
+        return _brains(options, folder)
     with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
         write_dataset(
             folder,
@@ -226,5 +164,24 @@ def world(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _plain(result: Any) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(result).items()}
+def _brains(options: WorldOptions, folder: Path) -> int:
+    from calotype.world.brains.dataset import write_brains
+
+    if options.frames != 1:
+        raise InputError(f"--frames {options.frames} is for pictures; leave it out with --preset brain")
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        write_brains(
+            folder,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            spacing=options.spacing,
+            overwrite=options.overwrite,
+            events=events,
+        )
+    if options.json:
+        print_json({"folder": str(folder), "count": options.count, "spacing": options.spacing, "seed": options.seed})
+    else:
+        told = f"  {options.count} brains of {options.spacing:g} mm are in {folder}: _Chimap, _mask and _fieldmap-local of each"
+        console.results().print(told, highlight=False, soft_wrap=True)
+    return 0

@@ -13,7 +13,7 @@ import tyro
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
 from calotype.index import METHODS, MODELS
-from calotype.registry import plugins, resolve_method
+from calotype.registry import has_training, known_trainings, plugins, resolve_method, resolve_training
 
 if TYPE_CHECKING:
     from calotype.core.method import Method
@@ -43,17 +43,36 @@ def first_paragraph(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("`", "").replace("\n", " ")
 
 
+def models_of(role: str) -> list[str]:
+    """The checkpoints of a role that can be named."""
+    return [name for name, model in MODELS.items() if model.role == role and not model.removed]
+
+
 def list_methods(arguments: Sequence[str]) -> int:
     """`calotype list`."""
     options = parse(ListOptions, arguments, Help("calotype list", "The methods by family, and which of them work today."))
-    added = plugins()
+    added, trained = plugins(), known_trainings()
     if options.json:
         own = {
-            slug: {"family": row.family, "summary": row.summary, "paper": row.paper, "works": row.target is not None, "package": "calotype"}
+            slug: {
+                "family": row.family,
+                "summary": row.summary,
+                "paper": row.paper,
+                "works": row.target is not None,
+                "trains": slug in trained,
+                "package": "calotype",
+            }
             for slug, row in METHODS.items()
         }
         others = {
-            slug: {"family": "", "summary": "", "paper": "", "works": not plugin.problem, "package": plugin.package}
+            slug: {
+                "family": "",
+                "summary": "",
+                "paper": "",
+                "works": not plugin.problem,
+                "trains": slug in trained,
+                "package": plugin.package,
+            }
             for slug, plugin in added.items()
         }
         print_json({"methods": {**own, **others}})
@@ -76,16 +95,20 @@ def list_methods(arguments: Sequence[str]) -> int:
             family = row.family
             table.add_row(f"[bold cyan]{family}[/]")
         works = row.target is not None
-        state = "[green]works[/]" if works else "planned"
+        state = ("[green]works, trains[/]" if slug in trained else "[green]works[/]") if works else "planned"
         table.add_row(f"  {slug}", state, row.summary, *([row.paper] if wide else []), style="" if works else "dim")
     if added:
         table.add_row()
         table.add_row("[bold cyan]from other packages[/]")
         for slug, plugin in added.items():
             if not plugin.problem:
-                table.add_row(f"  {slug}", "[green]works[/]", f"of the package {plugin.package}")
+                table.add_row(f"  {slug}", f"[green]works{', trains' if slug in trained else ''}[/]", f"of the package {plugin.package}")
     out.print(table)
-    out.print("\n[dim]calotype info METHOD tells more; calotype run METHOD --help shows its flags.[/]", highlight=False)
+    out.print(
+        "\n[dim]calotype info METHOD tells more; calotype run METHOD --help shows its flags,\n"
+        "calotype train METHOD --help those of a method that trains.[/]",
+        highlight=False,
+    )
     for plugin in added.values():
         if plugin.problem:
             console.errors().print(f"warning: {plugin.problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -98,13 +121,19 @@ def info(arguments: Sequence[str]) -> int:
     method = resolve_method(options.method)
     from calotype.runs import call_parameters, field_notes
     from calotype.runs.presets import preset_instance
+    from calotype.runs.signature import needed_models
     from calotype.runs.values import encode
 
     parameters = call_parameters(method)
     presets = {name: encode(preset_instance(method, name)) for name in method.presets}
     row = METHODS.get(method.slug)
-    models = [name for name, model in MODELS.items() if model.role == method.role and not model.removed]
+    models = models_of(method.role)
+    named = {name: role for name, role in needed_models(method).items() if name != "model"}
     if options.json:
+        inputs = [
+            {"name": item.name, "kind": f"{item.kind}{'s' if item.several else ''}", "required": item.required, "help": item.help}
+            for item in parameters
+        ]
         print_json(
             {
                 "method": method.slug,
@@ -112,10 +141,12 @@ def info(arguments: Sequence[str]) -> int:
                 "paper": row.paper if row else "",
                 "role": method.role,
                 "models": models,
-                "inputs": [{"name": item.name, "kind": item.kind, "required": item.required, "help": item.help} for item in parameters],
+                "named_models": {name: {"role": role, "models": models_of(role)} for name, role in named.items()},
+                "inputs": inputs,
                 "parameters": field_notes(method),
                 "presets": presets,
                 "defaults": encode(preset_instance(method, next(iter(method.presets), ""))),
+                "training": _training_facts(method.slug),
             }
         )
         return 0
@@ -142,9 +173,9 @@ def _show_info(method: type[Method], parameters: Sequence[Any], presets: dict[st
     out.print(Text("What it needs", style="bold cyan"))
     needs = [("a model", f"{', '.join(models) or 'a folder'}; or another one of the role {method.role}")] if method.role else []
     for item in parameters:
-        needs.append(
-            (f"--{item.name.replace('_', '-')}", f"{item.help.replace('`', '')} {'(needed)' if item.required else '(if you like)'}")
-        )
+        known = f" One of the role {item.role}: {', '.join(models_of(item.role)) or 'a folder'}." if item.role else ""
+        need = "(needed)" if item.required else "(if you like)"
+        needs.append((f"--{item.name.replace('_', '-')}", f"{item.help.replace('`', '')}{known} {need}"))
     out.print(_pairs(needs))
     out.print()
     if presets:
@@ -166,10 +197,33 @@ def _show_info(method: type[Method], parameters: Sequence[Any], presets: dict[st
         shown = [cell if index == 0 or cell != cells[0] else f"[dim]{cell}[/]" for index, cell in enumerate(cells)]
         table.add_row(f"  {parameter}", *shown, *([notes.get(parameter, "").replace("`", "")] if wide else []))
     out.print(table)
+    if has_training(method.slug):
+        training = resolve_training(method.slug)
+        out.print(Text("\nTraining on your own data", style="bold cyan"))
+        out.print(Text(f"  {first_paragraph(training)}"))
+        out.print(Text(f"  calotype train {method.slug} --data DIR --out FOLDER; its --help shows the settings"), style="dim")
     out.print(
         f"\n[dim]calotype run {method.slug} --help shows the flags; calotype doctor {method.slug} says what it costs here.[/]",
         highlight=False,
     )
+
+
+def _training_facts(slug: str) -> dict[str, Any] | None:
+    """A training's settings, None where there is none."""
+    if not has_training(slug):
+        return None
+    from calotype.runs import field_notes
+    from calotype.runs.presets import preset_instance
+    from calotype.runs.values import encode
+
+    training: Any = resolve_training(slug)
+    presets = {name: encode(preset_instance(training, name)) for name in training.presets}
+    return {
+        "summary": first_paragraph(training),
+        "parameters": field_notes(training),
+        "presets": presets,
+        "defaults": encode(preset_instance(training, next(iter(training.presets), ""))),
+    }
 
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> Any:

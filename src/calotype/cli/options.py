@@ -11,11 +11,15 @@ import typing
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calotype.errors import InputError
 from calotype.imaging.files import json_line
 from calotype.registry import did_you_mean
+from calotype.runs.signature import field_default
+
+if TYPE_CHECKING:
+    from calotype.runs import Parameter
 
 T = TypeVar("T")
 
@@ -64,9 +68,11 @@ class Help:
     examples: tuple[str, ...] = ()
 
 
-def input_metavar(kind: str) -> str:
-    """What stands for an argument of this kind (see `calotype.runs.Parameter`) on help pages."""
-    return {"value": "VALUE", "model": "NAME"}.get(kind, "FILE..." if kind.endswith("s") else "FILE")
+def input_metavar(parameter: Parameter) -> str:
+    """What stands for an argument of a method's call on help pages."""
+    if parameter.artifact is None:
+        return {"model": "NAME"}.get(parameter.kind, "VALUE")
+    return f"{'FILE' if parameter.artifact.suffix else 'FOLDER'}{'...' if parameter.several else ''}"
 
 
 def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[str, str] | None = None) -> T:
@@ -170,6 +176,7 @@ def _in_words(metavar: str) -> str:
         "TEXT": "a text",
         "PATH": "a path",
         "FILE": "a file",
+        "FOLDER": "a folder",
         "X X": "two numbers",
         "": "no value",
     }
@@ -187,7 +194,7 @@ def collect(
     flags: list[Flag] = []
     for field in dataclasses.fields(spec):
         annotation, extras = _unwrap(hints[field.name])
-        value = getattr(default, field.name) if default is not MISSING else _default(field)
+        value = getattr(default, field.name) if default is not MISSING else field_default(field)
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
             flat = any(getattr(extra, "name", None) == "" for extra in extras)
             inner_prefix = prefix if flat else f"{prefix}{field.name}."
@@ -207,10 +214,6 @@ def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
         inner, *extras = typing.get_args(annotation)
         return inner, tuple(extras)
     return annotation, ()
-
-
-def _default(field: Any) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def metavar_of(annotation: Any) -> str:

@@ -1,13 +1,14 @@
-"""The verbs that make something: run, resume, rerun, compare."""
+"""The verbs that make something: run, resume, rerun."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,18 +16,17 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.attention_capture import Watcher
-from calotype.cli.options import Common, Help, input_metavar, parse, print_json
-from calotype.errors import InputError, printable
+from calotype.cli.options import Common, Help, input_metavar, parse
+from calotype.cli.reporting import report_run
+from calotype.errors import InputError
 from calotype.index import MODELS
 from calotype.registry import known_methods, resolve_method
 from calotype.runs.presets import default_model, default_preset, preset_instance
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
+    from calotype.chains import ChainRun
     from calotype.core.method import Method
     from calotype.runs import ModelRequest, Parameter, Run
-    from calotype.runs.entries import OutputEntry
 
 _EXAMPLES = {"image": ".png", "volume": ".nii.gz"}
 """Of what kinds the example on a method's help page shows files, and how they end."""
@@ -100,18 +100,6 @@ class RerunOptions(Common):
     """Write pictures of intermediate results to previews/ in the run folder."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions(Common):
-    """What `compare` takes."""
-
-    left: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder, its run.json, or a file that a run made."""
-    right: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN ")]
-    """The other one."""
-    all: bool = False
-    """Show what is the same, too."""
-
-
 def run(arguments: Sequence[str]) -> int:
     """`calotype run METHOD ...`: the method's fields and its call's arguments are the flags."""
     slug, rest = _method_first(list(arguments))
@@ -133,40 +121,36 @@ def run(arguments: Sequence[str]) -> int:
     options: RunOptions = parsed.options
     given = {name: value for name, value in vars(parsed.inputs).items() if value is not None} if parsed.inputs is not None else {}
 
-    from calotype import runs
+    from calotype.runs import Session
+    from calotype.runs.running import unobserved
 
-    request = _request(options, model)
+    requests = {"model": _request(options, model)}
+    for parameter in parameters:
+        if parameter.kind == "model" and parameter.name in given:
+            named = dataclasses.replace(_request(options, given[parameter.name]), variant=None, revision=None)
+            given[parameter.name] = requests[parameter.name] = named
     with output(options) as events:
         if not _early(rest, "--model") and model:
             known = MODELS[model].knows
             events.note(f"no --model was given, so this runs on {model}, which knows {known} only; `calotype models` lists others")
-        look(request)
-        for parameter in parameters:
-            if parameter.kind == "model" and parameter.name in given:
-                given[parameter.name] = dataclasses.replace(_request(options, given[parameter.name]), variant=None, revision=None)
-                look(given[parameter.name])
+        for request in requests.values():
+            look(request)
         if options.save_attention and not model:
             raise InputError(f"--save-attention watches a network, and {method.slug} runs without one; leave it out")
         watcher = Watcher(options.save_attention) if options.save_attention else None
-        try:
-            done = runs.run(
-                parsed.method,
-                given,
-                load_model
-                if watcher is None
-                else lambda wanted: watcher.attach(load_model(wanted)) if wanted is request else load_model(wanted),
-                model=request,
-                preset=preset,
-                seed=options.seed,
-                out=options.out,
-                overwrite=options.overwrite,
-                previews=options.preview,
-                command=("calotype", "run", *arguments),
-                events=events,
-            )
-        finally:
-            if watcher is not None:
-                watcher.detach()
+        done = Session(load_model).run(
+            parsed.method,
+            given,
+            model=requests["model"],
+            preset=preset,
+            seed=options.seed,
+            out=options.out,
+            overwrite=options.overwrite,
+            previews=options.preview,
+            command=("calotype", "run", *arguments),
+            observe=unobserved if watcher is None else watcher.watching,
+            events=events,
+        )
         if watcher is not None:
             events.note(f"attention: {watcher.write(done.folder)[0]}")
     report_run(done, options)
@@ -180,30 +164,17 @@ def resume(arguments: Sequence[str]) -> int:
     )
     options = parse(ResumeOptions, arguments, page)
 
-    from calotype import chains, runs
+    from calotype import chains
+    from calotype.runs import Session
 
-    with output(options) as events:
-        if chains.is_chain(options.run):
-            from calotype.cli.chaining import report_chain
-
-            linked = chains.resume_chain(
-                options.run, resolve_method=resolve_method, load_model=load_model, trust=options.trust, events=events
-            )
-            return report_chain(linked, options)
-        record, _ = runs.read_record(options.run)
-        for request in record.requests.values():
-            if record.status != "finished" and (options.trust or not request.is_folder):
-                look(request)
-        done = runs.resume(
-            options.run,
-            resolve_method=resolve_method,
-            load_model=load_model,
-            trust=options.trust,
-            previews=options.preview,
-            events=events,
-        )
-    report_run(done, options)
-    return 0
+    session = Session(load_model)
+    return _recorded(
+        options.run,
+        options,
+        partial(chains.resume_chain, load_model=session.load),
+        partial(session.resume, previews=options.preview),
+        unfinished_only=True,
+    )
 
 
 def rerun(arguments: Sequence[str]) -> int:
@@ -216,77 +187,47 @@ def rerun(arguments: Sequence[str]) -> int:
     )
     options = parse(RerunOptions, arguments, page)
 
+    from calotype import chains
+    from calotype.runs import Session
+
+    session = Session(load_model)
+    shared: dict[str, Any] = {"out": options.out, "overwrite": options.overwrite, "device": options.device}
+    return _recorded(
+        options.file,
+        options,
+        partial(chains.rerun_chain, load_model=session.load, **shared),
+        partial(
+            session.rerun,
+            input_folder=options.inputs,
+            previews=options.preview,
+            command=("calotype", "rerun", *arguments),
+            **shared,
+        ),
+    )
+
+
+def _recorded(
+    source: Path,
+    options: ResumeOptions | RerunOptions,
+    chain: Callable[..., ChainRun],
+    single: Callable[..., Run],
+    *,
+    unfinished_only: bool = False,
+) -> int:
+    """Go on with a recorded run or chain, or do it again, and report it."""
     from calotype import chains, runs
 
     with output(options) as events:
-        if chains.is_chain(options.file):
+        if chains.is_chain(source):
             from calotype.cli.chaining import report_chain
 
-            linked = chains.rerun_chain(
-                options.file,
-                resolve_method=resolve_method,
-                load_model=load_model,
-                out=options.out,
-                overwrite=options.overwrite,
-                device=options.device,
-                trust=options.trust,
-                events=events,
-            )
-            return report_chain(linked, options)
-        record, _ = runs.read_record(options.file)
+            return report_chain(chain(source, resolve_method=resolve_method, trust=options.trust, events=events), options)
+        record, _ = runs.read_record(source)
         for request in record.requests.values():
-            if options.trust or not request.is_folder:
+            if (options.trust or not request.is_folder) and not (unfinished_only and record.status == "finished"):
                 look(request)
-        done = runs.rerun(
-            options.file,
-            resolve_method=resolve_method,
-            load_model=load_model,
-            out=options.out,
-            overwrite=options.overwrite,
-            input_folder=options.inputs,
-            trust=options.trust,
-            device=options.device,
-            previews=options.preview,
-            command=("calotype", "rerun", *arguments),
-            events=events,
-        )
+        done = single(source, resolve_method=resolve_method, trust=options.trust, events=events)
     report_run(done, options)
-    return 0
-
-
-def compare(arguments: Sequence[str]) -> int:
-    """`calotype compare RUN RUN`."""
-    page = Help(
-        "calotype compare RUN RUN", "Two runs side by side: in what their settings differ, what they cost, how far the results are apart."
-    )
-    options = parse(CompareOptions, arguments, page)
-
-    from calotype import runs
-
-    comparison = runs.compare(options.left, options.right)
-    if options.json:
-        print_json(comparison.to_json())
-        return 0
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold cyan")
-    table.add_column("")
-    table.add_column(Text(printable(comparison.left)), overflow="fold")
-    table.add_column(Text(printable(comparison.right)), overflow="fold")
-    section, equal = "", 0
-    for line in comparison.lines:
-        if line.same and not options.all and line.section not in ("results", "metrics"):
-            equal += 1
-            continue
-        if line.section != section:
-            table.add_row(Text(line.section, style="bold"), "", "")
-            section = line.section
-        style = "dim" if line.same else ""
-        table.add_row(Text(f"  {printable(line.name)}"), _cell(line.left), _cell(line.right), style=style)
-    console.results().print(table)
-    if equal:
-        console.results().print(f"{equal} more values are the same; --all shows them", style="dim", highlight=False)
     return 0
 
 
@@ -381,10 +322,9 @@ def _spec(method: type[Method], default: Method, model: str, preset: str) -> tup
     parameters = call_parameters(method)
     fields: list[Any] = []
     for parameter in parameters:
-        several = parameter.kind.endswith("s")
-        kind: Any = str if parameter.kind == "model" else tuple[Path, ...] if several else Path
+        kind: Any = str if parameter.kind == "model" else tuple[Path, ...] if parameter.several else Path
         kind = parameter.annotation if parameter.kind == "value" else kind
-        note = tyro.conf.arg(help=parameter.help, metavar=input_metavar(parameter.kind) if parameter.kind != "value" else None)
+        note = tyro.conf.arg(help=parameter.help, metavar=input_metavar(parameter) if parameter.kind != "value" else None)
         if parameter.required:
             fields.append((parameter.name, Annotated[kind, note]))
         else:
@@ -401,81 +341,13 @@ def _spec(method: type[Method], default: Method, model: str, preset: str) -> tup
 def _page(method: type[Method], preset: str, parameters: Sequence[Parameter]) -> Help:
     from calotype.cli.listing import first_paragraph
 
-    needed = " ".join(
-        f"--{parameter.name.replace('_', '-')} {input_metavar(parameter.kind)}" for parameter in parameters if parameter.required
-    )
+    needed = " ".join(f"--{parameter.name.replace('_', '-')} {input_metavar(parameter)}" for parameter in parameters if parameter.required)
     usage = f"calotype run {method.slug} {needed} [options]"
     others = "".join(f", {name}" for name in method.presets if name != preset)
     details = f"{f'Presets: {preset} (these defaults){others}. ' if preset else ''}Nothing is downloaded; nothing is overwritten."
     example = f"calotype run {method.slug} " + " ".join(
         f"--{parameter.name.replace('_', '-')} {parameter.name}{_EXAMPLES[parameter.kind]}"
         for parameter in parameters
-        if parameter.kind in _EXAMPLES
+        if parameter.kind in _EXAMPLES and not parameter.several
     )
     return Help(usage, first_paragraph(method), details, (f"{example} --seed 1 --out my-run",) if parameters else ())
-
-
-def report_run(done: Run, options: Common) -> None:
-    """What was made and where it lies."""
-    record = done.record
-    if options.json:
-        value = {"folder": str(done.folder), **record.to_json()}
-        if done.identical is not None or done.differences:
-            value["identical"], value["differences"] = done.identical, list(done.differences)
-        print_json(value)
-        return
-    out = console.results()
-    if options.quiet:
-        out.print(str(done.folder), markup=False, highlight=False, soft_wrap=True)
-        return
-    from rich.text import Text
-
-    lines: list[tuple[str, str, str]] = []
-    for name, entry in record.outputs.items():
-        lines.append((name, str(done.folder / entry.get("file", "")), f"  {_shape(entry)}"))
-    lines += [("record", str(done.folder / "run.json"), ""), ("cost", _cost(record), "")]
-    for name, told, shape in lines:
-        show_place(name, told, shape)
-    if done.identical is True:
-        out.print("  [green]bit for bit the same as the recorded run[/]", highlight=False)
-    elif done.identical is False:
-        out.print("  [yellow]not bit for bit the recorded run[/]; `calotype compare` shows how far apart they are", highlight=False)
-    for line in done.differences:
-        out.print(Text.assemble("  ", ("differs:", "yellow"), " ", printable(line)), highlight=False, soft_wrap=True)
-
-
-def show_place(name: str, place: str | Path, note: str = "") -> None:
-    """One line of a report: what something is called, and where it lies, as it is."""
-    from rich.text import Text
-
-    row = Text.assemble("  ", (f"{printable(name):<14}", "bold"), " ", printable(str(place)), (printable(note), "dim"))
-    console.results().print(row, highlight=False, soft_wrap=True)
-
-
-def _shape(entry: OutputEntry) -> str:
-    if "spacing" in entry:
-        sizes = "x".join(map(str, entry["size"])), " x ".join(f"{side:.3g}" for side in entry["spacing"])
-        return f"{sizes[0]} voxels of {sizes[1]} mm{', in ' if entry['unit'] else ''}{entry['unit']}"
-    shape = f"{entry['width']}x{entry['height']} px"
-    return f"{entry['frames']} frames, {shape}, {entry['fps']:g} fps" if "frames" in entry else shape
-
-
-def _cost(record: Any) -> str:
-    parts = [console.seconds_text(record.seconds.get("total", 0.0))]
-    if "model_calls" in record.metrics:
-        since = " since it was resumed" if record.sessions > 1 else ""
-        parts.append(f"{record.metrics['model_calls']:.0f} model calls{since}")
-    for name, value in record.peak_memory_bytes.items():
-        parts.append(f"at most {value / 2**30:.1f} GB {'of memory' if name == 'ram' else 'on the GPU'}")
-    if record.environment.get("device"):
-        parts.append(str(record.environment["device"]))
-    return ", ".join(parts)
-
-
-def _cell(value: Any) -> Text:
-    """A value as it is: records are no markup, and steer no terminal."""
-    from rich.text import Text
-
-    if value is None:
-        return Text("-")
-    return Text(f"{value:.6g}" if isinstance(value, float) else printable(str(value)))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.grids import check_affine, spacing
+from calotype.imaging.types import described
 
 SHEAR = 0.01
 """Largest cosine between two axes of a grid that still counts as a right angle."""
@@ -141,7 +142,7 @@ class DipoleOperator:
         """Sizes of the grid that is transformed."""
         self.device = torch.device(device)
         if mask is not None and (tuple(mask.shape) != self.shape or mask.dtype != torch.bool):
-            raise ShapeError(f"the mask was given as {_described(mask)}; it must be bool {list(self.shape)}, as the volume")
+            raise ShapeError(f"the mask was given as {described(mask)}; it must be bool {list(self.shape)}, as the volume")
         self.mask = None if mask is None else mask.to(self.device)
         """Where the field is known; None: everywhere."""
         self._kernels: dict[torch.dtype, Tensor] = {}
@@ -160,7 +161,7 @@ class DipoleOperator:
         """
         if tuple(volume.shape[-3:]) != self.shape or volume.dtype not in (torch.float32, torch.float64):
             raise ShapeError(
-                f"a volume was given as {_described(volume)}; it must be float32 or float64 [..., {', '.join(map(str, self.shape))}]"
+                f"a volume was given as {described(volume)}; it must be float32 or float64 [..., {', '.join(map(str, self.shape))}]"
             )
         spectrum: Tensor = torch.fft.rfftn(volume, s=self.padded, dim=(-3, -2, -1))
         return spectrum
@@ -189,10 +190,6 @@ class DipoleOperator:
         other = object.__new__(DipoleOperator)
         other.__dict__.update(self.__dict__, mask=None)
         return other
-
-
-def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _checked(

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.core.stepping import StepContext
 from calotype.errors import InputError
 
 
@@ -27,6 +28,18 @@ class Guidance(Protocol):
 
     def combine(self, estimates: Mapping[str, Float[Tensor, "batch ..."]], sigma: float) -> Float[Tensor, "batch ..."]:
         """Estimates of x0 by branch, all of one shape [B, ...], to the guided estimate of that shape."""
+        ...
+
+
+@runtime_checkable
+class BranchInputs(Guidance, Protocol):
+    """A guidance that says what each branch is given, where that isn't the sample for all of them.
+
+    Its labels are all branches that there can be; in a step only those that `inputs` names are evaluated, in that order.
+    """
+
+    def inputs(self, x: Float[Tensor, "batch ..."], step: StepContext) -> Mapping[str, Float[Tensor, "rows ..."]]:
+        """The noisy samples by branch, each with as many rows as the others; `combine` is given as many estimates."""
         ...
 
 

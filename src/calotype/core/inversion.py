@@ -6,22 +6,20 @@ et al. 2021, section 4.3), so variance-preserving and variance-exploding checkpo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log10
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from calotype.core.denoiser import Denoiser
+from calotype.core.denoiser import Denoiser, in_step
 from calotype.core.events import SILENT, Events
-from calotype.core.samplers import History, Step, StepOutput, euler_step, sample
+from calotype.core.samplers import History, Step, StepOutput, euler_step
 from calotype.core.schedule import Sigmas
+from calotype.core.stepping import StepContext
 from calotype.errors import InputError
 
-PSNR_CAP = 99.0
-"""Highest PSNR that is reported, in dB."""
 _SAME = 1e-6
 """Relative distance below which two levels are the same."""
 
@@ -84,7 +82,7 @@ def invert(
     asks the denoiser at the level that it goes to.
 
     Args:
-        denoise: usually without guidance, which makes the way back another way.
+        denoise: usually without guidance, which makes the way back another way. A `StepDenoiser` is told the step of each call.
         x0: the sample at level sigmas[-1].
         sigmas: the inversion's levels, [n + 1], falling as for sampling; a sampling table serves, a finer one is more exact.
         step: `euler_step`, `heun_step` or `dpmpp_2m_step`.
@@ -117,19 +115,23 @@ def invert(
             "pass the sampling table as keep, dtype=torch.float16, or a larger max_megabytes"
         )
     rising = [float(s) for s in table.flip(0)]
+    count = len(rising) - 1
     kept: dict[int, Tensor] = {}
     x, position, history = x0.float(), 0, _EMPTY
     state = events.load_state(key)
     if state is not None:
         x, position, history, kept = _resume(state, x, table, key)
-    events.stage(key, len(rising) - 1)
+    events.stage(key, count)
     if position:
         events.step(position)
     elif rising[0] in kept_levels:
         kept[0] = x.to("cpu", dtype)
-    while position < len(rising) - 1:
+    while position < count:
         sigma, sigma_next = rising[position], rising[position + 1]
-        stepped = _leave_zero(denoise, x, sigma_next) if sigma == 0 else step(denoise, x, sigma, sigma_next, history, position)
+        # Steps are numbered as on the way down.
+        here, ahead = (StepContext(min(count - n, count - 1), count, rising[n], phase="invert") for n in (position, position + 1))
+        told = in_step(denoise, here, ahead)
+        stepped = _leave_zero(told, x, sigma_next) if sigma == 0 else step(told, x, sigma, sigma_next, history, position)
         x, history = stepped.x, dict(stepped.history)
         position += 1
         if rising[position] in kept_levels:
@@ -144,48 +146,6 @@ def invert(
         events.check()
     order = sorted(kept, reverse=True)
     return Trajectory(torch.tensor([rising[k] for k in order], dtype=torch.float64), tuple(kept[k] for k in order))
-
-
-def round_trip_psnr(
-    denoise: Denoiser,
-    x0: Float[Tensor, "batch ..."],
-    trajectory: Trajectory,
-    *,
-    step: Step = euler_step,
-    decode: Callable[[Tensor], Tensor] | None = None,
-    events: Events = SILENT,
-) -> float:
-    """Sample back down from the trajectory's start over its own levels, and compare with what was inverted.
-
-    Args:
-        denoise: as for `invert`.
-        x0: what was inverted.
-        trajectory: its inversion.
-        step: the sampler of the way back.
-        decode: latents to pixels in [0, 1]; with it the PSNR is that of pixels (peak 1), without it that of latents (their own range).
-        events: hears the metric `round_trip_psnr_db`.
-
-    Returns:
-        dB, at most 99.
-    """
-    back = sample(denoise, trajectory.start.to(x0.device), trajectory.table, step=step, events=events, key="round-trip")
-    value = psnr(decode(x0), decode(back), 1.0) if decode else psnr(x0, back, float(x0.max() - x0.min()))
-    events.metric("round_trip_psnr_db", value)
-    return value
-
-
-def psnr(reference: Tensor, other: Tensor, peak: float) -> float:
-    """Peak signal-to-noise ratio in dB, at most 99.
-
-    Example:
-        >>> import torch
-        >>> round(psnr(torch.zeros(4), torch.full((4,), 0.1), 1.0), 3)
-        20.0
-    """
-    error = float((reference.double() - other.double()).square().mean())
-    if error == 0:
-        return PSNR_CAP
-    return min(10 * log10(peak**2 / error), PSNR_CAP) if peak > 0 else 0.0
 
 
 _EMPTY: History = {}

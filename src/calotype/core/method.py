@@ -38,7 +38,7 @@ class Method:
     slug: ClassVar[str]
     """Kebab-case name, as in the index."""
     role: ClassVar[str]
-    """Name of the protocol in `calotype.core.roles` that the model must satisfy."""
+    """The role that the model must have (`calotype.core.roles.Role`); "" needs no model."""
     presets: ClassVar[tuple[str, ...]] = ()
     """Class methods that return a ready-made configuration; the first one is the default. Without any, the fields' defaults are."""
 
@@ -75,22 +75,21 @@ class Method:
         return None
 
     @classmethod
-    def refuse_other_roles(cls, model: object, *, needs: str, attributes: tuple[str, ...] = ()) -> None:
+    def refuse_other_roles(cls, model: object, *, needs: str, capabilities: tuple[type, ...] = ()) -> None:
         """Say why a model can't be used, before anything is computed.
 
         Args:
             model: what the method was given.
             needs: what the method needs and what can be taken, for the message.
-            attributes: what the model must have beside its role's methods.
+            capabilities: protocols of `calotype.core.roles` that it must satisfy beside its role's.
 
         Raises:
-            InputError: the model isn't of the role `role`, or lacks an attribute.
+            InputError: the model isn't of the role `role`, or of one that stands for it, or lacks a capability.
         """
-        from calotype.core import roles
+        from calotype.core.roles import STANDS_FOR
 
-        # A model of clips has all that a model of pictures has: what sets it apart is that it has a number of frames.
-        fits = isinstance(model, getattr(roles, cls.role)) and (cls.role != "TextToImage" or not isinstance(model, roles.ImageToVideo))
-        if not fits or not all(hasattr(model, name) for name in attributes):
+        own = getattr(model, "role", "")
+        if cls.role not in (own, *STANDS_FOR.get(own, ())) or not all(isinstance(model, capability) for capability in capabilities):
             raise InputError(f"{getattr(model, 'name', type(model).__name__)} can't be used: {cls.slug} needs {needs}")
 
     @staticmethod

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.denoiser import Denoiser
+from calotype.core.denoiser import Denoiser, at_step
+from calotype.core.stepping import StepContext
 from calotype.errors import InputError, ShapeError
 
 WeightKind = Literal["linear", "uniform", "exponential", "smooth"]
@@ -65,38 +66,51 @@ def fuse(denoise: Denoiser, paths: Sequence[Path], *, max_rows: int | None = Non
         raise InputError("no path was given; fusion needs at least one")
     if max_rows is not None and max_rows < 1:
         raise InputError(f"max_rows is {max_rows}; it must be at least 1")
-    known: dict[tuple[torch.Size, torch.dtype, torch.device], Tensor] = {}
+    return _Fused(denoise, paths, max_rows)
 
-    def total_weight(like: Tensor, shape: torch.Size) -> Tensor:
-        key = (shape, like.dtype, like.device)
-        if key not in known:
-            total = _sum(paths, (path.weight.to(like) for path in paths))
-            if not bool((total > 0).all()):
-                raise InputError("the weights of the paths sum to 0 somewhere; together the paths must cover the whole sample")
-            known.clear()
-            known[key] = total
-        return known[key]
 
-    def fused(x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
+@dataclass(frozen=True, eq=False)
+class _Fused:
+    """See `fuse`."""
+
+    denoise: Denoiser
+    paths: Sequence[Path]
+    max_rows: int | None
+    known: dict[tuple[torch.Size, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
+    """The total weight of the last shape."""
+
+    def at(self, step: StepContext) -> _Fused:
+        return replace(self, denoise=at_step(self.denoise, step))
+
+    def __call__(self, x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
+        paths = self.paths
         views = [path.view(x) for path in paths]
         if len({view.shape for view in views}) != 1:
             raise ShapeError(
                 f"the paths see the sample in different shapes, {[tuple(v.shape) for v in views]}; all views must have one shape"
             )
         rows = views[0].shape[0]
-        step = len(paths) if max_rows is None else max(1, max_rows // rows)
+        step = len(paths) if self.max_rows is None else max(1, self.max_rows // rows)
 
         def weighted() -> Iterator[Tensor]:
             for start in range(0, len(paths), step):
                 group = paths[start : start + step]
-                estimates = denoise(torch.cat(views[start : start + step]), sigma).chunk(len(group))
+                estimates = self.denoise(torch.cat(views[start : start + step]), sigma).chunk(len(group))
                 yield from (path.weight.to(each) * each for path, each in zip(group, estimates, strict=True))
 
         # Summed in the order of the paths, in the estimates' own type: the result doesn't depend on how the rows were batched.
         whole = _sum(paths, weighted())
-        return whole / total_weight(whole, x.shape)
+        return whole / self._total_weight(whole, x.shape)
 
-    return fused
+    def _total_weight(self, like: Tensor, shape: torch.Size) -> Tensor:
+        key = (shape, like.dtype, like.device)
+        if key not in self.known:
+            total = _sum(self.paths, (path.weight.to(like) for path in self.paths))
+            if not bool((total > 0).all()):
+                raise InputError("the weights of the paths sum to 0 somewhere; together the paths must cover the whole sample")
+            self.known.clear()
+            self.known[key] = total
+        return self.known[key]
 
 
 def _sum(paths: Sequence[Path], parts: Iterable[Tensor]) -> Tensor:

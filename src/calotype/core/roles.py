@@ -1,15 +1,26 @@
-"""What a method may ask of a checkpoint: one small protocol per role. `calotype.backbones` implements them."""
+"""What a method may ask of a checkpoint: its role, by name, and what it can do, by small protocols. `calotype.backbones` implements them.
+
+A protocol that only one adapter's role has stands beside that adapter.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import Guidance
+from calotype.core.stepping import StepContext, StepControl
 from calotype.imaging.types import Image, Video
+
+Role = Literal["Autoencoder", "ImageToVideo", "PictureEditor", "SubjectToImage", "TextToImage", "VolumePrior"]
+"""What a checkpoint is for. Every adapter says it as `role`, every method asks for one by name."""
+
+STANDS_FOR: Mapping[str, tuple[Role, ...]] = {"SubjectToImage": ("TextToImage",)}
+"""Roles that can stand in for others: a model of subjects makes pictures of prompts alone, too."""
 
 
 @runtime_checkable
@@ -23,9 +34,24 @@ class CountingDenoiser(Denoiser, Protocol):
 
 
 @runtime_checkable
-class Model(Protocol):
+class BranchedDenoiser(CountingDenoiser, Protocol):
+    """A denoiser over labelled branches that can also be asked for single ones."""
+
+    def at(self, step: StepContext) -> Denoiser:
+        """The denoiser in this step."""
+        ...
+
+    def estimates(self, inputs: Mapping[str, Tensor], sigma: float, step: StepContext | None = None) -> dict[str, Tensor]:
+        """The estimate of x0 of each branch from its own noisy sample, without guidance; the batch holds them in this order."""
+        ...
+
+
+@runtime_checkable
+class Denoises(Protocol):
     """What every diffusion checkpoint offers."""
 
+    role: Role
+    """What it is for."""
     name: str
     """The name that it was loaded by."""
     size: tuple[int, int]
@@ -36,33 +62,19 @@ class Model(Protocol):
         checkpoint says so."""
         ...
 
-    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance) -> CountingDenoiser:
-        """A denoiser over the labelled branches. Each branch's condition has as many rows as the tensors to come."""
-        ...
-
-
-@runtime_checkable
-class TextToImage(Model, Protocol):
-    """Prompt to picture: SD 1.x, SD 2.x, SDXL, toy-t2i. Latents are [B, C, h, w], scaled."""
-
-    max_rows: int | None
-    """How many rows the network evaluates at once; None is all of them."""
-
-    def with_max_rows(self, max_rows: int | None) -> TextToImage:
-        """The same model (same weights) with another bound on its rows."""
-        ...
-
     def init_noise_sigma(self, sigmas: Tensor) -> float:
         """What standard normal noise is multiplied by to start a run over these noise levels."""
         ...
 
-    def unconditional(self, condition: Condition) -> Condition:
-        """As many rows of the model's own empty prompt."""
+    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance, *, control: StepControl | None = None) -> CountingDenoiser:
+        """A denoiser over the labelled branches. Each branch's condition has as many rows as the tensors to come. The control, if one is
+        given, hears the step and the branches of every call of the network."""
         ...
 
-    def condition(self, prompt: str | Sequence[str], *, size: tuple[int, int] | None = None) -> Condition:
-        """One row per prompt."""
-        ...
+
+@runtime_checkable
+class HasLatents(Protocol):
+    """Pictures have latents [B, C, h, w], scaled."""
 
     def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
         """[C, h, w] for a picture of that height and width."""
@@ -78,43 +90,60 @@ class TextToImage(Model, Protocol):
 
 
 @runtime_checkable
-class SubjectToImage(TextToImage, Protocol):
-    """Subject picture and prompt to picture: BLIP-Diffusion, toy-subject. Visual rows enter the text encoder among the words."""
+class HasText(Protocol):
+    """Texts are read token by token."""
 
-    begin: int
-    """Row of the conditioning at which the visual rows begin."""
-    subject_word: str
-    """What the subject is called where the user doesn't say; "" asks for a word."""
-    plain_ground: tuple[float, float, float] | None
-    """The sRGB ground that subject pictures must lie on; None takes any picture."""
-    prompt_repetitions: int
-    """How often the prompt is repeated, as the checkpoint was made for."""
-    num_visual_rows: int
-    """Of one subject."""
-    text_length: int
-    """Rows of a whole conditioning, the visual ones included."""
-    special_ids: tuple[int, int, int]
-    """Token ids of start, end and padding."""
+    name: str
+    """The name that it was loaded by."""
+    modules: dict[str, Any]
+    """Networks and tokenizers by their names in model_index.json."""
 
-    def subject_rows(self, subject: Image, word: str) -> Tensor:
-        """The visual rows [1, num_visual_rows, width] of a subject that is called `word`."""
-        ...
-
-    def piece_ids(self, pieces: Sequence[str]) -> list[list[int]]:
-        """The token ids of each word or mark, without start and end."""
-        ...
-
-    def word_rows(self, ids: Tensor) -> Tensor:
-        """Word embeddings [B, n, width] of token ids [B, n], before the text encoder."""
-        ...
-
-    def encode_rows(self, ids: Tensor, rows: Tensor | None) -> Tensor:
-        """Token ids [B, n], with visual rows among them, to what the cross attention reads: [B, text_length, width]."""
+    def condition(self, prompt: str | Sequence[str], *, size: tuple[int, int] | None = None) -> Condition:
+        """One row per prompt; `text` [B, tokens, width] holds the tokens' states."""
         ...
 
 
 @runtime_checkable
-class ImageToVideo(Model, Protocol):
+class HasAttention(Protocol):
+    """The denoising network's attention can be watched and changed."""
+
+    @property
+    def unet(self) -> nn.Module:
+        """The network."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+
+@runtime_checkable
+class TextToImage(Denoises, HasLatents, Protocol):
+    """Prompt to picture: SD 1.x, SD 2.x, SDXL, toy-t2i."""
+
+    max_rows: int | None
+    """How many rows the network evaluates at once; None is all of them."""
+
+    def with_max_rows(self, max_rows: int | None) -> Self:
+        """The same model (same weights) with another bound on its rows."""
+        ...
+
+    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance, *, control: StepControl | None = None) -> BranchedDenoiser:
+        """See `Denoises`; single branches can be asked for, too."""
+        ...
+
+    def unconditional(self, condition: Condition) -> Condition:
+        """As many rows of the model's own empty prompt."""
+        ...
+
+    def condition(self, prompt: str | Sequence[str], *, size: tuple[int, int] | None = None) -> Condition:
+        """One row per prompt."""
+        ...
+
+
+@runtime_checkable
+class ImageToVideo(Denoises, Protocol):
     """First frame to clip: SVD, SVD-XT, toy-i2v. Latents are [B, F, C, h, w], scaled."""
 
     num_frames: int
@@ -152,7 +181,7 @@ class ImageToVideo(Model, Protocol):
 
 
 @runtime_checkable
-class PictureEditor(Model, Protocol):
+class PictureEditor(Denoises, Protocol):
     """Picture and instruction to edited picture: InstructPix2Pix. Latents are [B, C, h, w], scaled."""
 
     def condition(self, images: Tensor, instruction: str) -> Condition:
@@ -169,32 +198,4 @@ class PictureEditor(Model, Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pixels [B, 3, H, W] in [0, 1]."""
-        ...
-
-
-@runtime_checkable
-class VolumePrior(Protocol):
-    """An unconditional model of volumes, trained on windows of them: toy-qsm. Windows are [B, 1, *window], in units of `scale`."""
-
-    name: str
-    """The name that it was loaded by."""
-    window: tuple[int, int, int]
-    """Voxels that the network sees at once."""
-    spacing: tuple[float, float, float]
-    """Voxel size in mm that it was trained at."""
-    scale: float
-    """What is 1 for the network, in `unit`."""
-    limit: float
-    """Largest absolute value that its maps have, in `unit`."""
-    unit: str
-    """Of the volumes, such as "ppm"."""
-    max_rows: int
-    """Windows that the network evaluates at once."""
-
-    def sigmas(self, num_inference_steps: int) -> Tensor:
-        """Noise levels of a sampling run, [num_inference_steps + 1], float64, falling, the last one 0; in units of `scale`."""
-        ...
-
-    def denoiser(self) -> CountingDenoiser:
-        """A denoiser of windows."""
         ...

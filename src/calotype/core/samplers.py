@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.denoiser import Denoiser
+from calotype.core.denoiser import Denoiser, in_step
 from calotype.core.events import SILENT, Events
+from calotype.core.stepping import StepContext
 from calotype.core.timetravel import Move
 from calotype.errors import InputError
 
@@ -175,7 +176,7 @@ def sample(
     arguments and a listener that returns that state goes on from there, and ends bit-equal to the uninterrupted one.
 
     Args:
-        denoise: (x, sigma) -> estimate of x0.
+        denoise: (x, sigma) -> estimate of x0. A `calotype.core.denoiser.StepDenoiser` is told the step of each call.
         x: the sample at level sigmas[0], usually sigmas[0] * noise. Taken as float32.
         sigmas: noise levels [n + 1], falling; the last one is usually 0.
         step: how to go down.
@@ -201,7 +202,7 @@ def sample(
     levels = [float(s) for s in sigmas]
     moves = list(schedule) if schedule is not None else [("down", k) for k in range(len(levels) - 1)]
     fresh = _check(levels, moves, renoise)
-    x = x.float()
+    x, count = x.float(), len(levels) - 1
     position, history = 0, _NOTHING
     # What makes a saved state this run's own: its levels and its schedule.
     plan = {
@@ -217,7 +218,8 @@ def sample(
     while position < len(moves):
         kind, k = moves[position]
         if kind == "down":
-            stepped = step(denoise, x, levels[k], levels[k + 1], history, position)
+            here, ahead = (StepContext(min(n, count - 1), count, levels[n]) for n in (k, k + 1))
+            stepped = step(in_step(denoise, here, ahead), x, levels[k], levels[k + 1], history, position)
             x, history = stepped.x, dict(stepped.history)
             if preview is not None:
                 _offer(events, preview, stepped.x0)

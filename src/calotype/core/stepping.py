@@ -1,17 +1,23 @@
-"""The one clock of rules on networks: which step a model call belongs to, and which batch rows play which role."""
+"""The one clock: which step a model call belongs to, and which batch rows play which role. Samplers set it, rules on networks read it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, nan
+from typing import Literal, Protocol, runtime_checkable
 
 from calotype.errors import InputError, ShapeError
+
+Phase = Literal["sample", "invert"]
+"""Which way the noise levels are walked: down (also after going back up, in time travel), or up from a clean sample."""
 
 
 @dataclass(frozen=True, eq=False)
 class StepContext:
-    """What a rule knows of the model call that it acts in. Each step has its own object.
+    """Which step a model call belongs to: what samplers tell denoisers, and rules know of the call that they act in.
+
+    Each call of the network has its own object.
 
     Example:
         >>> context = StepContext(index=3, count=50, roles=("uncond", "cond"))
@@ -20,13 +26,14 @@ class StepContext:
     """
 
     index: int = 0
-    """Number of the step, from 0."""
+    """Number of the step, from 0. Step k is the one that starts at the run's noise level k, whichever way the levels are walked."""
     count: int = 1
     """Steps of the run."""
     sigma: float = nan
     """Noise level of the call; NaN if nobody said."""
     roles: tuple[str, ...] = ("cond",)
     """What the batch holds, in order: each role has the same number of rows, and they lie together."""
+    phase: Phase = "sample"
 
     def slices(self, names: str | Sequence[str] | None, rows: int) -> list[slice]:
         """The places of these roles (None: all) in a tensor of so many rows.
@@ -46,6 +53,39 @@ class StepContext:
             raise InputError(f"no role {unknown[0]!r} in this batch; its roles are {', '.join(self.roles)}")
         places = (self.roles.index(name) for name in wanted)
         return [slice(place * each, (place + 1) * each) for place in places]
+
+
+@runtime_checkable
+class StepControl(Protocol):
+    """What a denoiser tells of each call of the network: `calotype.attention.AttentionControl`."""
+
+    def expect(self, roles: Sequence[str]) -> None:
+        """Hear, once, which roles the batches will hold."""
+        ...
+
+    def begin(self, step: StepContext) -> None:
+        """Hear which step and roles the calls to come belong to."""
+        ...
+
+    def tied(self, step: StepContext) -> list[tuple[str, ...]]:
+        """The roles of a step in groups, each of which must be in one call of the network; empty where no rule acts in the step."""
+        ...
+
+
+def check_bound(max_rows: int | None, rows: int) -> None:
+    """Refuse a bound on the rows of one call that is below what rules on attention tie together.
+
+    Raises:
+        InputError: it is.
+
+    Example:
+        >>> check_bound(None, 3)
+        >>> check_bound(3, 3)
+    """
+    if max_rows is not None and max_rows < rows:
+        raise InputError(
+            f"max_rows is {max_rows}, but rules on attention read or exchange rows: {rows} rows must go in one call; give {rows} or none"
+        )
 
 
 Steps = Callable[[StepContext], bool]

@@ -11,6 +11,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.core import fields
 from calotype.errors import InputError
 
 Move = tuple[Literal["down", "up"], int]
@@ -46,18 +47,12 @@ class Reinject:
     """Factor on the re-injected noise; 1 restores the level's variance exactly."""
 
     def __post_init__(self) -> None:
-        if self.repeats < 0:
-            raise InputError(f"repeats is {self.repeats}; it must be 0 (off) or more")
-        if self.length < 1:
-            raise InputError(f"length is {self.length}; it must be 1 or more")
-        if not 0 <= self.ratio <= 1:
-            raise InputError(f"ratio is {self.ratio}; it must lie between 0 and 1")
+        fields.at_least(self, 0, "repeats", "noise_scale")
+        fields.at_least(self, 1, "length")
+        fields.between(self, 0, 1, "ratio")
+        fields.one_of(self, rule=("steps", "sigma"))
         if not 0 <= self.sigma_min <= self.sigma_max:
             raise InputError(f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}; 0 <= sigma_min <= sigma_max must hold")
-        if self.noise_scale < 0:
-            raise InputError(f"noise_scale is {self.noise_scale}; it must be 0 or more")
-        if self.rule not in ("steps", "sigma"):
-            raise InputError(f"rule is {self.rule!r}; choose steps or sigma")
 
 
 def blocks(sigmas: Float[Tensor, " levels"], reinject: Reinject) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from calotype.errors import InputError, printable
@@ -37,8 +38,7 @@ def parse_json(content: str | bytes, name: str, remedy: str = "check commas, quo
         >>> parse_json('{"seed": 3}', "run.json")
         {'seed': 3}
     """
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{name} has {len(content) / 1e6:.0f} MB, at most {MOST_BYTES // 1_000_000} are read; {remedy}")
+    _refuse_large(len(content), name, remedy)
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
@@ -48,6 +48,26 @@ def parse_json(content: str | bytes, name: str, remedy: str = "check commas, quo
         raise InputError(f"{name} is no JSON ({short(str(error), 120)}); {remedy}") from None
     _look_through(value, name, remedy)
     return value
+
+
+def read_json(path: Path, remedy: str = "check commas, quotes and brackets") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: no regular file, no JSON object, or one beyond the bounds of `parse_json`.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file; {remedy}")
+    _refuse_large(path.stat().st_size, str(path), remedy)
+    content = parse_json(path.read_bytes(), str(path), remedy)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__} where a JSON object is expected; {remedy}")
+    return content
+
+
+def _refuse_large(size: int, name: str, remedy: str) -> None:
+    if size > MOST_BYTES:
+        raise InputError(f"{name} has {size / 1e6:.0f} MB, at most {MOST_BYTES // 1_000_000} are read; {remedy}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,10 +6,9 @@ import os
 import stat
 from pathlib import Path
 
+from calotype.core.fields import MIN_SIDE
 from calotype.errors import InputError
 
-MIN_SIDE = 16
-"""Shortest side of a picture, in pixels, that is accepted."""
 MAX_PIXELS = 64_000_000
 """Most pixels of a picture that are accepted; the header's figure is checked before anything is decoded."""
 

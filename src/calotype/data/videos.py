@@ -159,6 +159,30 @@ def as_video(
     return Video(torch.cat([fit_pixels(part, size) for part in torch.split(value.frames, 16)]), value.fps)
 
 
+def measure_clip(path: str | os.PathLike[str], name: str = "video", events: Events = SILENT) -> tuple[int, int, int]:
+    """Decode a film or an animated picture to its end, one frame at a time, and keep none.
+
+    Returns:
+        How many frames it has, their height and their width as they are shown.
+
+    Raises:
+        InputError: it is refused, or can't be decoded to its end.
+    """
+    source = plain_file(path, name)
+    if not is_clip(source):
+        frames, _ = _read_animation(source, Excerpt(), name, events)
+        return frames.shape[0], frames.shape[-2], frames.shape[-1]
+    first = first_frame(source, name, events)
+    container = open_film(source)
+    count = 0
+    if container is not None:
+        with container, refusing(f"{name}: {source}", _UNDECODED):
+            for _ in container.decode(video=0):
+                events.check()
+                count += 1
+    return count, *first.size
+
+
 def first_frame(path: Path, name: str, events: Events = SILENT) -> Image:
     """The first frame of a film.
 

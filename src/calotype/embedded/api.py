@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from calotype.embedded.export import device_words, export, gates_of, missing_gat
 from calotype.embedded.recipes import RECIPES, find
 from calotype.errors import InputError, MissingError
 from calotype.train.budget import Budget
-from calotype.train.loop import Fitted, Loop, accelerator_for
+from calotype.train.loop import Fitted, Trainer, accelerator_for
 from calotype.train.recipe import Recipe
 from calotype.train.state import POINTER, locked, read_counters
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 """Where the package keeps its embedded models."""
+TRAIN_SEED = 0
+"""Of the training scenes, which are the same in every run, so that latents kept on disk serve the next one too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,19 +123,10 @@ def _train(
         if counters is not None:
             warm_start = bool(counters.get("warm_start", True))
         start = _pinned_start(shipped, run) if warm_start else None
-    loop = Loop(
-        recipe,
-        run,
-        budget=asked,
-        seed=seed,
-        checkpoints=home,
-        start=start,
-        device=device,
-        events=events,
-        save_every=save_every,
-        report_every=report_every,
-        marks={"warm_start": warm_start},
-    )
+    loop = trainer_of(
+        recipe, run, budget=asked, seed=seed, checkpoints=home, start=start, accelerator=accelerator, events=events,
+        save_every=save_every, report_every=report_every, marks={"warm_start": warm_start},
+    )  # fmt: skip
     if weights_mark(shipped) and _known_loss(shipped, read_gates(home).get(name) or {}, loop) is None:
         loop.measures = 2  # the shipped weights' loss too
     fitted = loop.fit()
@@ -150,6 +143,24 @@ def _train(
     return TrainResult(
         name=name, steps=fitted.steps, samples=fitted.samples, seconds=fitted.seconds, held_out=fitted.held_out, held_out_shipped=before,
         shipped=ship and better, run=run, folder=shipped,
+    )  # fmt: skip
+
+
+def trainer_of(recipe: Recipe, run: Path, *, checkpoints: Path, start: Path | None, accelerator: Accelerator, **given: Any) -> Trainer:
+    """The training of a recipe in a folder; `given` goes to `Trainer`."""
+    settings = recipe.settings
+    if accelerator.device.type == "cuda":
+        settings = replace(settings, batch_size=settings.cuda_batch_size)
+    model = recipe.build(seed=given["seed"], start=start, checkpoints=checkpoints)
+    common = {"folder": run / "data", "checkpoints": checkpoints, "start": start, "device": str(accelerator.device)}
+    run.mkdir(parents=True, exist_ok=True)
+    with accelerator.main_process_first():
+        source = recipe.source(model, split="train", seed=TRAIN_SEED, **common)
+        held_out = recipe.source(model, split="tune", seed=settings.held_out_seed, **common)
+    peak = settings.learning_rate if start is None else settings.warm_learning_rate
+    return Trainer(
+        recipe.name, model, source=source, held_out=held_out, folder=run, accelerator=accelerator, settings=settings, peak=peak,
+        sample_grid=recipe.sample_grid, **given,
     )  # fmt: skip
 
 
@@ -244,16 +255,10 @@ def export_run(name: str, *, out: Path | str | None = None, checkpoints: Path | 
     if counters is None:
         raise InputError(f"{run} holds no training state; start one with: calotype train {name}")
     start = run / "start" if counters.get("warm_start") and (run / "start").is_dir() else None
-    loop = Loop(
-        recipe,
-        run,
-        budget=Budget.parse(counters["budget"]),
-        seed=counters["seed"],
-        checkpoints=home,
-        start=start,
-        device="cpu",
-        read_only=True,
-    )
+    loop = trainer_of(
+        recipe, run, budget=Budget.parse(counters["budget"]), seed=counters["seed"], checkpoints=home, start=start,
+        accelerator=accelerator_for("cpu"), read_only=True,
+    )  # fmt: skip
     fitted = loop.average_now()
     _ship(recipe, fitted, home, name, counters["seed"], earlier=None)
     return home / name
@@ -273,7 +278,7 @@ def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earl
     write_card(home / name, name, facts)
 
 
-def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any], loop: Loop) -> float:
+def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any], loop: Trainer) -> float:
     known = _known_loss(shipped, facts, loop)
     if known is not None:
         return known
@@ -290,7 +295,7 @@ def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any
     return loop.measure_all(model, source, f"measure the shipped {recipe.name}")
 
 
-def _known_loss(shipped: Path, facts: dict[str, Any], loop: Loop) -> float | None:
+def _known_loss(shipped: Path, facts: dict[str, Any], loop: Trainer) -> float | None:
     """The shipped weights' loss, if it was measured on the same samples with the same noise in the same precision as the new one's."""
     settings = loop.settings
     expected = {

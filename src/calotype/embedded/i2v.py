@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
+from calotype.core.denoiser import Preconditioner, edm_timestep
 from calotype.core.events import Events
 from calotype.embedded import networks
 from calotype.embedded.card import Card, Gate
@@ -38,6 +39,7 @@ OBJECT_WEIGHT, BORDER_WEIGHT = 3.0, 2.0
 LN_SIGMA_MEAN, LN_SIGMA_STD = 0.7, 1.6
 LN_NOISE_AUG_MEAN, LN_NOISE_AUG_STD = math.log(0.03), 0.6
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+PRECONDITIONER = Preconditioner("v_prediction", edm_timestep)
 
 
 class TraineeI2V(nn.Module):
@@ -54,10 +56,7 @@ class TraineeI2V(nn.Module):
         """`latents`, `noise` [B, F, 4, h, w]; `weight` [B, F, h, w] of mean 1 in each clip; `sigma` [B]; `image_latents` [B, 4, h, w];
         `image` [B, 3, H, W] in [0, 1]; `text` [B, T, W];
         `keep` [B], 0 where the picture is left out; `time_ids` [B, 3]."""
-        latents, noise, sigma = batch["latents"], batch["noise"], batch["sigma"].view(-1, 1, 1, 1, 1)
-        scale = (sigma.square() + 1.0).rsqrt()
-        network_input = (latents + sigma * noise) * scale
-        target = (noise - sigma * latents) * scale
+        network_input, target = PRECONDITIONER.example(batch["latents"], batch["noise"], batch["sigma"].view(-1, 1, 1, 1, 1))
         token = self.token(batch["image"]) * batch["keep"].view(-1, 1, 1)
         image_latents = batch["image_latents"] * batch["keep"].view(-1, 1, 1, 1)
         predicted = self.v(network_input, batch["sigma"], image_latents, torch.cat([token, batch["text"]], dim=1), batch["time_ids"])
@@ -77,7 +76,7 @@ class TraineeI2V(nn.Module):
         stacked = torch.cat([network_input, image_latents[:, None].expand_as(network_input)], dim=2)
         clips = use_fast_attention(self.unet)
         clips[0] = len(stacked)
-        output: Tensor = self.unet(stacked, 0.25 * sigma.log(), context, time_ids, return_dict=False)[0]
+        output: Tensor = self.unet(stacked, edm_timestep(sigma), context, time_ids, return_dict=False)[0]
         return output
 
 
@@ -280,7 +279,7 @@ def sample_clips(
     """Clips [N, F, 3, H, W] in [0, 1] from first frames [N, 3, H, W], without guidance; the noise is always the same."""
     from calotype.core.noise import batch_noise
     from calotype.core.schedule import karras_sigmas
-    from calotype.embedded.sampling import sample_v
+    from calotype.embedded.sampling import sample_network
 
     count, device = len(images), source.device
     noise_aug = 0.02
@@ -295,6 +294,6 @@ def sample_clips(
 
     noise = batch_noise((source.frames, *latents.shape[1:]), 0, count).to(device)
     sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
-    made = sample_v(network, noise, torch.as_tensor(sigmas))
+    made = sample_network(network, PRECONDITIONER, noise, torch.as_tensor(sigmas))
     pixels = torch.cat([source.vae.decode(part).sample for part in made.flatten(0, 1).split(32)])
     return pixels.unflatten(0, (count, source.frames)).clamp(-1, 1).cpu() / 2 + 0.5

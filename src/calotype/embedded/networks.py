@@ -109,21 +109,6 @@ def video_unet(**changes: Any) -> UNetSpatioTemporalConditionModel:
     return UNetSpatioTemporalConditionModel(**{**config, **changes})
 
 
-def volume_unet(patch_size: int, **changes: Any) -> dict[str, Any]:
-    """The config of toy-qsm's denoiser, MONAI's `DiffusionModelUNet` on blocks of `patch_size`^3 voxels."""
-    config: dict[str, Any] = {
-        "spatial_dims": 3,
-        "in_channels": patch_size**3,
-        "out_channels": patch_size**3,
-        "channels": [48, 64, 64],
-        "attention_levels": [False, False, False],
-        "num_res_blocks": 1,
-        "norm_num_groups": 8,
-        "num_head_channels": 32,
-    }
-    return {**config, **changes}
-
-
 def image_encoder(**changes: Any) -> CLIPVisionModelWithProjection:
     """toy-i2v's picture token: a CLIP vision transformer of one layer on 7 x 7 patches of 32 px."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection

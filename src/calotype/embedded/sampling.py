@@ -1,4 +1,4 @@
-"""Sampling from a network in training, for sample sheets: both UNets predict v, so one preconditioning serves them."""
+"""Sampling from a network in training, for sample sheets."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from calotype.core.denoiser import Preconditioner
 from calotype.core.samplers import sample
 
 Network = Callable[[Tensor, float], Tensor]
-"""(input at unit variance, sigma) -> v."""
+"""(input as the network sees it, sigma) -> its output."""
 
 
 @torch.no_grad()
-def sample_v(network: Network, noise: Tensor, sigmas: Tensor) -> Tensor:
+def sample_network(network: Network, preconditioner: Preconditioner, noise: Tensor, sigmas: Tensor) -> Tensor:
     """Euler steps (for a VP model that is DDIM) from `noise` [B, ...] of unit variance down the levels `sigmas`."""
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        scale = (sigma * sigma + 1.0) ** -0.5
-        return x * scale * scale - network(x * scale, sigma).float() * (sigma * scale)
+        return preconditioner.estimate(x, network(preconditioner.scale_input(x, sigma), sigma), sigma)
 
     return sample(denoise, noise * (float(sigmas[0]) ** 2 + 1.0) ** 0.5, sigmas)

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calotype.core.denoiser import Preconditioner, Rates
 from calotype.core.events import Events
+from calotype.core.schedule import VPSchedule
 from calotype.embedded import networks
 from calotype.embedded.card import Card, Gate
 from calotype.embedded.tokenizer import build_tokenizer, caption_tokens, world_words
@@ -45,15 +47,14 @@ class TraineeT2I(nn.Module):
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
+        self.preconditioner = Preconditioner("v_prediction", VPSchedule(alphas_cumprod()).t)
         self.register_buffer("alphas", alphas_cumprod().float(), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
         """`latents` and `noise` [B, 4, h, w]; `timesteps` [B] int64; `tokens` [B, 24] int64."""
         alpha = self.alphas[batch["timesteps"]].view(-1, 1, 1, 1)
-        latents, noise = batch["latents"], batch["noise"]
-        noisy = alpha.sqrt() * latents + (1.0 - alpha).sqrt() * noise
-        target = alpha.sqrt() * noise - (1.0 - alpha).sqrt() * latents
-        predicted = self.unet(noisy, batch["timesteps"], self.states(batch)).sample
+        network_input, target = self.preconditioner.example(batch["latents"], batch["noise"], Rates.of_alpha(alpha))
+        predicted = self.unet(network_input, batch["timesteps"], self.states(batch)).sample
         snr = (alpha / (1.0 - alpha)).flatten()
         weight = (snr.clamp(max=SNR_CAP) / (snr + 1.0)).clamp(min=LEAST_WEIGHT)
         return weight * (predicted.float() - target).square().flatten(1).mean(1)
@@ -183,7 +184,7 @@ def sample_states(
 ) -> Tensor:
     """The same for what the cross attention reads: the first half of the rows conditional, the other unconditional."""
     from calotype.core.noise import batch_noise
-    from calotype.embedded.sampling import sample_v
+    from calotype.embedded.sampling import sample_network
 
     count = len(states) // 2
     alphas = alphas_cumprod()
@@ -199,5 +200,5 @@ def sample_states(
     size = trainee.unet.config.sample_size
     noise = batch_noise((trainee.unet.config.in_channels, size, size), 0, count).to(states.device)
     sigmas = torch.cat([levels[times], torch.zeros(1, dtype=torch.float64)])
-    latents = sample_v(network, noise, sigmas)
+    latents = sample_network(network, trainee.preconditioner, noise, sigmas)
     return torch.cat([vae.decode(part).sample for part in latents.split(16)]).clamp(-1, 1) / 2 + 0.5

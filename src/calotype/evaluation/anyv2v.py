@@ -92,7 +92,7 @@ class EditExperiment(Experiment):
             guidance = ClassifierFreeGuidance(method.guidance_scale)
             denoise = model.denoiser({"cond": condition, "uncond": model.unconditional(condition)}, guidance)
             shape = model.latent_shape(len(batch[0].clip), batch[0].clip.size)
-            x = sample(denoise, batch_noise(shape, seed, len(batch)) * (float(sigmas[0]) ** 2 + 1) ** 0.5, sigmas)
+            x = sample(denoise, batch_noise(shape, seed, len(batch)) * model.init_noise_sigma(sigmas), sigmas)
             events.metric("model_calls", float(denoise.calls))
             return [model.decode(row[None], FPS).frames for row in x]
 

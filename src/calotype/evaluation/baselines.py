@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.core.denoiser import Changed, Denoiser
 from calotype.core.events import SILENT, Events
 from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo
@@ -59,13 +60,11 @@ def image_to_video(
     shape, sigmas = model.latent_shape(frames, starts[0].size), model.sigmas(settings.num_inference_steps)
     condition = settings.conditions(model, starts, prompts, seed)
     network = settings.guided(model, condition, frames)
-    known = None if ends is None else model.encode(torch.stack([image.pixels for image in ends])).transpose(0, 1)
-
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        estimate = network(x, sigma)
-        return estimate if known is None else torch.cat([estimate[:, :-1], known.to(estimate)], dim=1)
-
-    x = batch_noise(shape, seed, len(starts)) * (float(sigmas[0]) ** 2 + 1) ** 0.5
+    denoise: Denoiser = network
+    if ends is not None:
+        known = model.encode(torch.stack([image.pixels for image in ends])).transpose(0, 1)
+        denoise = Changed(network, lambda x0: torch.cat([x0[:, :-1], known.to(x0)], dim=1))
+    x = batch_noise(shape, seed, len(starts)) * model.init_noise_sigma(sigmas)
     x = sample(denoise, x, sigmas, events=events, key="image-to-video")
     events.metric("model_calls", float(network.calls))
     return [model.decode(row[None], settings.fps) for row in x]

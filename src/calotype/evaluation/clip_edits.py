@@ -9,14 +9,13 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from calotype.evaluation.pairs import FRAMES, SIZE, SYMMETRIC, Pair, at_end, scenes, turned_by
 from calotype.imaging.types import Image, Video
-from calotype.metrics import centroid_error, flicker, psnr
+from calotype.metrics import centroid_error, flicker, psnr, psnr_within
 from calotype.world import PRESETS, SPLITS, Scene, ground_truth, recognise, recoloured, replaced, with_background
 from calotype.world.painting.shapes import CATEGORIES
 
@@ -70,13 +69,12 @@ class ClipEdit:
     def measure(self, frames: Float[Tensor, "frames 3 size size"]) -> dict[str, float]:
         """The metrics of a clip that was made as the edited one."""
         truth, found = self.edited.clip, self.edited.follow(frames)
-        error = (frames - truth).square().mean(1)[self.ground].double().mean()
         right = self._right(frames)
         return {
             "psnr_db": float(psnr(frames, truth).mean()),
             "trajectory_error_px": float(centroid_error(found, self.edited.truth.centroids).mean()),
             "attribute_accuracy": right,
-            "background_psnr_db": float(min(-10 * torch.log10(error.clamp(min=1e-10)), torch.tensor(99.0))),
+            "background_psnr_db": psnr_within(frames.movedim(1, 0), truth.movedim(1, 0), self.ground),
             "flicker": flicker(frames, truth, self.ground),
             "shape_accuracy": right if self.kind == "shape" else math.nan,
             "wrong_path_error_px": float(centroid_error(found, self.wrong_path).mean()),

@@ -124,7 +124,7 @@ class EditExperiment(Experiment):
                 fresh = batch_noise(shape, seed, len(batch), stream=RENOISE + (1 << 18) + position).to(device)
                 return StepOutput(torch.where(outside, known + sigma_next * fresh, stepped.x), stepped.x0)
 
-            start = batch_noise(shape, seed, len(batch), stream=START).to(device) * (float(sigmas[0]) ** 2 + 1) ** 0.5
+            start = batch_noise(shape, seed, len(batch), stream=START).to(device) * self.model.init_noise_sigma(sigmas)
             again = resampling_schedule(sigmas, REPAINT)
             x = sample(denoise, start, sigmas, step=step, schedule=again, renoise=renoiser(shape, seed, len(batch)), events=events)
             events.metric("model_calls", float(denoise.calls))

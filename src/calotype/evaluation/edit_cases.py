@@ -19,7 +19,7 @@ from calotype.evaluation.pairs import palette
 from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit import Edit, Layer, Task, make_task
 from calotype.methods.design_edit.regions import Regions, dilate
-from calotype.metrics import PSNR_CAP_DB, iou, opacity
+from calotype.metrics import iou, opacity, psnr_within
 from calotype.world import SPLITS, Scene, ground_truth, moved, paint, sample_scene, without
 
 SIZE = 64
@@ -149,20 +149,6 @@ class Misplaced(PictureEdit):
         """What the method is told; measured is what should have gone."""
         edit = Edit(remove=(Mask(torch.roll(self.mask, self.off, 1)),), refine=(Mask(self.other),))
         return make_task(self.picture, edit, Regions(Image(self.picture)))
-
-
-def psnr_within(picture: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"]) -> float:
-    """PSNR over the pixels of a mask, in dB, at most `PSNR_CAP_DB`; NaN where the mask is empty.
-
-    Example:
-        >>> import torch
-        >>> psnr_within(torch.zeros(3, 1, 1), torch.full((3, 1, 1), 0.1), torch.ones(1, 1, dtype=torch.bool))
-        20.0
-    """
-    if not bool(mask.any()):
-        return math.nan
-    error = float((picture - truth)[:, mask].double().square().mean())
-    return PSNR_CAP_DB if error < 10 ** (-PSNR_CAP_DB / 10) else round(min(-10 * math.log10(error), PSNR_CAP_DB), 6)
 
 
 def gradient_energy(picture: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"]) -> float:

@@ -25,8 +25,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from calotype.backbones.subject import SubjectToImage
 from calotype.core.events import SILENT, Events
-from calotype.core.roles import SubjectToImage
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import Experiment, Table, pieces
 from calotype.evaluation.report import Claim, Report, Role

@@ -6,8 +6,8 @@ import os
 
 import torch
 
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.events import SILENT, Events
-from calotype.core.roles import VolumePrior
 from calotype.data.qsm_folder import DEEP_GREY, QSMFiles, find_qsm_files
 from calotype.data.volumes import read_volume, volume_mask
 from calotype.evaluation.qsm_baselines import SOLVERS

@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.dipole import DipoleOperator
 from calotype.core.events import SILENT, Events
-from calotype.core.roles import VolumePrior
 from calotype.errors import InputError
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import Experiment, Table, pieces
@@ -200,7 +200,7 @@ def measure(
     return test.report(SLUG, count, model, claims(test, noise_ppm))
 
 
-def gates(folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
+def prior_figures(folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
     """The claims of the main experiment as figures of a prior: toy-qsm's gates.
 
     Returns:

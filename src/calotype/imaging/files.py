@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,12 @@ MOST_NAME_BYTES = 255
 """Longest name of a file on the usual file systems, in bytes."""
 _TEMPORARY = re.compile(r"\..*\.\d+\.[0-9a-f]{8}\.tmp(\.\w+)?", re.DOTALL)
 _FULL = {errno.ENOSPC: 28, errno.EDQUOT: 122}
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_existing(path: str | os.PathLike[str]) -> None:

@@ -38,7 +38,7 @@ class Image:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[0] != 3 or self.pixels.dtype != torch.float32:
-            raise ShapeError(f"a picture was given as {_describe(self.pixels)}; it must be float32 [3, height, width] in [0, 1]")
+            raise ShapeError(f"a picture was given as {described(self.pixels)}; it must be float32 [3, height, width] in [0, 1]")
 
     @staticmethod
     def from_pil(picture: PIL.Image.Image) -> Image:
@@ -94,7 +94,7 @@ class Mask:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != torch.bool:
-            raise ShapeError(f"a mask was given as {_describe(self.values)}; it must be bool [height, width]")
+            raise ShapeError(f"a mask was given as {described(self.values)}; it must be bool [height, width]")
 
     @staticmethod
     def from_pil(picture: PIL.Image.Image) -> Mask:
@@ -141,7 +141,7 @@ class Video:
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or self.frames.dtype != torch.float32 or not len(self.frames):
-            raise ShapeError(f"a clip was given as {_describe(self.frames)}; it must be float32 [frames, 3, height, width] in [0, 1]")
+            raise ShapeError(f"a clip was given as {described(self.frames)}; it must be float32 [frames, 3, height, width] in [0, 1]")
         if not 0 < self.fps < float("inf"):
             raise InputError(f"fps is {self.fps}; it must be positive")
 
@@ -201,9 +201,9 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.dtype != torch.float32 or not self.values.numel():
-            raise ShapeError(f"a volume was given as {_describe(self.values)}; it must be float32 [x, y, z]")
+            raise ShapeError(f"a volume was given as {described(self.values)}; it must be float32 [x, y, z]")
         if self.affine.dtype != torch.float64:
-            raise ShapeError(f"a volume's affine was given as {_describe(self.affine)}; it must be float64 [4, 4]")
+            raise ShapeError(f"a volume's affine was given as {described(self.affine)}; it must be float64 [4, 4]")
         grids.check_affine(self.affine.detach().cpu().numpy())
 
     @staticmethod
@@ -271,5 +271,6 @@ def _bytes(pixels: Tensor) -> UInt8[np.ndarray, "n height width 3"]:
     return array
 
 
-def _describe(tensor: Tensor) -> str:
+def described(tensor: Tensor) -> str:
+    """Type and shape of a tensor, for messages."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

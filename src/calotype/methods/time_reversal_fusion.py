@@ -28,7 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.backbones.preprocessing import note_unfamiliar
-from calotype.core.denoiser import Condition, Denoiser
+from calotype.core import fields
+from calotype.core.denoiser import Changed, Condition, Denoiser
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import ClassifierFreeGuidance, linear_ramp
 from calotype.core.method import Evaluations, Method
@@ -98,25 +99,16 @@ class TimeReversalFusion(Method):
     """For loops: leave out the last frame, which repeats the first, so that the clip can be played round and round."""
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 1 or more")
+        fields.at_least(self, 1, "num_inference_steps", "fps")
+        fields.at_least(self, 0, "noise_aug_strength")
+        fields.between(self, 0, 255, "motion_bucket_id")
+        fields.sides(self)
+        fields.one_of(self, fusion=("parallel", "sequential"))
         if self.num_frames is not None and self.num_frames < 2:
             raise InputError(f"num_frames is {self.num_frames}; a clip between two pictures has 2 or more")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
-        if self.fps < 1:
-            raise InputError(f"fps is {self.fps}; it must be 1 or more")
-        if not 0 <= self.motion_bucket_id <= 255:
-            raise InputError(f"motion_bucket_id is {self.motion_bucket_id}; it must lie between 0 and 255")
-        if self.noise_aug_strength < 0:
-            raise InputError(f"noise_aug_strength is {self.noise_aug_strength}; it must be 0 or more")
         if not 1 <= self.min_guidance_scale <= self.max_guidance_scale:
             given = f"min_guidance_scale is {self.min_guidance_scale} and max_guidance_scale {self.max_guidance_scale}"
             raise InputError(f"{given}; 1 <= min_guidance_scale <= max_guidance_scale must hold")
-        if self.fusion not in ("parallel", "sequential"):
-            raise InputError(f"fusion is {self.fusion!r}; choose parallel or sequential")
 
     @classmethod
     def paper(cls) -> Self:
@@ -221,7 +213,7 @@ class TimeReversalFusion(Method):
             step = SequentialStep(backward=self._clamped(networks[1], model, ends, starts), renoise=fresh)
         x = sample(
             denoise,
-            batch_noise(shape, seed, pairs) * (float(sigmas[0]) ** 2 + 1) ** 0.5,
+            batch_noise(shape, seed, pairs) * model.init_noise_sigma(sigmas),
             sigmas,
             step=step,
             schedule=resampling_schedule(sigmas, self.reinject),
@@ -261,11 +253,7 @@ class TimeReversalFusion(Method):
             return denoise
         first, last = (model.encode(torch.stack([image.pixels for image in images])).transpose(0, 1) for images in (firsts, lasts))
 
-        def clamped(x: Tensor, sigma: float) -> Tensor:
-            estimate = denoise(x, sigma)
-            return torch.cat([first.to(estimate), estimate[:, 1:-1], last.to(estimate)], dim=1)
-
-        return clamped
+        return Changed(denoise, lambda x0: torch.cat([first.to(x0), x0[:, 1:-1], last.to(x0)], dim=1))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Numbers that say how good a picture or a clip is, measured against ground truth; nothing here knows a model."""
 
 from calotype.metrics.intervals import Interval, bootstrap, difference, mean, ratio
-from calotype.metrics.pictures import PSNR_CAP_DB, flicker, psnr, rmse
+from calotype.metrics.pictures import PSNR_CAP_DB, flicker, psnr, psnr_within, rmse
 from calotype.metrics.regions import area_under_curve, iou
 from calotype.metrics.tracking import Track, centroid_error, ghost_share, jump_ratio, monotonicity, opacity, track
 from calotype.metrics.volumes import cone_energy, hfen, nrmse_percent, roi_slope, ssim
@@ -25,6 +25,7 @@ __all__ = [
     "nrmse_percent",
     "opacity",
     "psnr",
+    "psnr_within",
     "ratio",
     "rmse",
     "roi_slope",

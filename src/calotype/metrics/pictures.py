@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -34,6 +36,20 @@ def psnr(
         [20.0]
     """
     return (-20.0 * rmse(picture, truth).log10()).clamp(max=PSNR_CAP_DB)
+
+
+def psnr_within(picture: Float[Tensor, channels * space], truth: Float[Tensor, channels * space], mask: Bool[Tensor, "*space"]) -> float:
+    """PSNR over the pixels of a mask, in dB for a peak of 1, at most `PSNR_CAP_DB`; NaN where the mask is empty.
+
+    Example:
+        >>> import torch
+        >>> psnr_within(torch.zeros(3, 1, 1), torch.full((3, 1, 1), 0.1), torch.ones(1, 1, dtype=torch.bool))
+        20.0
+    """
+    if not bool(mask.any()):
+        return math.nan
+    error = float((picture - truth)[:, mask].double().square().mean())
+    return PSNR_CAP_DB if error < 10 ** (-PSNR_CAP_DB / 10) else round(min(-10 * math.log10(error), PSNR_CAP_DB), 6)
 
 
 def flicker(

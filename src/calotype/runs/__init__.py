@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from calotype.runs.entries import ModelRequest, Record
     from calotype.runs.record import read_record
     from calotype.runs.running import Run, rerun, resume, run
+    from calotype.runs.session import Session
     from calotype.runs.signature import Parameter, call_parameters, field_notes
 
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "Parameter": "signature",
     "Record": "entries",
     "Run": "running",
+    "Session": "session",
     "call_parameters": "signature",
     "compare": "comparing",
     "field_notes": "signature",
@@ -37,6 +39,7 @@ __all__ = [
     "Parameter",
     "Record",
     "Run",
+    "Session",
     "call_parameters",
     "compare",
     "field_notes",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calotype.core.events import SILENT
+from calotype.errors import InputError, MissingError
 from calotype.runs.entries import Record
-from calotype.runs.kinds import KINDS, contents, is_glance, kind_of_file
-from calotype.runs.record import own_file, read_record
+from calotype.runs.kinds import is_glance, kind_named, kind_of_file
+from calotype.runs.record import own_copy, read_record
 
 
 @dataclass(frozen=True)
@@ -128,24 +129,21 @@ def _merge(left: dict[tuple[str, str], Any], right: dict[tuple[str, str], Any]) 
 
 
 def _distance(first: Record, first_folder: Path | None, second: Record, second_folder: Path | None, name: str) -> str:
-    """PSNR between two results of one shape, of volumes the RMSE in their own unit, as far as the files are there."""
+    """How far apart two results of one kind are, as far as the files are there."""
     files = first.outputs[name].get("file", ""), second.outputs[name].get("file", "")
     if first_folder is None or second_folder is None or not all(files):
         return "different values"
-    places = [own_file(first_folder, files[0]), own_file(second_folder, files[1])]
+    places = [own_copy(first_folder, files[0]), own_copy(second_folder, files[1])]
     if places[0] is None or places[1] is None:
         return "different values (a file is gone)"
-    kind = kind_of_file(places[0])
-    if kind is None or kind != kind_of_file(places[1]):
+    names = {entry.outputs[name]["kind"] for entry in (first, second)}
+    if len(names) > 1 or len({kind_of_file(place) for place in places if place is not None}) > 1:
         return "different kinds of files"
-    values = [contents(KINDS[kind].read(place))[0] for place in places]
-    if values[0].shape != values[1].shape:
-        return "different size or length"
-    apart = values[0] - values[1]
-    error = float(apart.square().mean())
-    if not error:
-        return "different below what the file keeps"
-    if kind == "volume":
-        unit = first.outputs[name].get("unit", "")
-        return f"different, RMSE {math.sqrt(error):.3g} {unit}".rstrip() + f", at most {float(apart.abs().max()):.3g}"
-    return f"different, PSNR {min(99.0, -10 * math.log10(error)):.1f} dB"
+    try:
+        kind = kind_named(names.pop())
+    except (InputError, MissingError):
+        return "different values"
+    there = [place for place in places if place is not None and place.is_file() and place.name.endswith(kind.suffix)]
+    if kind.distance is None or len(there) < 2:
+        return "different values"
+    return kind.distance(*(kind.read(place, name=name, events=SILENT) for place in there))

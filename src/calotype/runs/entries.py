@@ -27,9 +27,9 @@ class InputEntry(TypedDict):
     """One input as the record keeps it."""
 
     kind: str
-    """A row of `calotype.runs.kinds`."""
+    """The name of a kind, see `calotype.runs.kinds`."""
     file: str
-    """In the run folder: `inputs/`, the argument's name and a suffix (none for a folder)."""
+    """In the run folder: `inputs/`, the argument's name and a suffix (none for a folder). Kinds that are not copied have no file there."""
     path: str
     """Where the user has it; "" for an object that came from no file."""
     name: str
@@ -38,13 +38,15 @@ class InputEntry(TypedDict):
 
 
 class OutputEntry(TypedDict, total=False):
-    """One result as the record keeps it; `name` and `pixels_sha256` are always there."""
+    """One result as the record keeps it; `name` and `pixels_sha256` are always there, and what its kind tells about it."""
 
     name: str
+    kind: str
+    """The name of a kind, see `calotype.runs.kinds`."""
     file: str
-    """In the run folder."""
+    """In the run folder; for some kinds a folder."""
     sha256: str
-    """Of the file."""
+    """Of the file, or over the names and contents of the folder's files."""
     pixels_sha256: str
     """Of the values that it was made from."""
     height: int
@@ -56,6 +58,8 @@ class OutputEntry(TypedDict, total=False):
     spacing: list[float]
     """Of a volume, in mm."""
     unit: str
+    contents: str
+    """In words, such as "3 rows, 2 columns"."""
 
 
 @dataclass(frozen=True)

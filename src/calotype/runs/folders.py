@@ -21,6 +21,7 @@ from calotype.imaging.files import disk_trouble, is_temporary, open_own, take_lo
 from calotype.runs import inputs
 from calotype.runs.entries import RECORD_NAME, InputEntry, Record
 from calotype.runs.hashing import checked_digest
+from calotype.runs.kinds import kind_named
 from calotype.runs.listener import PROGRESS_NAME
 from calotype.runs.record import INPUTS, own_copy, read_record
 
@@ -72,7 +73,7 @@ def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written in a folder that this process has locked."""
     for place, folders, files in os.walk(folder):
         if Path(place) == folder:
-            for name in [name for name in folders if name.startswith(f".{INPUTS}.") and is_temporary(name)]:
+            for name in filter(is_temporary, folders):
                 shutil.rmtree(folder / name, ignore_errors=True)
             folders[:] = [name for name in folders if name in (INPUTS, *OWN_FOLDERS)]
         for name in filter(is_temporary, files):
@@ -101,7 +102,10 @@ class Taken:
             return {}
         self._staged = temporary_beside(self.folder / INPUTS)
         self._staged.mkdir()
-        return {name: inputs.keep(self._staged, value, told) for name, (value, told) in sources.items()}
+        return {
+            name: inputs.keep(self._staged, value, told, copied=kind_named(told["kind"]).copied or not told["path"])
+            for name, (value, told) in sources.items()
+        }
 
     def begin(self, record: Record) -> None:
         """Remove the earlier run, put the inputs in their place and write the record.

@@ -8,12 +8,7 @@ import stat
 from pathlib import Path
 
 from calotype.errors import InputError
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from calotype.imaging.files import file_digest
 
 
 def regular_files(path: Path, name: str = "file") -> list[Path]:

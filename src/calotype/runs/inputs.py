@@ -12,15 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from calotype.core.events import Events
-from calotype.data import as_mask
 from calotype.data.files import plain_file
-from calotype.data.masks import mask_reading
 from calotype.errors import InputError, printable
 from calotype.imaging.files import atomic_path, file_suffix, user_path
-from calotype.imaging.nifti import medical
+from calotype.registry import ARTIFACT_KINDS
+from calotype.runs.artifact import ArtifactKind, copy_files
 from calotype.runs.entries import InputEntry, plain_name, shortened
 from calotype.runs.hashing import checked_digest, path_digest, regular_files
-from calotype.runs.kinds import KINDS, Media, from_tensors, suited, to_tensors
+from calotype.runs.kinds import adopted, from_tensors, is_artifact, kind_names, kind_of, to_tensors
 from calotype.runs.record import INPUTS, input_suffix, own_copy
 from calotype.runs.signature import Parameter
 
@@ -29,7 +28,7 @@ _EXACT = ".safetensors"
 
 def split(
     parameters: Sequence[Parameter], arguments: Mapping[str, Any]
-) -> tuple[dict[str, tuple[str, Any]], dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, tuple[ArtifactKind, Any]], dict[str, Any], dict[str, Any]]:
     """The given arguments, split into files, checkpoints and plain values.
 
     Returns:
@@ -42,7 +41,7 @@ def split(
     for name in arguments:
         if name not in known:
             raise InputError(f"{name}: the method has no such argument; it takes {', '.join(sorted(known))}")
-    media: dict[str, tuple[str, Any]] = {}
+    media: dict[str, tuple[ArtifactKind, Any]] = {}
     models: dict[str, Any] = {}
     plain: dict[str, Any] = {}
     for parameter in parameters:
@@ -53,21 +52,24 @@ def split(
             plain[parameter.name] = value
         elif parameter.kind == "model":
             models.update({parameter.name: value} if value is not None else {})
-        elif parameter.kind.endswith("s") and value is not None:
-            media.update({f"{parameter.name}.{index}": (parameter.kind[:-1], item) for index, item in enumerate(value)})
-        elif value is not None:
-            media[parameter.name] = (parameter.kind, value)
+        elif parameter.artifact is not None and value is not None:
+            if parameter.kind not in kind_names():
+                told = f"the artifact kind {parameter.kind} is in no package's entry points of the group {ARTIFACT_KINDS}"
+                raise InputError(f"{parameter.name}: {told}; add it there")
+            items = enumerate(value) if parameter.several else ()
+            pairs = [(f"{parameter.name}.{index}", item) for index, item in items] if parameter.several else [(parameter.name, value)]
+            media.update({name: (parameter.artifact, item) for name, item in pairs})
     return media, models, plain
 
 
-def settled(kind: str, value: Any, name: str, events: Events) -> Any:
-    """A mask's file that is read in a way that the user said, as the mask that comes out: the copy in the run folder is then that mask."""
-    if kind == "mask" and isinstance(value, str | os.PathLike) and mask_reading(value)[0]:
-        return as_mask(value, name=name, events=events)
+def settled(kind: ArtifactKind, value: Any, name: str, events: Events) -> Any:
+    """A file that is read in a way that the user said, as what comes out: the copy in the run folder is then that."""
+    if isinstance(value, str | os.PathLike) and kind.says_how(value):
+        return kind.read(value, name=name, events=events)
     return value
 
 
-def read(kind: str, value: Any, name: str, events: Events, options: Mapping[str, Any] | None = None) -> Media:
+def read(kind: ArtifactKind, value: Any, name: str, events: Events, options: Mapping[str, Any] | None = None) -> Any:
     """One input as the object that the method takes; objects pass as they are.
 
     Args:
@@ -81,19 +83,17 @@ def read(kind: str, value: Any, name: str, events: Events, options: Mapping[str,
         InputError: a file that is refused.
         MissingError: a package that reads or writes it is not installed.
     """
-    if kind == "volume":
-        # Its results will be NIfTI files, so a missing package is told now and not when they are to be written.
-        medical("nibabel")
-    if isinstance(value, Media):
+    # A package that the results need is told now and not when they are to be written.
+    kind.needs()
+    if is_artifact(value):
         return value
     path = user_path(value)
-    if path.suffix == _EXACT:
-        return suited(kind, read_exact(path, name), f"{name}: {path} holds")
-    found: Media = KINDS[kind].read(path, name=name, events=events, **(options or {}))
-    return found
+    if path.suffix == _EXACT and kind.suffix != _EXACT:
+        return adopted(kind, read_exact(path, name), f"{name}: {path} holds")
+    return kind.read(path, name=name, events=events, **(options or {}))
 
 
-def read_exact(path: Path, name: str = "file") -> Media:
+def read_exact(path: Path, name: str = "file") -> Any:
     """What `write_exact` wrote.
 
     Raises:
@@ -115,39 +115,55 @@ def read_exact(path: Path, name: str = "file") -> Media:
     return found
 
 
-def entry(kind: str, value: Any, name: str) -> InputEntry:
+def entry(kind: ArtifactKind, value: Any, name: str) -> InputEntry:
     """What the record says of an input before it is copied; objects that came from no file have no path.
 
     Raises:
         InputError: a pipe, a device, or a folder with one in it or with a link that leaves it.
     """
-    if isinstance(value, Media):
-        return {"kind": kind, "file": f"{INPUTS}/{name}{_EXACT}", "path": "", "name": f"{name}{_EXACT}", "sha256": ""}
+    if is_artifact(value):
+        suffix = kind_of(value).kept_suffix
+        return {"kind": kind.name, "file": f"{INPUTS}/{name}{suffix}", "path": "", "name": f"{name}{suffix}", "sha256": ""}
     path = user_path(value)
     target = f"{INPUTS}/{name}{'' if path.is_dir() else input_suffix(path)}"
     own_name = plain_name(path.name or path.absolute().name)
-    return {"kind": kind, "file": target, "path": printable(shortened(path)), "name": own_name, "sha256": checked_digest(path, name)}
+    return {"kind": kind.name, "file": target, "path": printable(shortened(path)), "name": own_name, "sha256": checked_digest(path, name)}
 
 
-def keep(place: Path, value: Any, told: InputEntry) -> InputEntry:
+def keep(place: Path, value: Any, told: InputEntry, *, copied: bool = True) -> InputEntry:
     """Copy one input into the folder that stands for `inputs/`, whole or not at all. Returns its entry with the hash of what was kept.
+
+    Args:
+        place: the folder.
+        value: a path, or an object.
+        told: its entry.
+        copied: whether a file or folder is copied; objects are always kept.
 
     Raises:
         InputError: as `entry`.
     """
     target = place / Path(told["file"]).name
-    if isinstance(value, Media):
+    if is_artifact(value):
         write_exact(value, target)
         return {**told, "sha256": path_digest(target)}
     source = user_path(value)
-    for file in regular_files(source, told["name"]):
-        with atomic_path(target / file.relative_to(source) if source.is_dir() else target, overwrite=True) as temporary:
-            shutil.copyfile(file, temporary)
+    if not copied:
+        return {**told, "path": printable(shortened(source))}
+    files = regular_files(source, told["name"])
+    if source.is_dir():
+        copy_files(files, source, target)
+        return told
+    with atomic_path(target, overwrite=True) as temporary:
+        shutil.copyfile(source, temporary)
     return told
 
 
-def write_exact(value: Media, path: Path) -> None:
-    """Write an object to the bit, as a .safetensors file that `read` takes."""
+def write_exact(value: Any, path: Path) -> None:
+    """Write an object to the bit: as a .safetensors file of its fields that `read` takes, or as its own kind's file where that is exact."""
+    kind = kind_of(value)
+    if not kind.tensors:
+        kind.write(value, path, {})
+        return
     with atomic_path(path, overwrite=True) as temporary:
         save_file(to_tensors(value), temporary)
 
@@ -170,7 +186,7 @@ def find(name: str, told: InputEntry, run_folder: Path | None, extra: Path | Non
         tried.append(str(place))
         if _holds(place, told):
             return place
-    if extra is not None and extra.is_dir():
+    if extra is not None and extra.is_dir() and told["sha256"]:
         for place in sorted(extra.rglob("*"))[:5000]:
             if place.is_file() and file_suffix(place) == file_suffix(told["name"]) and _holds(place, told):
                 return place
@@ -182,7 +198,7 @@ def find(name: str, told: InputEntry, run_folder: Path | None, extra: Path | Non
 def _holds(place: Path, told: InputEntry) -> bool:
     """Whether a place has the recorded contents; what can't be read, or is no file and no folder of files, has not."""
     try:
-        return place.exists() and checked_digest(place) == told["sha256"]
+        return place.exists() and told["sha256"] in ("", checked_digest(place))
     except (InputError, OSError):
         return False
 

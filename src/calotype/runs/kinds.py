@@ -1,42 +1,88 @@
-"""What methods take and make, in one table: each kind's type, how a file of it is read, how a result of it is written and shown."""
+"""The table of artifact kinds: everything that methods take and make which is more than a plain value, and how each is read and written.
+
+Kinds of methods and of other packages lie beside their types; see `calotype.runs.artifact`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import hashlib
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from calotype.core.artifacts import CheckpointFolder, DatasetFolder, Ledger, Points, Pose, Report, Table
+from calotype.core.untrusted import listed, number, short, text, whole
 from calotype.data import as_mask, contact_sheet, read_image, read_video, read_volume
-from calotype.errors import InputError
+from calotype.data.masks import mask_reading
+from calotype.errors import CalotypeError, InputError
+from calotype.imaging.nifti import medical
 from calotype.imaging.types import Image, Mask, Video, Volume
+from calotype.registry import known_artifacts, resolve_artifact
+from calotype.runs.artifact import ArtifactKind, Facts, folder_kind, text_kind
 
-Media: TypeAlias = Image | Mask | Video | Volume
-"""One input or result that is more than a plain value."""
 _MOST_TEXT = 10_000
 """Longest unit or header, in bytes."""
+_MANY = 1_000_000
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One row of the table."""
+def _size(value: Image | Mask | Video) -> dict[str, Any]:
+    return {"height": value.size[0], "width": value.size[1]}
 
-    type: type
-    phrase: str
-    """Such as "an image"."""
-    read: Callable[..., Any]
-    """From a path; takes `name` and `events`."""
-    suffix: str
-    """Of results."""
-    glance: str = ""
-    """What the picture is called that shows a result at a glance; "" if the result is a picture itself."""
-    show: Callable[[Any], Image] | None = None
-    """Makes that picture."""
+
+def _checked_size(told: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {side: whole(told.get(side), f"{name}: {side}", 1, _MANY) for side in ("height", "width")}
+
+
+def _shown_size(told: Mapping[str, Any]) -> str:
+    return f"{told['width']}x{told['height']} px"
+
+
+def _clip(value: Video) -> dict[str, Any]:
+    return {**_size(value), "frames": len(value), "fps": float(value.fps)}
+
+
+def _checked_clip(told: Mapping[str, Any], name: str) -> dict[str, Any]:
+    frames, fps = whole(told.get("frames"), f"{name}: frames", 1, _MANY), number(told.get("fps"), f"{name}: fps", 0, 1e6)
+    return {**_checked_size(told, name), "frames": frames, "fps": fps}
+
+
+def _shown_clip(told: Mapping[str, Any]) -> str:
+    return f"{told['frames']} frames, {_shown_size(told)}, {told['fps']:g} fps"
+
+
+def _grid(value: Volume) -> dict[str, Any]:
+    return {"size": list(value.size), "spacing": list(value.spacing), "unit": value.unit}
+
+
+def _checked_grid(told: Mapping[str, Any], name: str) -> dict[str, Any]:
+    size = [whole(side, f"{name}: size", 1, _MANY) for side in _three(told.get("size"), f"{name}: size")]
+    spacing = [number(side, f"{name}: spacing", 0, 1e6) for side in _three(told.get("spacing"), f"{name}: spacing")]
+    return {"size": size, "spacing": spacing, "unit": text(told.get("unit", ""), f"{name}: unit", most=40)}
+
+
+def _three(value: Any, name: str) -> list[Any]:
+    found = listed(value, name)
+    if len(found) != 3:
+        raise InputError(f"{name} is {short(value)}; three numbers are expected")
+    return found
+
+
+def _shown_grid(told: Mapping[str, Any]) -> str:
+    sizes = "x".join(map(str, told["size"])), " x ".join(f"{side:.3g}" for side in told["spacing"])
+    return f"{sizes[0]} voxels of {sizes[1]} mm{', in ' if told['unit'] else ''}{told['unit']}"
+
+
+PICTURE = Facts(_size, _checked_size, _shown_size)
+CLIP = Facts(_clip, _checked_clip, _shown_clip)
+GRID = Facts(_grid, _checked_grid, _shown_grid)
 
 
 def planes(volume: Volume) -> Image:
@@ -44,28 +90,134 @@ def planes(volume: Volume) -> Image:
     return Image.from_pil(volume.to_pil())
 
 
-KINDS: Mapping[str, Kind] = {
-    "image": Kind(Image, "an image", read_image, ".png"),
-    "mask": Kind(Mask, "a mask", as_mask, ".png"),
-    "video": Kind(Video, "a video", read_video, ".mp4", "contact-sheet", contact_sheet),
-    "volume": Kind(Volume, "a volume", partial(read_volume, finite=False), ".nii.gz", "planes", planes),
+def _digest(value: Any) -> str:
+    total = hashlib.sha256()
+    for tensor in contents(value):
+        total.update(tensor.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _apart(first: Any, second: Any) -> str:
+    """The distance of two results' first tensors."""
+    left, right = contents(first)[0].float(), contents(second)[0].float()
+    if left.shape != right.shape:
+        return "different size or length"
+    apart = left - right
+    error = float(apart.square().mean())
+    if not error:
+        return "different below what the file keeps"
+    if isinstance(first, Volume):
+        return f"different, RMSE {math.sqrt(error):.3g} {first.unit}".rstrip() + f", at most {float(apart.abs().max()):.3g}"
+    return f"different, PSNR {min(99.0, -10 * math.log10(error)):.1f} dB"
+
+
+def _save(value: Any, path: Path, metadata: Mapping[str, str]) -> None:
+    value.save(path, metadata=metadata, overwrite=True)
+
+
+_media = partial(ArtifactKind, write=_save, digest=_digest, distance=_apart, tensors=True)
+
+IMAGE = _media(
+    name="image", type=Image, phrase="an image", suffix=".png", read=read_image, facts=PICTURE, pictures=lambda image: (image,)
+)  # fmt: skip
+MASK = _media(
+    name="mask", type=Mask, phrase="a mask", suffix=".png", read=as_mask, facts=PICTURE,
+    pictures=lambda mask: (Image(mask.values.float().expand(3, -1, -1).contiguous()),),
+    adopt=lambda value: as_mask(value) if isinstance(value, Image) else None,
+    says_how=lambda path: bool(mask_reading(path)[0]),
+)  # fmt: skip
+VIDEO = _media(
+    name="video", type=Video, phrase="a video", suffix=".mp4", read=read_video, facts=CLIP, folders=True,
+    glance="contact-sheet", show=contact_sheet,
+    pictures=lambda clip: tuple(clip[frame] for frame in range(len(clip))),
+    parts={"first": lambda clip: clip[0], "last": lambda clip: clip[-1]},
+)  # fmt: skip
+VOLUME = _media(
+    name="volume", type=Volume, phrase="a volume", suffix=".nii.gz", read=partial(read_volume, finite=False), facts=GRID, folders=True,
+    glance="planes", show=planes,
+    needs=lambda: medical("nibabel"),
+)  # fmt: skip
+
+KINDS: Mapping[str, ArtifactKind] = {
+    kind.name: kind
+    for kind in (
+        IMAGE,
+        MASK,
+        VIDEO,
+        VOLUME,
+        text_kind("table", "a table", ".csv", lambda table: f"{len(table.rows)} rows, {len(table.columns)} columns", Table),
+        text_kind("report", "a report", ".html", lambda report: f"{len(report.html)} characters", Report),
+        text_kind("points", "a table of points", ".points.csv", lambda points: f"{len(points.coordinates)} points", Points),
+        text_kind("pose", "a pose", ".pose.json", lambda pose: "4x4 matrix", Pose),
+        text_kind("ledger", "a ledger", ".jsonl", lambda ledger: f"{len(ledger.entries)} entries", Ledger),
+        folder_kind("dataset", "a folder with a data set", DatasetFolder),
+        folder_kind("checkpoint", "a folder with a checkpoint", CheckpointFolder),
+    )
 }
 
 
-def kind_of(value: Media) -> str:
-    """The name of the row that a value belongs to."""
-    return next(name for name, kind in KINDS.items() if isinstance(value, kind.type))
+def kind_named(name: str) -> ArtifactKind:
+    """The kind that a record or a user calls by name.
+
+    Raises:
+        InputError: there is none.
+        MissingError: the package that adds it is broken.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    found = resolve_artifact(name)
+    if not isinstance(found, ArtifactKind) or found.name != name:
+        raise InputError(f"{name}: {short(found)} is no artifact kind of that name; update the package that adds it")
+    return found
 
 
-def kind_of_file(path: Path) -> str | None:
-    """The first row whose results end as this file does, None if none does."""
-    return next((name for name, kind in KINDS.items() if path.name.endswith(kind.suffix)), None)
+def kind_names() -> tuple[str, ...]:
+    """All names that records may have."""
+    return (*KINDS, *known_artifacts())
 
 
-def glance_name(kind: str, result: str) -> str:
+def kind_of_type(made: Any) -> ArtifactKind | None:
+    """The kind of a type, or of one that it is made from; None if it is no artifact.
+
+    Example:
+        >>> kind_of_type(Image).name, kind_of_type(int)
+        ('image', None)
+    """
+    if not isinstance(made, type):
+        return None
+    for owner in made.__mro__:
+        beside = vars(sys.modules[owner.__module__]).values() if is_dataclass(owner) and owner.__module__ in sys.modules else ()
+        for kind in (*KINDS.values(), *(value for value in beside if isinstance(value, ArtifactKind))):
+            if kind.type is owner:
+                return kind
+    return None
+
+
+def kind_of(value: Any) -> ArtifactKind:
+    """The kind of a value.
+
+    Raises:
+        CalotypeError: it has none.
+    """
+    kind = kind_of_type(type(value))
+    if kind is None:
+        raise CalotypeError(f"a {type(value).__name__} is no artifact; it has no kind that a run could read or write")
+    return kind
+
+
+def is_artifact(value: Any) -> bool:
+    """Whether a value is of some kind."""
+    return kind_of_type(type(value)) is not None
+
+
+def kind_of_file(path: Path) -> ArtifactKind | None:
+    """The first kind whose results end as this file does, None if none does."""
+    return next((kind for kind in KINDS.values() if kind.suffix and path.name.endswith(kind.suffix)), None)
+
+
+def glance_name(kind: ArtifactKind, result: str) -> str:
     """What the picture beside a result is called: "contact-sheet", or "clip-contact-sheet" of a result named "clip"; "" if it has none."""
-    glance = KINDS[kind].glance
-    return glance if result == "result" or not glance else f"{result}-{glance}"
+    return kind.glance if result == "result" or not kind.glance else f"{result}-{kind.glance}"
 
 
 def is_glance(name: str) -> bool:
@@ -73,40 +225,41 @@ def is_glance(name: str) -> bool:
     return any(kind.glance and (name == kind.glance or name.endswith(f"-{kind.glance}")) for kind in KINDS.values())
 
 
-def suited(kind: str, found: Media, subject: str, advice: str = "") -> Media:
+def adopted(kind: ArtifactKind, found: Any, subject: str, advice: str = "") -> Any:
     """An object as the kind that an argument asks for; a picture can be a mask.
 
     Raises:
         InputError: another kind.
     """
-    if kind == "mask" and isinstance(found, Image):
-        return as_mask(found)
-    if not isinstance(found, KINDS[kind].type):
-        raise InputError(f"{subject} {KINDS[kind_of(found)].phrase} and {KINDS[kind].phrase} is needed{advice}")
-    return found
+    if isinstance(found, kind.type):
+        return found
+    made = kind.adopt(found)
+    if made is None:
+        raise InputError(f"{subject} {kind_of(found).phrase} and {kind.phrase} is needed{advice}")
+    return made
 
 
-def contents(value: Media) -> list[Tensor]:
+def contents(value: Any) -> list[Tensor]:
     """Its tensors, in the order of its fields."""
     found = [getattr(value, field.name) for field in fields(value)]
     return [item.detach().cpu().contiguous() for item in found if isinstance(item, Tensor)]
 
 
-def to_tensors(value: Media) -> dict[str, Tensor]:
+def to_tensors(value: Any) -> dict[str, Tensor]:
     """All fields as named tensors, to the bit."""
     return {field.name: _pack(getattr(value, field.name)) for field in fields(value)}
 
 
-def from_tensors(tensors: Mapping[str, Tensor]) -> Media | None:
+def from_tensors(tensors: Mapping[str, Tensor]) -> Any:
     """What `to_tensors` took apart; None if these tensors are none of the kinds.
 
     Raises:
         InputError: the names are those of a kind, and a type, a shape or a value is not.
     """
-    for kind in KINDS.values():
-        known = {field.name: str(field.type) for field in fields(kind.type)}
+    for kind in (each for each in KINDS.values() if each.tensors):
+        known = {field.name: str(field.type) for field in fields(cast(Any, kind.type))}
         if known.keys() == tensors.keys():
-            made = cast(Media, kind.type(**{name: _unpack(tensor, known[name], name) for name, tensor in tensors.items()}))
+            made = kind.type(**{name: _unpack(tensor, known[name], name) for name, tensor in tensors.items()})
             for tensor in contents(made):
                 if not tensor.numel() or not bool(tensor.isfinite().all()):
                     raise InputError(f"{kind.phrase} without values, or with values that are no numbers; make the file again")

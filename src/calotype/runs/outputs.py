@@ -1,20 +1,20 @@
-"""Results of a run on disk, and a picture of what is none itself, each with the run's parameters in its metadata."""
+"""Results of a run on disk, and a picture of what is none itself, with the run's parameters in their metadata where a format has such."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from calotype.errors import CalotypeError
-from calotype.imaging.types import Video, Volume
+from calotype.runs.artifact import ArtifactKind
 from calotype.runs.entries import OutputEntry, Record
-from calotype.runs.hashing import file_digest
-from calotype.runs.kinds import KINDS, Media, contents, glance_name, kind_of
+from calotype.runs.hashing import path_digest
+from calotype.runs.kinds import KINDS, glance_name, is_artifact, kind_of
 
-Result = Media
+Result: TypeAlias = Any
+"""A value of some kind, see `calotype.runs.kinds`."""
 
 
 def named_results(value: Any) -> dict[str, Result]:
@@ -23,16 +23,19 @@ def named_results(value: Any) -> dict[str, Result]:
     Raises:
         CalotypeError: there is nothing among it that can be saved.
     """
-    if isinstance(value, Media):
+    if is_artifact(value):
         return {"result": value}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        found = {str(name): item for name, item in value.items() if isinstance(item, Media)}
+        found = {str(name): item for name, item in value.items() if is_artifact(item)}
         if found:
             return found
-    known = ", ".join(kind.phrase for kind in KINDS.values())
-    raise CalotypeError(f"the method returned a {type(value).__name__}; a run saves {known}, or several of them by name")
+    known = ", ".join(kind.phrase for kind in KINDS.values() if kind.tensors)
+    others = ", ".join(kind.name for kind in KINDS.values() if not kind.tensors)
+    raise CalotypeError(
+        f"the method returned a {type(value).__name__}; a run saves {known}, or several of them by name (and the kinds {others})"
+    )
 
 
 def save(folder: Path, results: Mapping[str, Result], record: Record) -> dict[str, OutputEntry]:
@@ -43,39 +46,23 @@ def save(folder: Path, results: Mapping[str, Result], record: Record) -> dict[st
     """
     entries: dict[str, OutputEntry] = {}
     for name, result in results.items():
-        kind = KINDS[kind_of(result)]
+        kind = kind_of(result)
         told = describe(name, result)
         metadata = record.embedded(told)
-        _write(folder, f"{name}{kind.suffix}", result, metadata, name, told, entries)
+        entries[name] = _written(folder, f"{name}{kind.suffix}", kind, result, metadata, told)
         if kind.show is not None:
-            glance, picture = glance_name(kind_of(result), name), kind.show(result)
-            _write(folder, f"{glance}.png", picture, metadata, glance, describe(glance, picture), entries)
+            glance, picture = glance_name(kind, name), kind.show(result)
+            shown = kind_of(picture)
+            entries[glance] = _written(folder, f"{glance}{shown.suffix}", shown, picture, metadata, describe(glance, picture))
     return entries
 
 
 def describe(name: str, result: Result) -> OutputEntry:
-    """Name, shape and the hash of the values, which tells whether two results are bit for bit the same (of volumes, with their affine)."""
-    tensors = contents(result)
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.numpy().tobytes())
-    told: OutputEntry = {"name": name, "pixels_sha256": digest.hexdigest()}
-    if isinstance(result, Volume):
-        return {**told, "size": list(result.size), "spacing": list(result.spacing), "unit": result.unit}
-    told["height"], told["width"] = (int(side) for side in tensors[0].shape[-2:])
-    if isinstance(result, Video):
-        told["frames"], told["fps"] = len(result), float(result.fps)
-    return told
+    """Name, kind, facts such as the shape, and the hash of the values, which tells whether two results are bit for bit the same."""
+    kind = kind_of(result)
+    return cast(OutputEntry, {"name": name, "kind": kind.name, "pixels_sha256": kind.digest(result), **kind.facts.of(result)})
 
 
-def _write(
-    folder: Path,
-    file: str,
-    result: Result,
-    metadata: Mapping[str, str],
-    name: str,
-    told: OutputEntry,
-    entries: dict[str, OutputEntry],
-) -> None:
-    result.save(folder / file, metadata=metadata, overwrite=True)
-    entries[name] = {**told, "file": file, "sha256": file_digest(folder / file)}
+def _written(folder: Path, file: str, kind: ArtifactKind, result: Result, metadata: Mapping[str, str], told: OutputEntry) -> OutputEntry:
+    kind.write(result, folder / file, metadata)
+    return {**told, "file": file, "sha256": path_digest(folder / file)}

@@ -11,15 +11,17 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from calotype.core.untrusted import choice, file_name, listed, mapping, number, parse_json, short, text, whole
 from calotype.data.files import plain_file
 from calotype.errors import InputError
 from calotype.imaging.files import file_suffix, user_path
 from calotype.imaging.media import read_metadata
+from calotype.runs.artifact import NO_FACTS
 from calotype.runs.entries import FORMAT, METADATA_KEY, RECORD_NAME, InputEntry, ModelRequest, OutputEntry, Record
-from calotype.runs.signature import MEDIA
+from calotype.runs.hashing import checked_digest
+from calotype.runs.kinds import KINDS, kind_names
 
 INPUTS = "inputs"
 """The folder, in a run's, of copies of the user's files."""
@@ -33,7 +35,7 @@ _SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _REVISION = r"[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*"
 _DEVICE = r"(?!meta)[a-z]{1,20}(:\d{1,3})?"
-_KINDS = tuple(name.lower() for name in MEDIA)
+_KIND = r"[a-z][a-z0-9-]{0,39}"
 _MANY = 1_000_000
 _LONGEST = 4_000_000
 """Characters of what is shown and never followed, such as a command line."""
@@ -49,6 +51,8 @@ def read_record(source: str | os.PathLike[str]) -> tuple[Record, Path | None]:
         InputError: nothing there, nothing that a run of ours made, or a value in it that no run of ours writes.
     """
     path = user_path(source)
+    if path.name != RECORD_NAME and (found := _listed_beside(path)) is not None:
+        return found, path.parent
     if path.is_dir():
         if not (path / RECORD_NAME).is_file():
             raise InputError(f"{path} holds no {RECORD_NAME}, so it is no run folder (or was stopped before the run began)")
@@ -64,6 +68,19 @@ def read_record(source: str | os.PathLike[str]) -> tuple[Record, Path | None]:
     values = parse_json(content, str(path), _REMEDY) if content else {}
     beside = path.parent / RECORD_NAME
     return parse_record(values, str(path)), path.parent if beside.is_file() else None
+
+
+def _listed_beside(path: Path) -> Record | None:
+    """The record of the folder that a result lies in, where the result is of a kind whose files hold no record themselves."""
+    beside = own_file(path.parent, RECORD_NAME)
+    if beside is None or not os.path.lexists(path):
+        return None
+    try:
+        record = parse_record(parse_json(plain_file(beside, "record").read_bytes(), str(beside), _REMEDY), str(beside))
+        entry = next((entry for entry in record.outputs.values() if entry.get("file") == path.name and "contents" in entry), None)
+        return record if entry is not None and checked_digest(path) == entry["sha256"] else None
+    except InputError:
+        return None
 
 
 def parse_record(values: Any, source: str = RECORD_NAME) -> Record:
@@ -170,7 +187,7 @@ def _input(key: str, value: Any, name: str) -> InputEntry:
         raise InputError(f"{name}: file is {short(file)}; {INPUTS}/{key} and a suffix are expected")
     text(suffix, f"{name}: file", pattern=_SUFFIX, expected=f"{INPUTS}/{key} and a suffix")
     return {
-        "kind": choice(told.get("kind"), f"{name}: kind", _KINDS),
+        "kind": choice(told.get("kind"), f"{name}: kind", kind_names()),
         "file": f"{INPUTS}/{key}{suffix}",
         "path": text(told.get("path", ""), f"{name}: path"),
         "name": file_name(told.get("name"), f"{name}: name"),
@@ -182,28 +199,15 @@ def _output(key: str, value: Any, name: str) -> OutputEntry:
     file_name(key, name)
     told = mapping(value, name)
     digest = text(told.get("pixels_sha256"), f"{name}: pixels_sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
-    made: OutputEntry = {"name": key, "pixels_sha256": digest}
-    if "spacing" in told:
-        made["size"] = [whole(side, f"{name}: size", 1, _MANY) for side in _three(told.get("size"), f"{name}: size")]
-        made["spacing"] = [number(side, f"{name}: spacing", 0, 1e6) for side in _three(told["spacing"], f"{name}: spacing")]
-        made["unit"] = text(told.get("unit", ""), f"{name}: unit", most=40)
-    else:
-        made["height"] = whole(told.get("height"), f"{name}: height", 1, _MANY)
-        made["width"] = whole(told.get("width"), f"{name}: width", 1, _MANY)
-    if "frames" in told:
-        made["frames"] = whole(told["frames"], f"{name}: frames", 1, _MANY)
-        made["fps"] = number(told.get("fps"), f"{name}: fps", 0, 1e6)
+    # Records of earlier versions name no kind: a volume has a spacing, a clip frames.
+    guess = "volume" if "spacing" in told else "video" if "frames" in told else "image"
+    kind = text(told.get("kind", guess), f"{name}: kind", pattern=_KIND, expected="the name of a kind")
+    facts = KINDS[kind].facts if kind in KINDS else NO_FACTS
+    made: dict[str, Any] = {"name": key, "kind": kind, "pixels_sha256": digest, **facts.checked(told, name)}
     if "file" in told:
         made["file"] = file_name(told["file"], f"{name}: file")
         made["sha256"] = text(told.get("sha256"), f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
-    return made
-
-
-def _three(value: Any, name: str) -> list[Any]:
-    found = listed(value, name)
-    if len(found) != 3:
-        raise InputError(f"{name} is {short(value)}; three numbers are expected")
-    return found
+    return cast(OutputEntry, made)
 
 
 def _environment(value: Any, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 
 from calotype.core.events import SILENT, Events, warnings_noted
-from calotype.core.method import Method, Place
-from calotype.core.untrusted import short, whole
+from calotype.core.method import Method
+from calotype.core.untrusted import whole
 from calotype.errors import CalotypeError, Cancelled, InputError, printable
 from calotype.imaging.files import atomic_path, disk_trouble, user_path
 from calotype.runs import inputs, outputs
@@ -26,15 +26,22 @@ from calotype.runs.environment import differences, environment, peak_memory, rep
 from calotype.runs.folders import TRACEBACK_NAME, Taken, locked, sweep, taken
 from calotype.runs.listener import RunEvents, last_second
 from calotype.runs.outputs import Result, named_results
-from calotype.runs.record import MOST_SEED, read_record
+from calotype.runs.record import MOST_SEED, own_copy, read_record
+from calotype.runs.recorded import ResolveMethod, checked_values, grouped, prepared
 from calotype.runs.signature import call_parameters
-from calotype.runs.trust import named_places, trusted_inputs
-from calotype.runs.values import decode, decode_dataclass, encode
+from calotype.runs.trust import named_places
+from calotype.runs.values import encode
+from calotype.runs.weights import checkpoint_description, other_weights
 
 LoadModel = Callable[[ModelRequest], Any]
 """Loads the checkpoint that a request names."""
-ResolveMethod = Callable[[str], type[Method]]
-"""Finds the class of a method by its slug."""
+Observe = Callable[[Mapping[str, Any]], AbstractContextManager[Mapping[str, Any]]]
+"""Given the loaded checkpoints by what they are called, what is entered while the method runs: it gives the same checkpoints, watched."""
+
+
+def unobserved(models: Mapping[str, Any]) -> AbstractContextManager[Mapping[str, Any]]:
+    """Nothing watches the run."""
+    return nullcontext(models)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def run(
     overwrite: bool = False,
     previews: bool = False,
     command: Sequence[str] = (),
+    observe: Observe = unobserved,
     events: Events = SILENT,
 ) -> Run:
     """Call `method(loaded model, **arguments, seed=seed, events=...)` and keep everything about it in a folder.
@@ -72,8 +80,8 @@ def run(
 
     Args:
         method: the configured method.
-        arguments: its call's arguments by name: paths (or `Image`, `Mask`, `Video`, `Volume`) for files, names (or a `ModelRequest`) for
-            further checkpoints, which are loaded as `model` is, plain values for the rest.
+        arguments: its call's arguments by name: paths (or `Image`, `Mask` and so on) for files and folders, names (or a `ModelRequest`)
+            for further checkpoints, which are loaded as `model` is, plain values for the rest.
         load_model: loads the checkpoint.
         model: what to load; with an empty name nothing is loaded and the method gets None.
         preset: the name of the preset that the configuration began as, for the record.
@@ -82,6 +90,7 @@ def run(
         overwrite: replace the run that is in `out`: the files that its record lists, if they are as it wrote them, and nothing else.
         previews: write pictures of intermediate results to `previews/`.
         command: the command line, for the record.
+        observe: what watches the models while the method runs, such as a capture of attention.
         events: hears what the method tells; its `check` may raise `Cancelled`.
 
     Raises:
@@ -94,8 +103,7 @@ def run(
     models = {name: value if isinstance(value, ModelRequest) else _like(model, value) for name, value in named.items()}
     heard = _Heard(events)
     media = {name: (kind, inputs.settled(kind, value, name, heard)) for name, (kind, value) in media.items()}
-    values = _values(method, media, heard)
-    method.check({**_grouped(values), **models, **plain})
+    values = checked_values(method, media, models, plain, heard)
     told = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}
     record = Record(
         method=method.slug,
@@ -111,7 +119,7 @@ def run(
     )
     sources = {name: (value, told[name]) for name, (_, value) in media.items()}
     with taken(out, method.slug, overwrite) as held:
-        return _begin(method, record, held, sources, values, plain, load_model, events, previews=previews)
+        return _begin(_Work(method, values, plain, load_model, observe, events, previews), record, held, sources)
 
 
 def resume(
@@ -119,8 +127,10 @@ def resume(
     *,
     resolve_method: ResolveMethod,
     load_model: LoadModel,
+    input_folder: str | os.PathLike[str] | None = None,
     trust: bool = False,
     previews: bool = False,
+    observe: Observe = unobserved,
     events: Events = SILENT,
 ) -> Run:
     """Continue an interrupted run where its last state was saved; the result is bit for bit that of an uninterrupted one.
@@ -128,9 +138,9 @@ def resume(
     Args:
         source: the run's folder.
         resolve_method, load_model: find the method and load the checkpoint.
+        input_folder: where to look for input files that are not in the run's folder.
         trust: whether the record may name files and checkpoints outside of its folder (see `calotype.runs.trust`).
-        previews: as `run`.
-        events: as `run`.
+        previews, observe, events: as `run`.
 
     Raises:
         InputError: no run folder, another process works on it, it names places outside and `trust` is false, or the checkpoint is not the
@@ -146,13 +156,11 @@ def resume(
     with locked(folder) as file:
         record, _ = read_record(folder)
         sweep(folder)
-        method = _method(record, resolve_method)
-        plain = _plain_arguments(method, record)
-        places = trusted_inputs(record, plain, method, source, folder, None, events, trust=trust, flag=False)
-        values = _values(method, {name: (record.inputs[name]["kind"], place) for name, place in places.items()}, _Unheard(events))
-        method.check({**_grouped(values), **record.models, **plain})
-        record = record.changed(sessions=record.sessions + 1, error="")
-        return _execute(method, record, folder, file, values, plain, load_model, events, previews=previews, resumed=True)
+        extra = user_path(input_folder) if input_folder is not None else None
+        found = prepared(record, resolve_method, source, folder, extra, events, trust=trust, flag=False)
+        record = found.record.changed(sessions=record.sessions + 1, error="")
+        work = _Work(found.method, found.values, found.plain, load_model, observe, events, previews)
+        return _execute(work, record, folder, file, resumed=True)
 
 
 def rerun(
@@ -167,6 +175,7 @@ def rerun(
     device: str | None = None,
     previews: bool = False,
     command: Sequence[str] = (),
+    observe: Observe = unobserved,
     events: Events = SILENT,
 ) -> Run:
     """Do a recorded run again: bit for bit the same on the same machine; elsewhere `differences` says what is different.
@@ -184,61 +193,60 @@ def rerun(
         Cancelled, CalotypeError: as `run`.
     """
     old, old_folder = read_record(source)
-    method = _method(old, resolve_method)
-    plain = _plain_arguments(method, old)
     extra = user_path(input_folder) if input_folder is not None else None
-    places = trusted_inputs(old, plain, method, source, old_folder, extra, events, trust=trust)
-    values = _values(method, {name: (old.inputs[name]["kind"], place) for name, place in places.items()}, _Unheard(events))
-    method.check({**_grouped(values), **old.models, **plain})
+    found = prepared(old, resolve_method, source, old_folder, extra, events, trust=trust)
     requests = {name: request if device is None else replace(request, device=device) for name, request in old.requests.items()}
     record = Record(
         method=old.method,
         model=requests.pop("model"),
         models=requests,
         preset=old.preset,
-        parameters=encode(method, "parameters"),
-        arguments=old.arguments,
+        parameters=encode(found.method, "parameters"),
+        arguments=found.record.arguments,
         seed=old.seed,
         started=_now(),
         command=tuple(map(recordable, command)),
         environment={"threads": old.environment.get("threads")},
         rerun_of=shortened(user_path(source)),
     )
-    sources = {name: (place, old.inputs[name]) for name, place in places.items()}
+    sources = {name: (place, found.record.inputs[name]) for name, place in found.places.items()}
     with taken(out, old.method, overwrite) as held:
-        done = _begin(method, record, held, sources, values, plain, load_model, events, previews=previews)
+        done = _begin(_Work(found.method, found.values, found.plain, load_model, observe, events, previews), record, held, sources)
     told = differences(old.environment, done.record.environment)
-    for name, (then, now) in _other_weights(old, done.record).items():
+    for name, then, now in other_weights(old, done.record):
         told.append(f"checkpoint {name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
-    if encode(method, "parameters") != old.parameters:
+    if encode(found.method, "parameters") != old.parameters:
         told.append("parameters that the record lacks took this version's defaults")
     pairs = [(entry, done.record.outputs[name]) for name, entry in old.outputs.items() if name in done.record.outputs]
     same = all(before["pixels_sha256"] == after["pixels_sha256"] for before, after in pairs) if pairs else None
     return Run(done.folder, done.record, done.results, same, tuple(told))
 
 
-def _begin(
-    method: Method,
-    record: Record,
-    held: Taken,
-    sources: Mapping[str, tuple[Any, InputEntry]],
-    values: Mapping[str, Any],
-    plain: Mapping[str, Any],
-    load_model: LoadModel,
-    events: Events,
-    *,
-    previews: bool,
-) -> Run:
+@dataclass(frozen=True)
+class _Work:
+    """What is done, and who hears it."""
+
+    method: Method
+    values: Mapping[str, Any]
+    """The inputs, read."""
+    plain: Mapping[str, Any]
+    load_model: LoadModel
+    observe: Observe
+    events: Events
+    previews: bool
+
+
+def _begin(work: _Work, record: Record, held: Taken, sources: Mapping[str, tuple[Any, InputEntry]]) -> Run:
     """Fill the folder and run. A run that is in it is replaced once everything that the new one needs is there."""
     record = record.changed(inputs=held.stage(sources))
     loaded = None
     if held.replaced is not None:
-        heard = _Heard(events)
+        heard = _Heard(work.events)
         with warnings_noted(heard):
-            loaded = _loaded(record, load_model, events)
+            loaded = _loaded(record, work.load_model, work.events)
         record = record.changed(notes=(*record.notes, *heard.notes))
     held.begin(record)
-    return _execute(method, record, held.folder, held.file, values, plain, load_model, events, previews=previews, loaded=loaded)
+    return _execute(work, record, held.folder, held.file, loaded=loaded)
 
 
 def _like(model: ModelRequest, name: str) -> ModelRequest:
@@ -257,33 +265,21 @@ def _loaded(record: Record, load_model: LoadModel, events: Events) -> tuple[dict
     return loaded, round(time.monotonic() - began, 3)
 
 
-def _other_weights(before: Record, after: Record) -> dict[str, tuple[str, str]]:
-    """The names of a run's checkpoints whose weights changed, and both hashes."""
-    pairs = {before.model.name: (before.checkpoint, after.checkpoint)}
-    pairs |= {request.name: (before.checkpoints.get(name, {}), after.checkpoints.get(name, {})) for name, request in before.models.items()}
-    hashes = {name: (then.get("sha256"), now.get("sha256")) for name, (then, now) in pairs.items()}
-    return {name: (then, now) for name, (then, now) in hashes.items() if then and now and then != now}
-
-
 def _execute(
-    method: Method,
+    work: _Work,
     record: Record,
     folder: Path,
     file: int,
-    values: Mapping[str, Any],
-    plain: Mapping[str, Any],
-    load_model: LoadModel,
-    events: Events,
     *,
-    previews: bool,
     resumed: bool = False,
     loaded: tuple[dict[str, Any], float] | None = None,
 ) -> Run:
     before = last_second(file) if resumed else 0.0
-    listener = RunEvents(folder, file, events, previews=previews, elapsed=before)
+    listener = RunEvents(folder, file, work.events, previews=work.previews, elapsed=before)
     seconds = {"total": 0.0}
-    places = named_places(method, plain, record.requests)
-    again = f"calotype resume {folder}{' --trust' if places else ''}"
+    outside = any(own_copy(folder, told["file"]) is None for told in record.inputs.values())
+    outside = outside or bool(named_places(work.method, work.plain, record.requests))
+    again = f"calotype resume {folder}{' --trust' if outside else ''}"
     try:
         if resumed:
             listener.log("resumed", session=record.sessions)
@@ -291,17 +287,16 @@ def _execute(
         record.write(folder)
         with warnings_noted(listener):
             if loaded is None:
-                loaded = _loaded(record, load_model, listener)
+                loaded = _loaded(record, work.load_model, listener)
             models, seconds["load"] = loaded
             threads = _threads(record)
             record = _located(record, models, listener, resumed)
-            model = models.pop("model")
             record.write(folder)
-            with repeatable(record.environment["device"], threads):
+            with work.observe(models) as seen, repeatable(record.environment["device"], threads):
                 record.environment["threads"] = torch.get_num_threads()
                 began = time.monotonic()
-                given = {**_grouped(values), **models, **plain}
-                returned = method(model, **given, seed=record.seed, events=listener)  # type: ignore[operator]
+                given = {**grouped(work.values), **{name: seen[name] for name in record.models}, **work.plain}
+                returned = work.method(seen["model"], **given, seed=record.seed, events=listener)  # type: ignore[operator]
                 seconds["method"] = round(time.monotonic() - began, 3)
         listener.stage("save")
         results = named_results(returned)
@@ -343,25 +338,15 @@ def _flushed(listener: RunEvents) -> str:
 
 def _located(record: Record, models: Mapping[str, Any], listener: RunEvents, resumed: bool) -> Record:
     """The record with the device and the checkpoints that were found; a resumed run needs the ones that it began with."""
-    found = environment(str(getattr(models["model"], "device", "cpu")))
+    found = environment(next((str(model.device) for model in models.values() if hasattr(model, "device")), "cpu"))
     checkpoints = {name: checkpoint_description(model) for name, model in models.items()}
     located = record.changed(environment=found, checkpoint=checkpoints.pop("model"), checkpoints=checkpoints)
     if resumed:
         for line in differences({**record.environment, "threads": found["threads"]}, found):
             listener.note(f"this run began elsewhere: {line}")
-        for name in _other_weights(record, located):
+        for name, _, _ in other_weights(record, located):
             raise InputError(f"the checkpoint {name} has changed since this run began; start it anew with: calotype rerun")
     return located
-
-
-def checkpoint_description(model: Any) -> dict[str, Any]:
-    """What a loaded checkpoint is, without where it lies, and the hash over its weights; nothing of an object that is no checkpoint."""
-    if getattr(model, "source", None) is None:
-        return {}
-    from calotype.backbones import checkpoint_hash, describe
-
-    told = {key: value for key, value in describe(model).items() if key not in ("folder", "device", "name") and value is not None}
-    return {**told, "sha256": checkpoint_hash(model)}
 
 
 def _ended(record: Record, listener: RunEvents, seconds: dict[str, float], status: str) -> Record:
@@ -376,71 +361,10 @@ def _ended(record: Record, listener: RunEvents, seconds: dict[str, float], statu
     )
 
 
-def recorded_places(record: Record, resolve_method: ResolveMethod) -> list[Place]:
-    """What going on with a recorded run touches outside of its folder, but its inputs; nothing if it ended.
-
-    Raises:
-        InputError: a method, a setting or an argument that this version doesn't have.
-    """
-    if record.status == "finished":
-        return []
-    method = _method(record, resolve_method)
-    return named_places(method, _plain_arguments(method, record), record.requests)
-
-
 def _threads(record: Record) -> int | None:
     """The recorded number of threads, if this machine has that many processors."""
     threads = record.environment.get("threads")
     return int(threads) if threads and int(threads) <= (os.cpu_count() or 1) else None
-
-
-def _values(method: Method, media: Mapping[str, tuple[str, Any]], events: Events) -> dict[str, Any]:
-    """The inputs, read as the method asks for."""
-    options = method.reading()
-    return {name: inputs.read(kind, value, name, events, options.get(name.partition(".")[0])) for name, (kind, value) in media.items()}
-
-
-def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`name.0`, `name.1` back to lists; one key for every argument."""
-    grouped: dict[str, Any] = {}
-    for name, value in values.items():
-        head, _, index = name.partition(".")
-        if index:
-            grouped.setdefault(head, []).append(value)
-        else:
-            grouped[head] = value
-    return grouped
-
-
-def _method(record: Record, resolve_method: ResolveMethod) -> Method:
-    method: Method = decode_dataclass(resolve_method(record.method), record.parameters, record.method)
-    return method
-
-
-def _plain_arguments(method: Method, record: Record) -> dict[str, Any]:
-    """The plain arguments of a recorded run, and a look whether its inputs are those that the method takes.
-
-    Raises:
-        InputError: an argument that the method doesn't have or that doesn't fit, or one that it needs and that is missing.
-    """
-    known = {parameter.name: parameter for parameter in call_parameters(type(method))}
-    counts: dict[str, int] = {}
-    for name, told in record.inputs.items():
-        head, _, index = name.partition(".")
-        kind = known[head].kind if head in known else ""
-        if kind != f"{told['kind']}{'s' if index else ''}" or (index and int(index) != counts.get(head, 0)):
-            raise InputError(f"{name}: {method.slug} takes no such {told['kind']} here; use the version that wrote the record")
-        counts[head] = counts.get(head, 0) + 1
-    for name in record.arguments:
-        if name not in known or known[name].kind != "value":
-            raise InputError(f"{short(name)}: {method.slug} has no such argument; use the version that wrote the record")
-    for name in record.models:
-        if name not in known or known[name].kind != "model":
-            raise InputError(f"{short(name)}: {method.slug} takes no such checkpoint; use the version that wrote the record")
-    for name, parameter in known.items():
-        if parameter.required and name not in (*counts, *record.arguments, *record.models):
-            raise InputError(f"{name}: the record lacks it and {method.slug} needs it; give another file of the same run")
-    return {name: decode(known[name].annotation, value, name) for name, value in record.arguments.items()}
 
 
 def _described(error: Exception) -> str:
@@ -464,16 +388,6 @@ class _Heard(Events):
     def note(self, message: str) -> None:
         self.notes.append(message)
         self.inner.note(message)
-
-    def check(self) -> None:
-        self.inner.check()
-
-
-class _Unheard(Events):
-    """Lets the user stop what was said already when the run began."""
-
-    def __init__(self, inner: Events) -> None:
-        self.inner = inner
 
     def check(self) -> None:
         self.inner.check()

@@ -12,14 +12,14 @@ import textwrap
 import types
 import typing
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calotype.errors import InputError
 
+if TYPE_CHECKING:
+    from calotype.runs.artifact import ArtifactKind
+
 _HANDLED = ("self", "model", "seed", "events")
-_ROLES = "calotype.core.roles"
-MEDIA = ("Image", "Mask", "Video", "Volume")
-"""The types that are given as files: those of `calotype.runs.kinds`, by name, since a help page needs no torch."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Parameter:
 
     name: str
     kind: str
-    """"image", "mask", "video" or "volume" for one file, "images" and so on for several, "model" for a second checkpoint (annotated with a
+    """The name of an artifact kind (`calotype.runs.kinds`) for what is given as files, "model" for a second checkpoint (annotated with a
     role), "value" for anything else."""
     annotation: Any
     """The type that a plain value has; for files and checkpoints, None."""
@@ -36,6 +36,12 @@ class Parameter:
     """The default, or `inspect.Parameter.empty` where the user must give one."""
     help: str
     """Its line in the docstring's `Args:`."""
+    artifact: ArtifactKind | None = None
+    """That kind."""
+    several: bool = False
+    """Whether several files are given."""
+    role: str = ""
+    """Of a checkpoint: the protocol in its annotation."""
 
     @property
     def required(self) -> bool:
@@ -58,8 +64,14 @@ def call_parameters(method: type) -> tuple[Parameter, ...]:
         if parameter.annotation is inspect.Parameter.empty:
             raise InputError(f"{method.__name__}.__call__: the argument {name} has no annotation; every argument needs one")
         annotation = resolve(parameter.annotation, method)
-        kind = _kind(annotation)
-        result.append(Parameter(name, kind, None if kind != "value" else annotation, parameter.default, notes.get(name, "")))
+        note, default = notes.get(name, ""), parameter.default
+        role, files = _role(annotation), _files(annotation)
+        if role:
+            result.append(Parameter(name, "model", None, default, note, role=role))
+        elif files is not None:
+            result.append(Parameter(name, files[0].name, None, default, note, *files))
+        else:
+            result.append(Parameter(name, "value", annotation, default, note))
     return tuple(result)
 
 
@@ -96,21 +108,38 @@ def resolve(annotation: Any, owner: type) -> Any:
         ) from None
 
 
-def _kind(annotation: Any) -> str:
-    """Whether an annotation asks for files, and of what kind, or for a checkpoint."""
-    members = (
-        typing.get_args(annotation) if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union else ()
-    )
-    for member in members or (annotation,):
-        name = getattr(member, "__name__", "")
-        if name in MEDIA and isinstance(member, type):
-            return name.lower()
-        if getattr(member, "__module__", "") == _ROLES:
-            return "model"
+def needed_models(method: type) -> dict[str, str]:
+    """The roles of all checkpoints that a method's call takes, by what they are called: `model`, and those that arguments name."""
+    main = getattr(method, "role", "")
+    named = {"model": main} if main else {}
+    return {**named, **{parameter.name: parameter.role for parameter in call_parameters(method) if parameter.kind == "model"}}
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _role(annotation: Any) -> str:
+    """The protocol of this package that an annotation asks for; "" if it asks for none."""
+    found = (each for each in _members(annotation) if getattr(each, "_is_protocol", False) and each.__module__.startswith("calotype."))
+    return next((each.__name__ for each in found), "")
+
+
+def _files(annotation: Any) -> tuple[ArtifactKind, bool] | None:
+    """The kind of the files that an annotation asks for, and whether it asks for several."""
+    from calotype.runs.kinds import kind_of_type
+
+    for member in _members(annotation):
+        artifact = kind_of_type(member)
+        if artifact is not None:
+            return artifact, False
         inner = typing.get_args(member)
-        if inner and typing.get_origin(member) is not typing.Literal and getattr(inner[0], "__name__", "") in MEDIA:
-            return f"{inner[0].__name__.lower()}s"
-    return "value"
+        artifact = kind_of_type(inner[0]) if inner and typing.get_origin(member) is not typing.Literal else None
+        if artifact is not None:
+            return artifact, True
+    return None
 
 
 def field_notes(configuration: type) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The one training loop: accelerate, AdamW or Muon, moving average, the faster precision, and a state on disk that a kill leaves whole."""
+"""The one training loop: accelerate, optimisers, stages, moving average, the faster precision, a state on disk that a kill leaves whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +17,25 @@ from torch import Tensor, nn
 from calotype.core.events import SILENT, Events
 from calotype.errors import CalotypeError, InputError
 from calotype.imaging.files import write_json
-from calotype.train.budget import Budget, learning_rate_share
+from calotype.train.budget import Budget
 from calotype.train.ema import MovingAverage
 from calotype.train.latents import Chunks
-from calotype.train.muon import Muon
+from calotype.train.optimizers import MAIN, Optimizers, bounds
 from calotype.train.precision import precision_for, precision_words
-from calotype.train.recipe import Recipe, Settings, Source
+from calotype.train.recipe import Settings, Sheet, Source
 from calotype.train.rng import BatchRng, rows_of_step
 from calotype.train.state import POINTER, load_tensors, read_counters, save_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LOG = "progress.jsonl"
+LOG, SHEETS = "progress.jsonl", "sheets"
+EARLY = 60.0
+"""Seconds of training after which the first look is taken; a budget of time below five times as many has none."""
 SHEET_SHARE = 0.2
 """A sheet of samples at the end may take this share of a budget of time; in shorter ones it is left out."""
 TIMED_BATCHES = 2
 """Held-out batches that the cost of measuring is estimated from: the fastest of them, since other work on the machine only slows down."""
-TRAIN_SEED = 0
-"""Of the training scenes, which are the same in every run, so that latents kept on disk serve the next one too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,69 +74,101 @@ def accelerator_for(device: str) -> Accelerator:
     return Accelerator(mixed_precision=precision_for("cpu" if on_cpu else "cuda").accelerate, cpu=on_cpu)
 
 
-class Loop:
-    """One run of a recipe in a folder. `fit` starts it, or goes on from its last state."""
+class Trainer:
+    """One training in a folder. `fit` starts it, or goes on from its last state.
+
+    The trainee is a module whose `forward(batch)` gives the loss of each sample, [B]: what is measured on held-out samples and, for a
+    trainee without more, what is trained. One that has a method `training_step(batch, optimizers)` says itself what a step is, and calls
+    `Optimizers.update` once for each optimiser that moves; one that has `enter(stage)` hears which of `Settings.stages` begins or goes on.
+
+    Args:
+        name: what messages and the state call it.
+        trainee: what is trained. Its parameters that need no gradient stay as they are.
+        source: of training samples.
+        held_out: of those that the moving average's loss is measured on.
+        folder: for the state, the log, the plot and the sheets.
+        budget: of everything; see `fit`.
+        seed: of data order and noise.
+        accelerator: from `accelerator_for`.
+        settings: the numbers.
+        peak: the learning rate that a new run reaches; the settings' by default.
+        sheet: draws what the trainee can do today; see `Recipe.sheet`.
+        marks: more to keep with the state's counters.
+        read_only: nothing in the folder is changed.
+
+    Raises:
+        InputError: a group of a stage has nothing to train.
+    """
 
     def __init__(
         self,
-        recipe: Recipe,
-        folder: Path,
+        name: str,
+        trainee: nn.Module,
         *,
+        source: Source,
+        held_out: Source,
+        folder: Path,
         budget: Budget,
         seed: int,
-        checkpoints: Path,
-        start: Path | None = None,
-        device: str = "auto",
+        accelerator: Accelerator,
+        settings: Settings,
+        peak: float | None = None,
+        sample_grid: Sheet | None = None,
         events: Events = SILENT,
         save_every: float = 60.0,
         report_every: float = 600.0,
-        settings: Settings | None = None,
         marks: Mapping[str, Any] | None = None,
         read_only: bool = False,
     ) -> None:
-        self.marks = dict(marks or {})
-        self.recipe, self.folder, self.budget, self.seed = recipe, folder, budget, seed
+        self.name, self.sample_grid, self.marks = name, sample_grid, dict(marks or {})
+        self.folder, self.budget, self.seed = folder, budget, seed
         self.training = budget
         """What of the budget is left for training itself."""
-        self.accelerator = accelerator_for(device)
-        self.precision = precision_for(self.accelerator.device)
+        self.accelerator, self.settings = accelerator, settings
+        self.precision = precision_for(accelerator.device)
         self.precisions: list[tuple[int, str]] = [(0, self.precision.name)]
         """`(first step, name)` of each stretch of the run."""
         self.read_only = read_only
         self.measures = 1
         """How many models are measured on the held-out samples after the training."""
-        events = events if self.accelerator.is_main_process else SILENT
+        events = events if accelerator.is_main_process else SILENT
         self.events, self.save_every, self.report_every = events, save_every, report_every
-        self.device = str(self.accelerator.device)
-        self.settings = settings or recipe.settings
-        if settings is None and self.accelerator.device.type == "cuda":
-            self.settings = replace(self.settings, batch_size=self.settings.cuda_batch_size)
+        self.device = str(accelerator.device)
         # On a GPU the next batch is made while this one is computed; on a CPU both would only share the cores.
-        self.ahead = ThreadPoolExecutor(1) if self.accelerator.device.type == "cuda" else None
+        self.ahead = ThreadPoolExecutor(1) if accelerator.device.type == "cuda" else None
         self.coming: Future[dict[str, Tensor]] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
-        model = recipe.build(seed=seed, start=start, checkpoints=checkpoints)
-        self.average = MovingAverage(model, self.settings.ema_decay)
-        self.average.module.to(self.accelerator.device)
-        common = {"folder": folder / "data", "checkpoints": checkpoints, "start": start, "device": self.device}
-        with self.accelerator.main_process_first():
-            self.source = recipe.source(model, split="train", seed=TRAIN_SEED, **common)
-            self.held_out = recipe.source(model, split="tune", seed=self.settings.held_out_seed, **common)
-        self.peak = self.settings.learning_rate if start is None else self.settings.warm_learning_rate
-        self.model, self.optimizer = self.accelerator.prepare(model, self._optimizer(model))
-        self.step, self.seconds = 0, 0.0
-        self.losses: list[float] = []
+        self.source, self.held_out = source, held_out
+        self.average = MovingAverage(trainee, settings.ema_decay)
+        self.average.module.to(accelerator.device)
+        self.peak = settings.learning_rate if peak is None else peak
+        self._whole = frozenset(name for name, parameter in trainee.named_parameters() if parameter.requires_grad)
+        self._own_step = callable(getattr(trainee, "training_step", None))
+        # A step of its own calls the trainee's parts, which a wrapper would not hear of: `Optimizers` sums the gradients over processes.
+        self.model = trainee.to(accelerator.device) if self._own_step else accelerator.prepare(trainee)
+        self.trainee: nn.Module = trainee
+        self.step, self.seconds, self.will_draw = 0, 0.0, True
+        self.stage, self.stage_step = 0, 0
+        """Which of the stages it is in, and the step at which that began."""
+        self.ends = bounds(settings.stages)
+        self.optimizers = self._enter()
 
-    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        numbers: dict[str, Any] = {"lr": self.peak, "betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
-        if self.settings.optimizer == "muon":
-            return Muon(model, dtype=self.precision.dtype, **numbers)
-        return torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], fused=True, **numbers)
+    def _enter(self) -> Optimizers:
+        """The optimisers of the stage that begins or goes on."""
+        stage = self.settings.stages[self.stage]
+        for module in (self.trainee, self.average.module):
+            if callable(enter := getattr(module, "enter", None)):
+                enter(stage.name)
+        return Optimizers(
+            self.trainee, stage, self.settings, whole=self._whole, accelerator=self.accelerator, precision=self.precision,
+            reduced=not self._own_step,
+        )  # fmt: skip
 
     def fit(self) -> Fitted:
         """Prepare the held-out samples, train until the budget is used up, measure the moving average, and draw a sheet of samples.
 
-        A budget of time holds for all that and for the export, as far as it can: training itself gets at least half.
+        A budget of time holds for all that and for the export, as far as it can: training itself gets at least half. After about a minute
+        of a longer one, a note says what the whole will come to, and a first sheet is drawn.
 
         The caller holds the folder's lock (`calotype.train.state.locked`).
 
@@ -144,18 +176,17 @@ class Loop:
             CalotypeError: the loss is no number any more.
         """
         counters = self._resume()
-        draw = True
         if not counters.get("finished"):
             self._tell_precision(fresh=not counters)
-            draw = self._reserve()
+            self.will_draw = self._reserve()
             self._run()
         held_out = counters.get("held_out")
         if held_out is None:
-            held_out = self.measure_all(self.average.module, self.held_out, f"measure {self.recipe.name}")
+            held_out = self.measure_all(self.average.module, self.held_out, f"measure {self.name}")
             self._log({"held_out": held_out, "final": True})
             self._save(finished=True, held_out=held_out, held_out_precision=self.precision.name)
-        if draw:
-            self.events.stage(f"draw samples of {self.recipe.name}")
+        if self.will_draw:
+            self.events.stage(f"draw samples of {self.name}")
             self._draw()
         return self._fitted(held_out, self.settings.held_out, counters.get("held_out_precision"))
 
@@ -168,11 +199,11 @@ class Loop:
             self.precisions.append((self.step, now.name))
         self._log({"precision": now.name, "device": self.device, "budget": str(self.budget)})
         change = "" if fresh else f" from step {self.step} on, {before} before"
-        self.events.note(f"{self.recipe.name} is trained in {now.name}{change}: {now.reason}")
+        self.events.note(f"{self.name} is trained in {now.name}{change}: {now.reason}")
 
     def _reserve(self) -> bool:
         """Make the held-out samples, and take what else than training a budget of time must pay for off it; whether a sheet fits in."""
-        settings, name = self.settings, self.recipe.name
+        settings, name = self.settings, self.name
         begun = time.monotonic()
         chunks = getattr(self.held_out, "chunks", None)
         made = chunks.count // chunks.chunk if isinstance(chunks, Chunks) else 0
@@ -234,7 +265,7 @@ class Loop:
 
     def _run(self) -> None:
         total = self.training.steps or max(1, round(self.training.seconds or 0.0))
-        self.events.stage(f"train {self.recipe.name}", total)
+        self.events.stage(f"train {self.name}", total)
         shown = 0
         before = time.monotonic()
         saved = reported = before
@@ -246,9 +277,14 @@ class Loop:
                 shown = done
             if progress >= 1.0:
                 break
+            if progress >= self.ends[self.stage]:
+                self._next_stage()
             self._one_step(progress)
             now = time.monotonic()
+            early = self.seconds < EARLY <= self.seconds + now - before
             self.seconds, before = self.seconds + now - before, now
+            if self._agreed(early):
+                self._look_early(progress)
             if self.step % 20 == 0 or self.step == 1:
                 self._report(progress)
             if self._agreed(now - saved) >= self.save_every:
@@ -276,29 +312,47 @@ class Loop:
             self._save()
             raise
 
+    def _next_stage(self) -> None:
+        """Begin the next stage with the moving average of this one."""
+        self.stage, self.stage_step = self.stage + 1, self.step
+        self.trainee.load_state_dict(self.average.module.state_dict())
+        self.average.updates = 0
+        self.optimizers = self._enter()
+        self._log({"stage": self.settings.stages[self.stage].name})
+
+    def _look_early(self, progress: float) -> None:
+        """After a minute of a longer training: what the whole comes to, and the first sheet."""
+        whole = self.budget.seconds
+        if progress >= 1.0 or not self.will_draw or (whole is not None and whole < 5 * EARLY):
+            return
+        speed = self.step / self.seconds
+        if self.training.steps is not None:
+            told = f"the other {self.training.steps - self.step:,} take about {(self.training.steps - self.step) / speed / 60:.0f} minutes"
+        else:
+            told = f"{self.training} of training make about {speed * (self.training.seconds or 0.0):,.0f}"
+        self._draw()
+        first = f"; the first samples are in {self.folder / SHEETS}" if self.sample_grid is not None else ""
+        self.events.note(f"{self.name}: {self.step:,} steps of {self.settings.batch_size} samples in the first minute, {told}{first}")
+
     def _one_step(self, progress: float) -> None:
-        settings, accelerator = self.settings, self.accelerator
         batch = self._batch(self.step) if self.coming is None else self.coming.result()
         if self.ahead is not None:
             self.coming = self.ahead.submit(self._batch, self.step + 1)
-        share = learning_rate_share(progress, self.step, warmup_steps=settings.warmup_steps, decay_share=settings.decay_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.peak * share
+        begin = self.ends[self.stage - 1] if self.stage else 0.0
+        self.optimizers.at(self.step - self.stage_step, (progress - begin) / (self.ends[self.stage] - begin), self.peak)
         self.model.train()
-        loss = self.model(batch).mean()
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
-        value = float(accelerator.reduce(loss.detach(), reduction="mean"))
-        if not math.isfinite(value) or not math.isfinite(float(norm)):
+        try:
+            if self._own_step:
+                self.trainee.training_step(batch, self.optimizers)  # type: ignore[operator]
+            else:
+                self.optimizers.update(MAIN, batch, self.model)
+        except FloatingPointError as error:
             raise CalotypeError(
-                f"training {self.recipe.name} diverged at step {self.step} (loss {value}); the last good state is in {self.folder}, "
+                f"training {self.name} diverged at step {self.step} ({error}); the last good state is in {self.folder}, "
                 "start again with a lower learning rate"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(accelerator.unwrap_model(self.model))
+            ) from None
+        self.average.update(self.trainee)
         self.step += 1
-        self.losses.append(value)
 
     def _batch(self, step: int) -> dict[str, Tensor]:
         """This process's part of a step's batch, a function of the step's number alone."""
@@ -319,12 +373,11 @@ class Loop:
         return held_out_loss(trainee, source, settings, settings.held_out, self.accelerator, self._stepped)
 
     def _report(self, progress: float) -> None:
-        rate = self.optimizer.param_groups[0]["lr"]
-        loss = sum(self.losses) / len(self.losses)
-        self.losses.clear()
-        self.events.metric("loss", loss)
+        losses = self.optimizers.report()
+        for name, value in losses.items():
+            self.events.metric(name, value)
         per_second = self.step * self.settings.batch_size / max(self.seconds, 1e-9)
-        self._log({"loss": loss, "learning_rate": rate, "progress": progress, "samples_per_second": per_second})
+        self._log({**losses, "learning_rate": self.optimizers.rate, "progress": progress, "samples_per_second": per_second})
 
     def _log(self, values: Mapping[str, Any]) -> None:
         if not self.accelerator.is_main_process:
@@ -341,32 +394,32 @@ class Loop:
 
         if (self.folder / LOG).is_file():
             plot_progress(self.folder / LOG, self.folder / "loss.png")
-        self.recipe.sample_grid(self.average.module, self.held_out, self.folder / "sheets" / f"{self.step:07d}")
+        if self.sample_grid is not None:
+            self.sample_grid(self.average.module, self.held_out, self.folder / SHEETS / f"{self.step:07d}")
 
     def _save(self, **extra: Any) -> None:
         if self.accelerator.is_main_process:
             counters = {
-                "name": self.recipe.name, "seed": self.seed, "budget": str(self.budget), "step": self.step, "seconds": self.seconds,
+                "name": self.name, "seed": self.seed, "budget": str(self.budget), "step": self.step, "seconds": self.seconds,
                 "ema_updates": self.average.updates, "peak_learning_rate": self.peak, "batch_size": self.settings.batch_size,
-                "precisions": self.precisions, **self.marks, **extra,
+                "precisions": self.precisions, "stage": self.stage, "stage_step": self.stage_step, **self.marks, **extra,
             }  # fmt: skip
-            save_state(self.folder, counters, self.accelerator.unwrap_model(self.model), self.average.module, self.optimizer)
+            save_state(self.folder, counters, self.trainee, self.average.module, self.optimizers.inner)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> dict[str, Any]:
         counters = read_counters(self.folder)
         if counters is None:
             return {}
-        for name, given in (("name", self.recipe.name), ("seed", self.seed), ("batch_size", self.settings.batch_size)):
+        for name, given in (("name", self.name), ("seed", self.seed), ("batch_size", self.settings.batch_size)):
             if counters[name] != given:
                 raise InputError(f"{self.folder} holds a run with {name} {counters[name]}, not {given}; choose another folder with --out")
-        load_tensors(
-            self.folder,
-            counters,
-            model=self.accelerator.unwrap_model(self.model),
-            average=self.average.module,
-            optimizer=_inner(self.optimizer),
-        )
+        self.stage, self.stage_step = counters.get("stage", 0), counters.get("stage_step", 0)
+        if self.stage >= len(self.settings.stages):
+            raise InputError(f"{self.folder} holds a run in stage {self.stage + 1} of fewer; choose another folder with --out")
+        if self.stage:
+            self.optimizers = self._enter()
+        load_tensors(self.folder, counters, model=self.trainee, average=self.average.module, optimizers=self.optimizers.inner)
         self.step, self.seconds, self.average.updates = counters["step"], counters["seconds"], counters["ema_updates"]
         self.peak = counters["peak_learning_rate"]
         # Runs of before the precision was chosen were all trained in bfloat16.
@@ -393,11 +446,6 @@ def held_out_loss(
                 total += float(trainee(batch).float().sum())
             done()
     return total / count
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inner
 
 
 def _cut_log(path: Path, step: int) -> None:

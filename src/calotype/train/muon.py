@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ class Muon(torch.optim.AdamW):
     (Liu et al., 2025), which gives it about AdamW's size: one learning rate serves both.
 
     Args:
-        module: whose parameters with `requires_grad` are trained.
+        module: whose parameters with `requires_grad` are trained, or those parameters by name.
         lr: learning rate.
         betas: of AdamW.
         weight_decay: decoupled, for all parameters.
@@ -31,7 +31,7 @@ class Muon(torch.optim.AdamW):
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | Iterable[tuple[str, nn.Parameter]],
         *,
         lr: float,
         betas: tuple[float, float],
@@ -40,7 +40,8 @@ class Muon(torch.optim.AdamW):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.dtype = dtype
-        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        everything = module.named_parameters() if isinstance(module, nn.Module) else module
+        named = [(name, parameter) for name, parameter in everything if parameter.requires_grad]
         hidden = [value for name, value in named if value.ndim >= 2 and not any(part in name for part in ENDS)]
         known = {id(value) for value in hidden}
         groups = [{"params": hidden, "momentum": momentum}, {"params": [value for _, value in named if id(value) not in known]}]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from calotype.core.events import Events
+from calotype.train.optimizers import Stage
 from calotype.train.rng import BatchRng
 
 
@@ -20,6 +21,8 @@ class Settings:
     batch_size: int = 32
     cuda_batch_size: int = 256
     """A GPU is idle on small batches; the learning rate stays."""
+    micro_batch_size: int | None = None
+    """Rows whose gradients are computed at once, where the memory doesn't hold a whole batch; None is all of them."""
     learning_rate: float = 8e-4
     """Peak, when training starts from random weights."""
     warm_learning_rate: float = 2e-4
@@ -42,6 +45,8 @@ class Settings:
     """What a sheet of samples costs, in held-out batches, roughly: a budget of time reserves it."""
     export_batches: int = 1
     """What the export costs, in held-out batches, roughly; more where it computes something."""
+    stages: tuple[Stage, ...] = (Stage(),)
+    """One after the other; each begins with the moving average of the one before."""
 
 
 class Source(Protocol):
@@ -57,6 +62,10 @@ class Source(Protocol):
         conditions and the like only in training.
         """
         ...
+
+
+Sheet = Callable[[Any, Any, Path], list[Path]]
+"""BatchRng what a trainee can do today with a source's samples; returns the files written (the path with a suffix)."""
 
 
 class Recipe(Protocol):

@@ -19,6 +19,7 @@ class BatchRng:
     """
 
     def __init__(self, seed: int, step: int, places: Sequence[int], batch_size: int) -> None:
+        self.seed, self.step = seed, step
         self.places = torch.tensor(list(places), dtype=torch.float32)
         self.batch_size = batch_size
         words = [int(np.random.SeedSequence([seed, step, place]).generate_state(1)[0]) for place in places]

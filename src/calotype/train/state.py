@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calotype.core.untrusted import file_name, mapping, parse_json, whole
+from calotype.core.untrusted import file_name, read_json, whole
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, open_own, take_lock
+from calotype.train.optimizers import MAIN
 
 POINTER = "state.json"
 
 
-def save_state(folder: Path, counters: dict[str, Any], model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+Optimisers = Mapping[str, torch.optim.Optimizer]
+"""By the name of the group that each trains."""
+
+
+def save_state(folder: Path, counters: dict[str, Any], model: nn.Module, average: nn.Module, optimizers: Optimisers) -> None:
     """Write the state of step `counters["step"]`; `state.json` names the tensors' file and is replaced last, then older files go."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     for prefix, module in (("model", model), ("ema", average)):
         tensors.update({f"{prefix}.{name}": value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
-    for number, values in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{number}.{name}": value.detach().cpu().contiguous() for name, value in values.items()})
+    for group, optimizer in optimizers.items():
+        for number, values in optimizer.state_dict()["state"].items():
+            place = f"{_prefix(group)}{number}"
+            tensors.update({f"{place}.{name}": value.detach().cpu().contiguous() for name, value in values.items()})
     name = f"state-{counters['step']:08d}.safetensors"
     with atomic_path(folder / name, overwrite=True) as temporary:
         save_file(_unshared(tensors), temporary)
@@ -45,7 +52,7 @@ def read_counters(folder: Path) -> dict[str, Any] | None:
     path = folder / POINTER
     if not path.is_file():
         return None
-    counters = mapping(parse_json(path.read_bytes(), str(path), "delete the folder to start anew"), str(path))
+    counters = read_json(path, "delete the folder to start anew")
     if "tensors" in counters:
         file_name(counters["tensors"], f"{path}: tensors")
     for name in ("step", "seed", "batch_size", "ema_updates"):
@@ -54,9 +61,7 @@ def read_counters(folder: Path) -> dict[str, Any] | None:
     return counters
 
 
-def load_tensors(
-    folder: Path, counters: dict[str, Any], *, model: nn.Module | None, average: nn.Module, optimizer: torch.optim.Optimizer | None
-) -> None:
+def load_tensors(folder: Path, counters: dict[str, Any], *, model: nn.Module | None, average: nn.Module, optimizers: Optimisers) -> None:
     """Put a saved state back, exactly."""
     from safetensors.torch import load_file
 
@@ -67,13 +72,19 @@ def load_tensors(
     for prefix, module in (("model.", model), ("ema.", average)):
         if module is not None:
             module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
-    if optimizer is not None:
+    for group, optimizer in optimizers.items():
+        prefix = _prefix(group)
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, field = name.split(".", 2)
+            number, _, field = name.removeprefix(prefix).partition(".")
+            if name.startswith(prefix) and number.isdigit():
                 state.setdefault(int(number), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _prefix(group: str) -> str:
+    """What an optimiser's tensors begin with; the one optimiser of a training has no name there."""
+    return "optimizer." if group == MAIN else f"optimizer.{group}."
 
 
 @contextmanager

@@ -5,8 +5,6 @@ T. Brooks, A. Holynski, A. A. Efros: "InstructPix2Pix: Learning to Follow Image 
 
 from __future__ import annotations
 
-from math import sqrt
-
 from calotype.backbones.preprocessing import working_size
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import InstructionGuidance
@@ -47,7 +45,7 @@ def edit_picture(
     Raises:
         InputError: the checkpoint has another role.
     """
-    if not isinstance(model, PictureEditor):
+    if getattr(model, "role", "") != "PictureEditor":
         raise InputError(f"editor is a {getattr(model, 'role', type(model).__name__)}; give a loaded InstructPix2Pix checkpoint")
     size = working_size(model, picture.size)
     pixels = resize_pixels(picture.pixels[None], size)
@@ -56,7 +54,7 @@ def edit_picture(
     conditions = {"cond": condition, "image": alone, "uncond": model.without_picture(alone)}
     denoise = model.denoiser(conditions, InstructionGuidance(guidance_scale, image_guidance_scale))
     sigmas = model.sigmas(num_inference_steps)
-    start = batch_noise(model.latent_shape(size), seed, 1) * sqrt(float(sigmas[0]) ** 2 + 1)
+    start = batch_noise(model.latent_shape(size), seed, 1) * model.init_noise_sigma(sigmas)
     x = sample(denoise, start.to(condition.tensors["text"].device), sigmas, events=events, key="first-frame")
     edited = Image(resize_pixels(model.decode(x).cpu(), picture.size)[0].clamp(0, 1))
     events.preview(lambda: edited)

@@ -10,17 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.attention import AttentionControl, Inject, Site, StepContext
-from calotype.core.denoiser import Condition
-from calotype.core.guidance import NoGuidance
+from calotype.attention import AttentionControl, Inject, Site, StepContext, when
+from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.inversion import Trajectory
-from calotype.core.roles import CountingDenoiser, ImageToVideo
 from calotype.core.schedule import VPSchedule
 from calotype.errors import InputError
 from calotype.features import FeatureInject
@@ -60,19 +57,9 @@ def sigma_of_tau(tau: float, scale: float = 1.0) -> float:
     return 0.0 if tau >= 1 else scale * _paper_schedule().sigma(_FIRST_TIMESTEP - 1000 * tau)
 
 
-@dataclass(frozen=True)
-class Above:
-    """Steps at a noise level and above it, where the batch holds the source."""
-
-    sigma: float
-
-    def __call__(self, context: StepContext) -> bool:
-        """Whether a rule acts in this call."""
-        return SOURCE in context.roles and self.holds(context.sigma)
-
-    def holds(self, sigma: float) -> bool:
-        """Whether a level is one of them."""
-        return sigma >= self.sigma * (1 - _SAME)
+def above(sigma: float) -> when:
+    """Steps at a noise level and above it."""
+    return when(sigma_min=sigma * (1 - _SAME))
 
 
 @dataclass(frozen=True)
@@ -118,71 +105,46 @@ class Injection:
 
     def active(self, sigma: float) -> bool:
         """Whether anything is injected at a level, so that the source's rows are needed."""
-        return Above(min(self.conv, self.spatial, self.temporal)).holds(sigma)
+        return sigma >= min(self.conv, self.spatial, self.temporal) * (1 - _SAME)
 
     def add(self, control: AttentionControl, others: tuple[str, ...] = (NEGATIVE, EDIT)) -> None:
-        """Put the rules on a network: from the source's rows into those of the roles `others`."""
+        """Put the rules on a network: from the source's rows into those of the roles `others`, wherever the source is in the batch."""
         parts: tuple[Literal["q", "k", "v"], ...] = ("q", "k", "v") if self.value else ("q", "k")
         if self.conv < inf:
-            control.add(FeatureInject(module=convolution(control.model), src=SOURCE, dst=others, steps=Above(self.conv)))
+            control.add(FeatureInject(module=convolution(control.model), src=SOURCE, dst=others, steps=above(self.conv)))
         if self.spatial < inf:
-            control.add(Inject(what=parts, src=SOURCE, dst=others, select=DecoderAttention("self"), steps=Above(self.spatial)))
+            control.add(Inject(what=parts, src=SOURCE, dst=others, select=DecoderAttention("self"), steps=above(self.spatial)))
         if self.temporal < inf:
-            control.add(Inject(what=parts, src=SOURCE, dst=others, select=DecoderAttention("temporal-self"), steps=Above(self.temporal)))
+            control.add(Inject(what=parts, src=SOURCE, dst=others, select=DecoderAttention("temporal-self"), steps=above(self.temporal)))
 
 
-class Branches:
-    """The guided estimate of the edited clip, with the source's saved latents beside it in the batch wherever something is injected.
+@dataclass(frozen=True, eq=False)
+class BesideSource:
+    """Guidance of the edit, with the source's saved latents beside it in the batch wherever something is injected.
 
-    Each call sets the control's clock. The source's own estimate is thrown away: its rows are read from the trajectory at every level.
+    The source's own estimate is thrown away: its rows are read from the trajectory at every level.
     """
 
-    def __init__(
-        self,
-        model: ImageToVideo,
-        conditions: Mapping[str, Condition],
-        trajectory: Trajectory,
-        injection: Injection,
-        control: AttentionControl,
-        guidance_scale: float,
-    ) -> None:
-        self.model, self.conditions, self.trajectory = model, dict(conditions), trajectory
-        self.injection, self.control, self.guidance_scale = injection, control, guidance_scale
-        self._networks: dict[tuple[str, ...], CountingDenoiser] = {}
+    guidance: ClassifierFreeGuidance
+    trajectory: Trajectory
+    """The source at the levels that are sampled at."""
+    injection: Injection
+
+    @classmethod
+    def of(cls, scale: float, trajectory: Trajectory, injection: Injection) -> BesideSource:
+        """With classifier-free guidance of that scale."""
+        return cls(ClassifierFreeGuidance(scale, EDIT, NEGATIVE), trajectory, injection)
 
     @property
-    def calls(self) -> int:
-        """Rows evaluated so far."""
-        return sum(network.calls for network in self._networks.values())
+    def labels(self) -> tuple[str, ...]:
+        """The source, then the edit's branches."""
+        return (SOURCE, *self.guidance.labels)
 
-    def __call__(self, x: Float[Tensor, "batch frames ..."], sigma: float) -> Float[Tensor, "batch frames ..."]:
-        """The estimate of x0 of the edited clip."""
-        edits = (NEGATIVE, EDIT) if self.guidance_scale > 1 else (EDIT,)
-        roles = (SOURCE, *edits) if self.injection.active(sigma) else edits
-        rows = [self.trajectory.at(sigma).to(x) if role == SOURCE else x for role in roles]
-        levels = self.trajectory.table
-        self.control.begin_step(int((levels[:-1] - sigma).abs().argmin()), len(levels) - 1, sigma, roles=roles)
-        estimates: tuple[Tensor, ...] = self._network(roles)(torch.cat(rows), sigma).chunk(len(roles))
-        found: dict[str, Tensor] = dict(zip(roles, estimates, strict=True))
-        if len(edits) == 1:
-            return found[EDIT]
-        return found[NEGATIVE] + self.guidance_scale * (found[EDIT] - found[NEGATIVE])
+    def inputs(self, x: Float[Tensor, "clips frames ..."], step: StepContext) -> dict[str, Float[Tensor, "clips frames ..."]]:
+        """The sample for the edit, and what the source was at this step."""
+        edits = dict.fromkeys(self.guidance.labels, x)
+        return {SOURCE: self.trajectory.latents[step.index].to(x), **edits} if self.injection.active(step.sigma) else edits
 
-    def _network(self, roles: tuple[str, ...]) -> CountingDenoiser:
-        if roles not in self._networks:
-            together = Condition.cat([self.conditions[role] for role in roles])
-            self._networks[roles] = self.model.denoiser({EDIT: together}, NoGuidance(EDIT))
-        return self._networks[roles]
-
-
-def check_rows(model: Any, needed: int) -> None:
-    """Say before anything is computed that the rows which exchange features must be evaluated together.
-
-    Raises:
-        InputError: `max_rows` is too small.
-    """
-    bound = getattr(model, "max_rows", None)
-    if bound is not None and bound < needed:
-        raise InputError(
-            f"max_rows is {bound}, but source and edit exchange features: {needed} rows must go in one call; give {needed} or none"
-        )
+    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
+        """The edit's guided estimate."""
+        return self.guidance.combine(estimates, sigma)

@@ -18,9 +18,9 @@ from calotype.core.paths import Path, fuse, windows
 from calotype.core.roles import CountingDenoiser, ImageToVideo
 from calotype.core.samplers import Step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.schedule import Sigmas
+from calotype.data.cache import TensorCache, content_key
 from calotype.imaging.types import Image, Video
 from calotype.metrics import psnr
-from calotype.runs.cache import TensorCache, content_key
 
 Solver = Literal["ddim", "dpmpp_2m", "heun"]
 SOLVERS: Mapping[Solver, Step] = {"ddim": euler_step, "dpmpp_2m": dpmpp_2m_step, "heun": heun_step}

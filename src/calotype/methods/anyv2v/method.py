@@ -10,7 +10,7 @@ take three things from the source's own way down: the output of one convolution 
 
     z_s    = invert(encode(clip); first frame I, no guidance)    `calotype.core.inversion.invert`
     z     <- z_S
-    rows   = [z_s | I], [z | I*, negative], [z | I*, prompt]     one batch, role-major           `injection.Branches`
+    rows   = [z_s | I], [z | I*, negative], [z | I*, prompt]     one batch, role-major           `injection.BesideSource`
     f, Q, K of the last two rows <- the first row's              where sigma is high enough      `injection.Injection`
     x0     = D_negative + g (D_prompt - D_negative)
     z     <- step(z, x0)                                         `calotype.core.samplers.euler_step` (DDIM, eta 0)
@@ -31,23 +31,25 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl
 from calotype.backbones.preprocessing import note_unfamiliar
-from calotype.core.denoiser import Condition, Denoiser
+from calotype.core import fields
+from calotype.core.denoiser import Changed, Condition, Denoiser
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
-from calotype.core.roles import ImageToVideo, PictureEditor
+from calotype.core.roles import HasAttention, ImageToVideo, PictureEditor
 from calotype.core.samplers import sample
+from calotype.core.stepping import check_bound
 from calotype.data import as_image
+from calotype.data.cache import TensorCache
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
 from calotype.errors import InputError
 from calotype.imaging.types import Image, Video
 from calotype.methods.anyv2v.editor import edit_picture
-from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, Branches, Injection, check_rows, sigma_of_tau
+from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, BesideSource, Injection, sigma_of_tau
 from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
 from calotype.methods.anyv2v.inversion import SOLVERS, Inversion, Inverter, Solver, Windows, nested_tables
-from calotype.runs.cache import TensorCache
 
 NEGATIVE_PROMPT = "Distorted, discontinuous, ugly, blurry, low resolution, motionless, static"
 """Words for what the result shouldn't be, as the official code has them."""
@@ -127,30 +129,15 @@ class AnyV2V(Method):
     """Bound on the inversions that are kept on disk for the next edit of a clip; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        for name in ("num_inversion_steps", "num_inference_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("tau_conv", "tau_spatial", "tau_temporal", "random_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.solver not in get_args(Solver):
-            raise InputError(f"solver is {self.solver!r}; choose one of {', '.join(get_args(Solver))}")
-        if not 0 <= self.start_index < self.num_inference_steps:
-            raise InputError(f"start_index is {self.start_index}; it must lie between 0 and {self.num_inference_steps - 1}")
-        if self.guidance_scale < 1 or self.level_scale <= 0:
-            raise InputError(f"guidance_scale is {self.guidance_scale} (1 or more) and level_scale {self.level_scale} (above 0)")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
-        for name, least in (("fps", 1), ("max_frames", 2), ("start", 0), ("stride", 1), ("window", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; it must be {least} or more")
-        if not 0 <= self.motion_bucket_id <= 255:
-            raise InputError(f"motion_bucket_id is {self.motion_bucket_id}; it must lie between 0 and 255")
-        if self.noise_aug_strength < 0 or self.overlap < 1 or self.cache_megabytes < 0:
-            raise InputError("noise_aug_strength and cache_megabytes must be 0 or more, overlap 1 or more")
+        fields.at_least(self, 0, "noise_aug_strength", "start", "cache_megabytes")
+        fields.at_least(self, 1, "num_inversion_steps", "num_inference_steps", "guidance_scale", "fps", "stride", "overlap")
+        fields.at_least(self, 2, "max_frames", "window")
+        fields.above(self, 0, "level_scale")
+        fields.between(self, 0, 1, "tau_conv", "tau_spatial", "tau_temporal", "random_ratio")
+        fields.between(self, 0, self.num_inference_steps - 1, "start_index")
+        fields.between(self, 0, 255, "motion_bucket_id")
+        fields.sides(self)
+        fields.one_of(self, solver=get_args(Solver))
 
     @classmethod
     def paper(cls) -> Self:
@@ -218,10 +205,10 @@ class AnyV2V(Method):
         Raises:
             InputError: the model has another role, the clip or the frame can't be used, or they don't fit together.
         """
-        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
+        self.refuse_other_roles(model, needs=_NEEDS, capabilities=(HasAttention,))
         check_choice(edited_first_frame is not None, instruction, editor is not None)
         self.refuse_missing_prompt(model, [prompt], says="what the edited clip shows (not what to change)")
-        check_rows(model, self.rows)
+        check_bound(getattr(model, "max_rows", None), self.rows)
         size = (self.height or model.size[0], self.width or model.size[1])
         whole = read_clip(video, self.reading()["video"], events)
         if edited_first_frame is None:
@@ -297,7 +284,7 @@ class AnyV2V(Method):
         """
         texts = list(prompts) or [""] * len(clips)
         plan, sigmas = self.windows(model, len(clips[0])), inversion.trajectory.table
-        whole = self._start(inversion.trajectory, float(sigmas[0]), seed)
+        whole = self._start(model, inversion.trajectory, sigmas, seed)
         down = _WayDown(self, model, sigmas, texts, [clip.fps for clip in clips], seed)
         firsts, done, calls = list(frames), whole[:, :0], 0
         for number, first in enumerate(plan.starts):
@@ -362,12 +349,12 @@ class AnyV2V(Method):
             if arguments.get("edited_first_frame") is not None:
                 check_pair(clip, as_image(arguments["edited_first_frame"], name="edited_first_frame"))
 
-    def _start(self, trajectory: Trajectory, sigma: float, seed: int) -> Tensor:
+    def _start(self, model: ImageToVideo, trajectory: Trajectory, sigmas: Float[Tensor, " levels"], seed: int) -> Tensor:
         """The saved latents of the level that the way down begins at, with a share of fresh noise of the same variance."""
-        x = trajectory.at(sigma)
+        x = trajectory.start
         if self.random_ratio == 0:
             return x
-        fresh = batch_noise(tuple(x.shape[1:]), seed, len(x)) * sqrt(sigma**2 + 1)
+        fresh = batch_noise(tuple(x.shape[1:]), seed, len(x)) * model.init_noise_sigma(sigmas)
         return sqrt(1 - self.random_ratio) * x + sqrt(self.random_ratio) * fresh
 
     def _identity(self, model: ImageToVideo) -> dict[str, Any]:
@@ -420,15 +407,12 @@ class _WayDown:
         """
         method, model = self.method, self.model
         conditions = {SOURCE: self._conditions(sources, [""] * len(sources)), EDIT: self._conditions(firsts, self.prompts)}
-        guided = method.guidance_scale > 1
-        if guided:
+        if method.guidance_scale > 1:
             conditions[NEGATIVE] = model.unconditional(self._conditions(firsts, [method.negative_prompt] * len(firsts)))
-        edits = (NEGATIVE, EDIT) if guided else (EDIT,)
-        injection = method.injection
-        check_rows(model, method.rows * len(sources))
-        with AttentionControl(model, roles=(SOURCE, *edits)) as control:
-            injection.add(control, edits)
-            branches = Branches(model, conditions, trajectory, injection, control, method.guidance_scale)
+        guidance = BesideSource.of(method.guidance_scale, trajectory, method.injection)
+        with AttentionControl(model) as control:
+            branches = model.denoiser(conditions, guidance, control=control)
+            method.injection.add(control, guidance.guidance.labels)
             edited = sample(
                 _joined(branches, known),
                 x.to(getattr(model, "device", x.device)),
@@ -453,9 +437,4 @@ def _joined(denoise: Denoiser, known: Float[Tensor, "clips shared ..."]) -> Deno
     if not shared:
         return denoise
     weight = (torch.arange(1, shared + 1) / (shared + 1)).view(1, shared, 1, 1, 1)
-
-    def joined(x: Tensor, sigma: float) -> Tensor:
-        estimate = denoise(x, sigma)
-        return torch.cat([torch.lerp(known.to(estimate), estimate[:, :shared], weight.to(estimate)), estimate[:, shared:]], dim=1)
-
-    return joined
+    return Changed(denoise, lambda x0: torch.cat([torch.lerp(known.to(x0), x0[:, :shared], weight.to(x0)), x0[:, shared:]], dim=1))

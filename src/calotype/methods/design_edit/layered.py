@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,40 +11,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from calotype.attention import AttentionControl, KeyBias, KeyScale, StepContext, sites
-from calotype.core.denoiser import Condition, Denoiser
-from calotype.core.guidance import NoGuidance
+from calotype.attention import AttentionControl, KeyBias, KeyScale, StepContext, sites, when
+from calotype.core.denoiser import Denoiser
 from calotype.core.noise import RENOISE, batch_noise
-from calotype.core.roles import CountingDenoiser, TextToImage
+from calotype.core.roles import BranchedDenoiser
 from calotype.core.samplers import StepOutput, move_to
 
 Cells = Bool[Tensor, "batch h w"]
 """A mask at the latents' size."""
 Masked = Literal["key", "query", "value", "none"]
-PLAIN, MASKED, SOURCE, FOREGROUND = "plain", "masked", "source", "foreground"
+PLAIN, MASKED, SOURCE, FOREGROUND = ROLES = "plain", "masked", "source", "foreground"
 _NO_HISTORY: Mapping[str, Tensor] = {}
 _DROPPED = -1e4
 """A score that leaves nothing, and is a number where a whole row has it."""
-
-
-class Network:
-    """The model's unguided estimate for any number of roles of the same pictures, role-major; counts its calls."""
-
-    def __init__(self, model: TextToImage, condition: Condition) -> None:
-        self._model, self._condition = model, condition
-        self._by_roles: dict[int, CountingDenoiser] = {}
-
-    @property
-    def calls(self) -> int:
-        """Rows evaluated so far."""
-        return sum(denoise.calls for denoise in self._by_roles.values())
-
-    def __call__(self, x: Float[Tensor, "rows ..."], sigma: float) -> Float[Tensor, "rows ..."]:
-        """Estimates of x0."""
-        roles = x.shape[0] // self._condition.rows
-        if roles not in self._by_roles:
-            self._by_roles[roles] = self._model.denoiser({"cond": Condition.cat([self._condition] * roles)}, NoGuidance())
-        return self._by_roles[roles](x, sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +51,8 @@ class LayeredStep:
     x0 = plain + guidance_scale * (masked - plain). Rows without a rule are evaluated once, or not at all where the inversion has them.
     """
 
-    network: Network
-    control: AttentionControl
+    network: BranchedDenoiser
+    """Over the four roles; the rules act on its `MASKED` rows."""
     schedule: Schedule
     guidance_scale: float
     pull_rate: float
@@ -86,7 +65,6 @@ class LayeredStep:
     hidden: Cells
     denoised_rows: bool
     """Whether source and foreground are denoised along, as the official code does, instead of being read from the inversion."""
-    max_rows: int | None
     seed: int
 
     def __call__(
@@ -98,7 +76,7 @@ class LayeredStep:
         masked = step in plan.mask and (bool(self.hidden.any()) if on_canvas else bool(self.hole.any()))
         rows = {PLAIN: x} if not masked else {MASKED: x} if self.guidance_scale == 1 else {PLAIN: x, MASKED: x}
         copies = {} if on_canvas or not self.denoised_rows else self._copies(history)
-        found = self._estimates({**rows, **copies}, step, sigma)
+        found = self.network.estimates({**rows, **copies}, sigma, StepContext(step, plan.count, sigma))
         x0 = found[MASKED] if len(rows) == 1 and masked else found[PLAIN]
         if len(rows) == 2:
             x0 = x0 + self.guidance_scale * (found[MASKED] - x0)
@@ -118,17 +96,6 @@ class LayeredStep:
         if history:
             return dict(history)
         return {SOURCE: self.source[0], **({FOREGROUND: self.foreground[0]} if self.foreground else {})}
-
-    def _estimates(self, rows: Mapping[str, Tensor], step: int, sigma: float) -> dict[str, Tensor]:
-        """One network call for all roles, or one for each where they would be too many rows at once."""
-        count = sum(len(value) for value in rows.values())
-        batches = [tuple(rows)] if self.max_rows is None or count <= self.max_rows else [(name,) for name in rows]
-        found: dict[str, Tensor] = {}
-        for names in batches:
-            self.control.begin_step(step, self.schedule.count, sigma, roles=names)
-            estimates = self.network(torch.cat([rows[name] for name in names]), sigma)
-            found |= dict(zip(names, estimates.chunk(len(names)), strict=True))
-        return found
 
     def _kept(self, x: Tensor, source: Tensor, step: int) -> Tensor:
         """What lies outside of the holes stays the source; later it is only pulled towards the inversion."""
@@ -151,18 +118,6 @@ class LayeredStep:
         return torch.where(self.hidden[:, None].to(x.device), mean + sigma * fresh, canvas)
 
 
-@dataclass(frozen=True)
-class Steps:
-    """Steps of a range in which the masked rows are evaluated."""
-
-    first: int
-    stop: int
-
-    def __call__(self, context: StepContext) -> bool:
-        """Whether a rule acts in this call."""
-        return self.first <= context.index < self.stop and MASKED in context.roles
-
-
 @dataclass(frozen=True, kw_only=True)
 class Masking:
     """What is done to the masked rows' self-attention."""
@@ -175,7 +130,7 @@ class Masking:
         """A rule for the steps `first` to `stop` - 1; none where nothing is masked."""
         if self.what == "none" or first >= stop or not bool((mask > 0).any()):
             return
-        steps, where = Steps(first, stop), sites(kind="self")
+        steps, where = when(first, stop), sites(kind="self")
         if self.drop:
             control.add(KeyBias(mask=mask, rows=MASKED, value=_DROPPED, select=where, steps=steps))
         else:
@@ -191,8 +146,6 @@ class CellMasks:
     refine: Cells
     layers: Cells
     hidden: Cells
-    soft_hole: Float[Tensor, "batch h w"] = field(repr=False)
-    """Share of each cell that lies in the hole: what the keys are multiplied with."""
 
 
 def to_cells(mask: Bool[Tensor, "batch height width"], factor: int) -> Float[Tensor, "batch h w"]:

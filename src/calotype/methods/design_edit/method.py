@@ -25,17 +25,20 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl
 from calotype.backbones.preprocessing import note_unfamiliar, working_size
+from calotype.core import fields
+from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events
+from calotype.core.guidance import NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
-from calotype.core.roles import TextToImage
+from calotype.core.roles import HasAttention, TextToImage
 from calotype.core.samplers import sample
+from calotype.core.stepping import check_bound
 from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
-from calotype.errors import InputError
 from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit.arguments import check, chosen_edits, named_files, recorded, with_pictures, word_finder
-from calotype.methods.design_edit.layered import CellMasks, LayeredStep, Masked, Masking, Network, Schedule, to_cells
+from calotype.methods.design_edit.layered import PLAIN, ROLES, CellMasks, LayeredStep, Masked, Masking, Schedule, to_cells
 from calotype.methods.design_edit.plan import Flip, Plan, single_edits
 from calotype.methods.design_edit.regions import Regions, Window, dilate
 from calotype.methods.design_edit.tasks import Task, make_task
@@ -106,18 +109,11 @@ class DesignEdit(Method):
     """Where untouched rows come from: read from the stored inversion, at no cost, or denoised along without guidance (official code)."""
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 2:
-            raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 2 or more")
-        for name in ("mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "pull", "pull_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.guidance_scale < 1:
-            raise InputError(f"guidance_scale is {self.guidance_scale}; it must be 1 or more")
-        if self.dilation < 0 or self.feather < 0:
-            raise InputError(f"dilation is {self.dilation} and feather {self.feather}; both must be 0 or more")
-        for name, choices in (("key_mask", ("zero", "drop")), ("masked", ("key", "query", "value", "none"))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        fields.at_least(self, 0, "dilation", "feather")
+        fields.at_least(self, 1, "guidance_scale")
+        fields.at_least(self, 2, "num_inference_steps")
+        fields.between(self, 0, 1, "mask_start", "mask_stop", "refine_stop", "blend_stop", "fuse", "early_fuse", "pull", "pull_rate")
+        fields.one_of(self, key_mask=("zero", "drop"), masked=("key", "query", "value", "none"))
 
     @classmethod
     def paper(cls) -> Self:
@@ -223,7 +219,7 @@ class DesignEdit(Method):
             plan: the edits, one after the other; between them the picture stays in latents where nothing has to be resized.
             model, image, masks, pictures, prompt, seed, events: see `__call__`.
         """
-        self.refuse_other_roles(model, needs=_NEEDS, attributes=("unet",))
+        self.refuse_other_roles(model, needs=_NEEDS, capabilities=(HasAttention,))
         pixels = as_image(image, name="image", events=events).pixels
         edits = with_pictures(plan.edits, pictures, events)
         check(edits, Regions(Image(pixels), masks))
@@ -275,27 +271,25 @@ class DesignEdit(Method):
         Returns:
             Latents and pixels as the model leaves them, nothing put back.
         """
-        bound = getattr(model, "max_rows", None)
-        if bound is not None and len(tasks) > bound:
-            raise InputError(f"{len(tasks)} tasks at once are more than the {bound} rows that max_rows allows; give fewer, or raise it")
+        check_bound(model.max_rows, len(tasks))
         size = tasks[0].size
         condition = model.condition(list(prompts) or [""] * len(tasks), size=size)
         sigmas = model.sigmas(self.num_inference_steps)
         cells = self._cells(tasks, size[0] // model.latent_shape(size)[1])
         pasting = bool((cells.layers | cells.hidden).any())
-        network, device = Network(model, condition), next(iter(condition.tensors.values())).device
+        device, calls = next(iter(condition.tensors.values())).device, 0
         if not inversion:
             clean = model.encode(torch.stack([task.source for task in tasks])) if latents is None else latents
             if pasting:
                 clean = torch.cat([clean, model.encode(torch.stack([task.composite for task in tasks]))])
-            levels = self._inverted(network, clean, sigmas, events, key)
+            levels, calls = self._inverted(model, condition, clean, sigmas, events, key)
             inversion = [[level[: len(tasks)] for level in levels], [level[len(tasks) :] for level in levels]]
         schedule = self._schedule(bool(cells.hidden.any()))
-        with AttentionControl(model, roles=("plain", "masked")) as control:
+        with AttentionControl(model, roles=ROLES) as control:
+            network = model.denoiser(dict.fromkeys(ROLES, condition), NoGuidance(PLAIN), control=control)
             self._add_rules(control, cells, schedule, pasting)
             step = LayeredStep(
                 network=network,
-                control=control,
                 schedule=schedule,
                 guidance_scale=self.guidance_scale,
                 pull_rate=self.pull_rate,
@@ -305,7 +299,6 @@ class DesignEdit(Method):
                 layers=cells.layers.to(device),
                 hidden=cells.hidden.to(device),
                 denoised_rows=self.rows == "denoised",
-                max_rows=bound,
                 seed=seed,
             )
             x = sample(
@@ -317,8 +310,8 @@ class DesignEdit(Method):
                 events=events,
                 key=key,
             )
-        events.metric("model_calls", float(network.calls))
-        return Edited(x, model.decode(x), network.calls)
+        events.metric("model_calls", float(calls + network.calls))
+        return Edited(x, model.decode(x), calls + network.calls)
 
     def inverted(
         self,
@@ -332,7 +325,7 @@ class DesignEdit(Method):
         """The latents of pictures at every noise level of the run, falling, the clean ones last: one model call per picture and step."""
         condition = model.condition(list(prompts) or [""] * len(pictures), size=(pictures.shape[2], pictures.shape[3]))
         sigmas = model.sigmas(self.num_inference_steps)
-        return self._inverted(Network(model, condition), model.encode(pictures), sigmas, events, key)
+        return self._inverted(model, condition, model.encode(pictures), sigmas, events, key)[0]
 
     def prepare(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a run as the run folder keeps them: see `arguments.recorded`."""
@@ -342,10 +335,13 @@ class DesignEdit(Method):
         """The plan, if it is a file, and every mask and picture that it or a single edit names."""
         return (*super().places(arguments), *(Place(name, "reads", path) for name, path in named_files(arguments)))
 
-    def _inverted(self, network: Network, clean: Tensor, sigmas: Tensor, events: Events, key: str) -> list[Tensor]:
-        """The latents at every level of the run, the clean ones last."""
+    def _inverted(
+        self, model: TextToImage, condition: Condition, clean: Tensor, sigmas: Tensor, events: Events, key: str
+    ) -> tuple[list[Tensor], int]:
+        """The latents at every level of the run, the clean ones last, and the rows evaluated; several pictures may share a condition."""
+        network = model.denoiser({"cond": Condition.cat([condition] * (len(clean) // condition.rows))}, NoGuidance())
         path = invert(network, clean, sigmas, keep=sigmas, events=events, key=f"{key}-inversion")
-        return [*path.latents, clean.float()]
+        return [*path.latents, clean.float()], network.calls
 
     def _schedule(self, early: bool) -> Schedule:
         n = self.num_inference_steps
@@ -370,7 +366,7 @@ class DesignEdit(Method):
         filled = to_cells(torch.stack([task.hole & ~task.layers for task in tasks]), factor) > 0.25
         layers = (layers >= 0.5) | ((grown("layers", radius) >= 0.5) & ~filled)
         hidden = (grown("hidden", 0) > 0.25) & ~(grown("layers", 0) >= 0.75)
-        return CellMasks(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden, hole)
+        return CellMasks(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden)
 
     def _add_rules(self, control: AttentionControl, cells: CellMasks, schedule: Schedule, pasting: bool) -> None:
         masking = Masking(what=self.masked, drop=self.key_mask == "drop" and self.masked == "key")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from calotype.core.fields import between
 from calotype.core.untrusted import parse_json, short
 from calotype.data.files import plain_file
 from calotype.data.images import ImageLike
@@ -57,8 +58,7 @@ class Layer:
             value = getattr(self, name)
             if not math.isfinite(value) or abs(value) > 2:
                 raise InputError(f"{name} is {value}; it is a share of the picture's side, such as 0.2")
-        if not 0.05 <= self.scale <= 20:
-            raise InputError(f"scale is {self.scale}; it must lie between 0.05 and 20")
+        between(self, 0.05, 20, "scale")
         if self.flip not in ("none", "h", "v", "hv"):
             raise InputError(f"flip is {self.flip!r}; choose none, h, v or hv")
 
@@ -84,8 +84,7 @@ class Edit:
         camera = self.pan != (0.0, 0.0), self.zoom_out != 1.0
         if not all(math.isfinite(value) and abs(value) < 1 for value in self.pan):
             raise InputError(f"pan is {self.pan}; each number must lie between -1 and 1, in sides of the picture")
-        if not 1 <= self.zoom_out <= 4:
-            raise InputError(f"zoom_out is {self.zoom_out}; it must lie between 1 and 4")
+        between(self, 1, 4, "zoom_out")
         if sum(camera) > 1 or (any(camera) and (self.remove or self.layers or self.swap)):
             raise InputError("an edit is a pan, a zoom, or removals and layers; give several edits one after the other for more")
         if len(self.swap) not in (0, 2):

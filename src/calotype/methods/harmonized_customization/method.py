@@ -26,13 +26,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.attention import AttentionControl, controlled
+from calotype.attention import AttentionControl
+from calotype.backbones.subject import SubjectToImage
+from calotype.core import fields
 from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
-from calotype.core.roles import SubjectToImage
 from calotype.core.samplers import sample
 from calotype.data import as_image, fit
 from calotype.data.images import ImageLike
@@ -41,7 +42,7 @@ from calotype.imaging.types import Image, Mask
 from calotype.methods.harmonized_customization.pictures import prepare_subject
 from calotype.methods.harmonized_customization.projection import EmbeddingMixer
 from calotype.methods.harmonized_customization.prompts import Prompt, Span, build_prompt
-from calotype.methods.harmonized_customization.swapping import Form, Halves, Layers, Swapping, SwappingDenoiser, roles
+from calotype.methods.harmonized_customization.swapping import AUXILIARY, MAIN, Form, Halves, InBothRuns, Layers, Swapping
 
 NEEDS = "a model whose text encoder takes a subject's visual rows; take toy-subject or a BLIP-Diffusion folder"
 INDEPENDENT = 3
@@ -138,26 +139,13 @@ class HarmonizedCustomization(Method):
     """Cut of that map between its lowest and highest value, 0 to 1."""
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise InputError(f"num_inference_steps is {self.num_inference_steps}; it must be 1 or more")
-        if self.guidance_scale < 1:
-            raise InputError(f"guidance_scale is {self.guidance_scale}; it must be 1 or more")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
-        if self.prompt_repetitions is not None and self.prompt_repetitions < 1:
-            raise InputError(f"prompt_repetitions is {self.prompt_repetitions}; it must be 1 or more")
-        for name in ("eta", "swap_start", "swap_stop", "mask_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        fields.at_least(self, 1, "num_inference_steps", "guidance_scale", "prompt_repetitions")
+        fields.at_least(self, 0, "visual_scale")
+        fields.between(self, 0, 1, "eta", "swap_start", "swap_stop", "mask_threshold")
+        fields.sides(self)
+        fields.one_of(self, **_CHOICES)
         if not 0 < self.energy <= 1:
             raise InputError(f"energy is {self.energy}; it must be above 0 and at most 1")
-        if self.visual_scale < 0:
-            raise InputError(f"visual_scale is {self.visual_scale}; it must be 0 or more")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
 
     @classmethod
     def paper(cls) -> Self:
@@ -269,9 +257,11 @@ class HarmonizedCustomization(Method):
             events.metric("model_calls", float(denoise.calls))
             return model.decode(x)
         y = z if self.auxiliary_noise == "same" else batch_noise(shape, seed, count, stream=INDEPENDENT) * scale
-        states = torch.cat([main, torch.cat([one.auxiliary for one in given])])
-        denoise = model.with_max_rows(None).denoiser(_both(model, states, self.negative_prompt), guidance)
-        with AttentionControl(model, roles=roles(guidance.labels), latent_size=shape[1:]) as control:
+        runs = {MAIN: main, AUXILIARY: torch.cat([one.auxiliary for one in given])}
+        conditions = {f"{label}:{run}": condition for run, states in runs.items()
+                      for label, condition in _both(model, states, self.negative_prompt).items()}  # fmt: skip
+        with AttentionControl(model, latent_size=shape[1:]) as control:
+            denoise = model.denoiser(conditions, InBothRuns(guidance), control=control)
             swapping = Swapping(
                 control=control, labels=guidance.labels, form=self.swap, layers=self.swap_layers, start=self.swap_start,
                 stop=self.swap_stop, halves=self.swap_halves, subject_mask=self.subject_mask == "on", threshold=self.mask_threshold,
@@ -279,9 +269,10 @@ class HarmonizedCustomization(Method):
                 hidden_words=_stacked([one.hidden for one in given]),
             )  # fmt: skip
             x = sample(
-                SwappingDenoiser(controlled(denoise, control, sigmas), swapping),
+                denoise,
                 torch.cat([z, y]),
                 sigmas,
+                step=swapping.step,
                 preview=lambda x0: Image(model.decode(x0[:1])[0].cpu()),
                 # Masks are averages over all steps, which a saved state doesn't hold.
                 events=Stateless(events) if swapping.masked else events,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from calotype.core.roles import SubjectToImage
+from calotype.backbones.subject import SubjectToImage
 
 Kind = Literal["start", "article", "class", "word", "mark", "end", "padding"]
 Span = Literal["first", "all"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from calotype.attention import AttentionControl, Capture, KeyBias, OutBlend, Rule, Selector, Site, Swap, TokenMaps, sites, when
+from calotype.core.denoiser import Denoiser
+from calotype.core.guidance import Guidance
+from calotype.core.samplers import History, StepOutput, euler_step
 from calotype.core.stepping import StepContext
 
 Form = Literal["kv", "concat", "blend", "off"]
 Layers = Literal["up", "mid-up", "all"]
 Halves = Literal["cond", "both"]
-MAIN, AUXILIARY = "main", "aux"
+MAIN, AUXILIARY = RUNS = "main", "aux"
 _PLACES: dict[str, tuple[str, ...]] = {"up": ("up",), "mid-up": ("mid", "up"), "all": ("down", "mid", "up")}
 _MAP_SIDE = 16
 
@@ -35,13 +38,31 @@ class OnGrid:
         return site.kind == "self" and site.place in self.places and self.grid in (None, site.grid)
 
 
-def roles(labels: Sequence[str]) -> tuple[str, ...]:
-    """What the batch holds: each guidance branch has the main rows, then the auxiliary ones.
+@dataclass(frozen=True)
+class InBothRuns:
+    """Guidance within each run: a sample holds the main rows, then the auxiliary ones.
 
-    >>> roles(("cond", "uncond"))
-    ('cond:main', 'cond:aux', 'uncond:main', 'uncond:aux')
+    Example:
+        >>> InBothRuns(NoGuidance()).labels
+        ('cond:main', 'cond:aux')
     """
-    return tuple(f"{label}:{run}" for label in labels for run in (MAIN, AUXILIARY))
+
+    guidance: Guidance
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Each guidance branch has the main rows, then the auxiliary ones."""
+        return tuple(f"{label}:{run}" for label in self.guidance.labels for run in RUNS)
+
+    def inputs(self, x: Float[Tensor, "rows ..."], step: StepContext) -> dict[str, Float[Tensor, "batch ..."]]:
+        """Each run its own rows."""
+        main, auxiliary = x.chunk(2)
+        return {label: main if label.endswith(f":{MAIN}") else auxiliary for label in self.labels}
+
+    def combine(self, estimates: Mapping[str, Float[Tensor, "batch ..."]], sigma: float) -> Float[Tensor, "rows ..."]:
+        """The guided estimates of both runs."""
+        found = [{label: estimates[f"{label}:{run}"] for label in self.guidance.labels} for run in RUNS]
+        return torch.cat([self.guidance.combine(one, sigma) for one in found])
 
 
 class WordMaps:
@@ -88,6 +109,7 @@ class Swapping:
     """For a visual-only condition that is the whole one with its words masked: 1 for each key that is left out."""
     _maps: dict[str, WordMaps] = field(init=False, default_factory=dict)
     _held: list[Rule] = field(init=False, default_factory=list)
+    _seen: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         if self.hidden_words is not None:
@@ -108,14 +130,20 @@ class Swapping:
         """Whether masks are made at all."""
         return self.form != "off" and (self.subject_mask or self.form == "blend")
 
-    def renew(self) -> None:
-        """Before each step but the first: the rules with the masks of the steps so far."""
-        if not self.masked:
-            return
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, history: History | None = None, position: int = 0
+    ) -> StepOutput:
+        """Euler's step; in each but the first, the rules have the masks of the steps so far."""
+        if self.masked and self._seen:
+            self._renew()
+        self._seen = True
+        return euler_step(denoise, x, sigma, sigma_next)
+
+    def _renew(self) -> None:
         for rule in self._held:
             self.control.remove(rule)
         self._held = []
-        main, auxiliary = (self._mask(run) for run in (MAIN, AUXILIARY))
+        main, auxiliary = (self._mask(run) for run in RUNS)
         grids = {site.grid for site in self.control.sites if OnGrid(_PLACES[self.layers])(site) and site.grid is not None}
         for grid in sorted(grids):
             fitted = [functional.adaptive_max_pool2d(mask[:, None], grid)[:, 0] for mask in (main, auxiliary)]
@@ -145,20 +173,3 @@ class Swapping:
         found = self._maps[run].combined(self.latent_size)
         low, high = found.amin((1, 2), keepdim=True), found.amax((1, 2), keepdim=True)
         return (((found - low) / (high - low).clamp(min=1e-8) >= self.threshold) | (high - low < 1e-8)).float()
-
-
-@dataclass(eq=False)
-class SwappingDenoiser:
-    """Renews the masks, then denoises; wraps a denoiser that drives the control's clock."""
-
-    denoise: Any
-    swapping: Swapping
-    _first: bool = field(init=False, default=True)
-
-    def __call__(self, x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
-        """The estimate of x0, for main and auxiliary rows alike."""
-        if not self._first:
-            self.swapping.renew()
-        self._first = False
-        made: Tensor = self.denoise(x, sigma)
-        return made

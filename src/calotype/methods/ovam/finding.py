@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from calotype.backbones.preprocessing import is_embedded
 from calotype.core.events import SILENT, Events
-from calotype.core.roles import TextToImage
 from calotype.data import as_image
 from calotype.data.images import ImageLike
 from calotype.errors import InputError
 from calotype.imaging.types import Mask
-from calotype.methods.ovam.method import ATTRIBUTES, NEEDS, OpenVocabularyAttentionMaps
-from calotype.methods.ovam.words import ask, listed
+from calotype.methods.ovam.method import CAPABILITIES, NEEDS, OpenVocabularyAttentionMaps
+from calotype.methods.ovam.words import WatchedModel, ask, listed
 
 
 def word_mask(
-    model: TextToImage,
+    model: WatchedModel,
     image: ImageLike,
     word: str,
     *,
@@ -40,7 +39,7 @@ def word_mask(
     Raises:
         InputError: the word has no token, or its mask is empty.
     """
-    OpenVocabularyAttentionMaps.refuse_other_roles(model, needs=NEEDS, attributes=ATTRIBUTES)
+    OpenVocabularyAttentionMaps.refuse_other_roles(model, needs=NEEDS, capabilities=CAPABILITIES)
     method = method or default_settings(model)
     (asked,) = listed([word])
     picture = as_image(image, name="image", events=events)
@@ -52,6 +51,6 @@ def word_mask(
     return Mask(values)
 
 
-def default_settings(model: TextToImage) -> OpenVocabularyAttentionMaps:
+def default_settings(model: WatchedModel) -> OpenVocabularyAttentionMaps:
     """`toy()` for an embedded model, `fast()` for any other."""
     return OpenVocabularyAttentionMaps.toy() if is_embedded(model) else OpenVocabularyAttentionMaps.fast()

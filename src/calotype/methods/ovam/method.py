@@ -10,6 +10,7 @@ vector, so a token can be fitted to one annotated picture (`calotype.methods.ova
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -18,16 +19,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.attention import AttentionControl, controlled
+from calotype.attention import AttentionControl
+from calotype.attention.overlays import RAINBOW, overlay
 from calotype.backbones.preprocessing import note_unfamiliar, working_size
-from calotype.core.denoiser import Denoiser
+from calotype.core import fields
+from calotype.core.denoiser import Denoiser, at_step
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import RENOISE, batch_noise
-from calotype.core.roles import TextToImage
+from calotype.core.roles import HasAttention, HasText
 from calotype.core.samplers import sample
+from calotype.core.stepping import StepContext
 from calotype.data import as_image, as_mask, resize_pixels
 from calotype.data.images import ImageLike
 from calotype.errors import InputError
@@ -35,16 +39,15 @@ from calotype.imaging.files import file_stems, refuse_existing
 from calotype.imaging.types import Image, Mask
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
-from calotype.methods.ovam.pictures import overlay, whole_batch
 from calotype.methods.ovam.queries import AttentionQueries, Watch, question
 from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
-from calotype.methods.ovam.words import TokenQuery, listed, places_in_prompt, whole_prompts
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, places_in_prompt, whole_prompts
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
 FIT_STEPS, FIT_RATE = 100, 0.1
 NEEDS = "the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
-ATTRIBUTES = ("unet", "modules")
+CAPABILITIES = (HasText, HasAttention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +113,8 @@ class OpenVocabularyAttentionMaps(Method):
     """What brings the mask's edges to the picture's: a guided filter, a dense random field (official), or nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "every", "levels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 16:
-                raise InputError(f"{name} is {side}; it must be 16 pixels or more")
+        fields.at_least(self, 1, "num_inference_steps", "every", "levels")
+        fields.sides(self)
         if not self.factors or any(factor < 1 for factor in self.factors):
             raise InputError(f"factors are {self.factors}; name one or more of 1, 2, 4, 8")
         if not 0 < self.sigma_min <= self.sigma_max:
@@ -163,12 +161,12 @@ class OpenVocabularyAttentionMaps(Method):
 
     def __call__(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         image: ImageLike | None = None,
         *,
         words: str = "",
         prompt: str = "",
-        token: str = "",
+        token: Token | str | os.PathLike[str] | None = None,
         mask: Mask | None = None,
         save_token: str = "",
         seed: int = 0,
@@ -181,7 +179,7 @@ class OpenVocabularyAttentionMaps(Method):
             image: the picture; without it one is made from the prompt.
             words: what to look for, separated by commas; each may be a phrase, and none has to be in the prompt.
             prompt: what to make; for a given picture what the network is told about it, if anything.
-            token: file of a fitted token that is asked for in the words' place.
+            token: a fitted token, or its file, that is asked for in the words' place.
             mask: of the one word in the picture; a token is fitted to it and then asked for.
             save_token: file to write the fitted token to (.safetensors).
             seed: of all noise.
@@ -194,8 +192,8 @@ class OpenVocabularyAttentionMaps(Method):
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
         """
-        self.refuse_other_roles(model, needs=NEEDS, attributes=ATTRIBUTES)
-        known = Token.load(token) if token else None
+        self.refuse_other_roles(model, needs=NEEDS, capabilities=CAPABILITIES)
+        known = _token(token)
         asked = known.words if known is not None else listed(words)
         if known is not None:
             known.question(model)
@@ -203,7 +201,7 @@ class OpenVocabularyAttentionMaps(Method):
             self.questions(model, asked, (prompt,))  # What can't be asked is said before anything is sampled.
         picture = None if image is None else as_image(image, name="image", events=events)
         _refuse_nothing(picture, prompt)
-        self._check_fit(asked, picture, mask, token, save_token)
+        self._check_fit(asked, picture, mask, known, save_token)
         if picture is None:
             look = self.generate(model, [prompt], words=asked, seed=seed, events=events)
         else:
@@ -230,20 +228,19 @@ class OpenVocabularyAttentionMaps(Method):
         Raises:
             InputError: nothing to look for or in, a token file or a mask that can't be used.
         """
-        image, mask, token = arguments.get("image"), arguments.get("mask"), arguments.get("token", "")
-        words = Token.load(token).words if token else listed(arguments.get("words", ""))
+        image, mask, token = arguments.get("image"), arguments.get("mask"), _token(arguments.get("token"))
+        words = token.words if token is not None else listed(arguments.get("words", ""))
         _refuse_nothing(image, arguments.get("prompt", ""))
         picture = None if image is None else as_image(image, name="image")
         self._check_fit(words, picture, None if mask is None else as_mask(mask), token, arguments.get("save_token", ""))
 
     def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
-        """The files of tokens."""
-        uses: tuple[tuple[str, Literal["reads", "writes"]], ...] = (("token", "reads"), ("save_token", "writes"))
-        named = tuple(Place(name, use, str(arguments[name])) for name, use in uses if arguments.get(name))
-        return (*super().places(arguments), *named)
+        """The file that a token is written to."""
+        named = str(arguments.get("save_token") or "")
+        return (*super().places(arguments), *((Place("save_token", "writes", named),) if named else ()))
 
-    def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: str, save_token: str) -> None:
-        if (token or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
+    def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: Token | None, save_token: str) -> None:
+        if (token is not None or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
             raise InputError("tokens need mode open and store queries: they are asked for after the look")
         if save_token:
             check_token_path(save_token)
@@ -252,7 +249,7 @@ class OpenVocabularyAttentionMaps(Method):
                 raise InputError("--save-token was given without --mask; a token is fitted to the mask of one word in a picture")
         if mask is None:
             return
-        if picture is None or token or len(words) != 1:
+        if picture is None or token is not None or len(words) != 1:
             raise InputError(
                 "a token is fitted to the mask of one word in a given picture: give --image, --mask and one word in --words, no --token"
             )
@@ -262,7 +259,9 @@ class OpenVocabularyAttentionMaps(Method):
         if not bool(mask.values.any()):
             raise InputError("the mask is empty: no pixel of it is bright; mark the word's pixels in white")
 
-    def questions(self, model: TextToImage, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None) -> Questions:
+    def questions(
+        self, model: WatchedModel, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None
+    ) -> Questions:
         """The questions that can be asked before anything is sampled: the words themselves, or in in-prompt mode the whole prompts.
 
         Raises:
@@ -283,7 +282,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def generate(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         prompts: Sequence[str],
         *,
         words: Sequence[str] = (),
@@ -308,17 +307,17 @@ class OpenVocabularyAttentionMaps(Method):
             conditions["uncond"] = model.unconditional(condition)
         role = self._role(guidance, events)
         start = batch_noise(shape, seed, len(prompts)) * model.init_noise_sigma(sigmas)
-        denoise = whole_batch(model, events).denoiser(conditions, guidance)
         watch = self._watch(model, role, words, prompts, size)
-        with AttentionControl(model, roles=guidance.labels, latent_size=shape[1:]) as control:
+        with AttentionControl(model, latent_size=shape[1:]) as control:
+            denoise = model.denoiser(conditions, guidance, control=control)
             watch.on(control)
-            x = sample(controlled(denoise, control, sigmas), start, sigmas, events=Stateless(events), key=self.slug)
+            x = sample(denoise, start, sigmas, events=Stateless(events), key=self.slug)
         events.metric("model_calls", float(denoise.calls))
         return watch.look(model.decode(x), prompts, shape[1:])
 
     def look(
         self,
-        model: TextToImage,
+        model: WatchedModel,
         images: Sequence[Image],
         *,
         prompts: Sequence[str] = (),
@@ -349,16 +348,16 @@ class OpenVocabularyAttentionMaps(Method):
         condition = model.condition(told, size=size)
         label: str = self.branch
         conditions = {label: model.unconditional(condition) if label == "uncond" else condition}
-        denoise = whole_batch(model, events).denoiser(conditions, NoGuidance(label))
         watch = self._watch(model, label, words, told, size)
         grid = (int(latents.shape[-2]), int(latents.shape[-1]))
-        with torch.no_grad(), AttentionControl(model, roles=(label,), latent_size=grid) as control:
+        with torch.no_grad(), AttentionControl(model, latent_size=grid) as control:
+            denoise = model.denoiser(conditions, NoGuidance(label), control=control)
             watch.on(control)
             if self.source == "invert":
                 sigmas = model.sigmas(self.num_inference_steps)
-                invert(controlled(denoise, control, sigmas), latents, sigmas, keep=sigmas[:1], events=Stateless(events), key=self.slug)
+                invert(denoise, latents, sigmas, keep=sigmas[:1], events=Stateless(events), key=self.slug)
             else:
-                self._noised(controlled(denoise, control, [*self.noise_levels(), 0.0]), latents, seed, events)
+                self._noised(denoise, latents, seed, events)
         events.metric("model_calls", float(denoise.calls))
         return watch.look(pictures, told, grid)
 
@@ -372,7 +371,7 @@ class OpenVocabularyAttentionMaps(Method):
         events.stage(self.slug, len(levels))
         for place, sigma in enumerate(levels):
             fresh = batch_noise(latents.shape[1:], seed, latents.shape[0], stream=RENOISE + place).to(latents)
-            denoise(latents + sigma * fresh, sigma)
+            at_step(denoise, StepContext(place, len(levels), sigma))(latents + sigma * fresh, sigma)
             events.step()
             events.check()
 
@@ -382,7 +381,7 @@ class OpenVocabularyAttentionMaps(Method):
         events.note(f"without guidance there is no {self.branch} branch; the queries are those of {guidance.labels[0]}")
         return guidance.labels[0]
 
-    def _watch(self, model: TextToImage, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
+    def _watch(self, model: WatchedModel, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
         questions: Questions = ()
         if self.store == "maps":
             if not words:
@@ -454,9 +453,14 @@ class OpenVocabularyAttentionMaps(Method):
             events.metric(f"peak_share {word}", peak)
             if not bool(mask.any()):
                 events.note(f"{word}: no pixel is above the threshold {self.threshold}, so its mask is empty")
-            found[f"{name}-map"] = overlay(picture, scaled(one, "minmax"))
+            found[f"{name}-map"] = Image(overlay(picture, scaled(one, "minmax"), RAINBOW, strength=0.5))
             found[f"{name}-mask"] = Mask(mask)
         return found
+
+
+def _token(source: Token | str | os.PathLike[str] | None) -> Token | None:
+    """A fitted token, or the one in a file; "" is none."""
+    return source if source is None or isinstance(source, Token) else Token.load(source) if os.fspath(source) else None
 
 
 def _refuse_nothing(image: object, prompt: str) -> None:

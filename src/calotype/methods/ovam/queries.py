@@ -12,16 +12,17 @@ from torch import Tensor
 
 from calotype.attention import AttentionControl, Capture, KeySums, Site, StepContext, sites
 from calotype.core.offload import awake
+from calotype.core.roles import HasAttention
 from calotype.errors import InputError
 from calotype.methods.ovam.maps import Attended, Layer, attend, in_prompt, key_rows, open_vocabulary, resize
-from calotype.methods.ovam.words import TokenQuery, ask, places_in_prompt, rival_rows, whole_prompts
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, places_in_prompt, rival_rows, whole_prompts
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionQueries:
     """What a network looked for at every pixel of some pictures. Any word can be asked for afterwards; the UNet isn't run again."""
 
-    model: Any
+    model: WatchedModel
     """The text-to-image model that looked; its key projections and text encoders are needed for words."""
     pictures: Float[Tensor, "batch 3 height width"]
     """In [0, 1]."""
@@ -138,7 +139,7 @@ class AttentionQueries:
 
 
 def question(
-    model: Any, words: Sequence[str], context: str, rivals: Sequence[Sequence[str]], size: tuple[int, int] | None = None
+    model: WatchedModel, words: Sequence[str], context: str, rivals: Sequence[Sequence[str]], size: tuple[int, int] | None = None
 ) -> TokenQuery:
     """`ask`, against rivals; see `AttentionQueries.maps`."""
     several = [rival_rows(model, phrases, words, size) for phrases in rivals]
@@ -151,9 +152,10 @@ def prompt_question(look: AttentionQueries) -> TokenQuery:
     return whole_prompts(look.model, look.prompts, (int(height), int(width)))
 
 
-def word_keys(model: Any, layers: Sequence[Layer], question: TokenQuery) -> list[Float[Tensor, "batch heads tokens width"]]:
+def word_keys(model: HasAttention, layers: Sequence[Layer], question: TokenQuery) -> list[Float[Tensor, "batch heads tokens width"]]:
     """The keys that the network's layers make of the question's tokens; its weights must be where it computes."""
-    projections = {layer.name: model.unet.get_submodule(layer.name).to_k for layer in layers}
+    modules: dict[str, Any] = {layer.name: model.unet.get_submodule(layer.name) for layer in layers}
+    projections = {name: module.to_k for name, module in modules.items()}
     return key_rows(projections, layers, question.embeddings.to(model.device))
 
 
@@ -161,7 +163,7 @@ def word_keys(model: Any, layers: Sequence[Layer], question: TokenQuery) -> list
 class Watch:
     """What is captured while a network runs: queries of chosen cross-attention layers, or at once the answers to known questions."""
 
-    model: Any
+    model: WatchedModel
     factors: tuple[int, ...]
     """Latent pixels per token and axis of the layers to watch."""
     role: str
@@ -227,7 +229,7 @@ class Watch:
 class QuestionSums:
     """Answers a question while the network runs: softmax of its tokens' scores, summed over steps (`Capture(what="q", reduce=...)`)."""
 
-    def __init__(self, model: Any, question: TokenQuery) -> None:
+    def __init__(self, model: WatchedModel, question: TokenQuery) -> None:
         self.model, self.question = model, question
         self._keys: dict[str, Tensor] = {}
         self._sums: dict[str, dict[int, Tensor]] = {}

@@ -10,7 +10,8 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,12 +20,14 @@ from torch import Tensor
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import listed as listed_json
 from calotype.core.untrusted import parse_json, short, text
+from calotype.data.cache import content_key
 from calotype.data.files import plain_file
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.queries import AttentionQueries
-from calotype.methods.ovam.words import TokenQuery, ask, listed, rival_rows
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, attention_width, listed, rival_rows
+from calotype.runs.artifact import ArtifactKind, contents
 
 Loss = Literal["shares", "minmax"]
 FORMAT = "calotype.ovam.token"
@@ -43,7 +46,7 @@ class Token:
     provenance: Mapping[str, str] = field(default_factory=dict)
     """How it was fitted: model, context, loss, steps, final loss, number of pictures, branch."""
 
-    def question(self, model: Any, rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
+    def question(self, model: WatchedModel, rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
         """What to ask a look.
 
         Args:
@@ -53,7 +56,7 @@ class Token:
         Raises:
             InputError: the vectors have not the width that the model's attention reads.
         """
-        width = int(model.unet.config.cross_attention_dim)
+        width = attention_width(model)
         if self.embeddings.shape[1] != width:
             made = self.provenance.get("model", "another model")
             raise InputError(
@@ -104,6 +107,30 @@ class Token:
         if not words or not embeddings.numel() or not bool(embeddings.isfinite().all()):
             raise InputError(f"{subject} holds no words, or values that are no numbers; fit the token again")
         return cls(words, embeddings.float(), told)
+
+
+def _read(path: str | os.PathLike[str], *, name: str = "token", events: Events = SILENT) -> Token:
+    return Token.load(path)
+
+
+def _write(token: Token, path: Path, metadata: Mapping[str, str]) -> None:
+    token.save(path, overwrite=True)
+
+
+def _digest(token: Token) -> str:
+    return content_key({"words": list(token.words), "provenance": dict(token.provenance)}, {"embeddings": token.embeddings.float()})
+
+
+TOKEN = ArtifactKind(
+    name="token",
+    type=Token,
+    phrase="a token",
+    suffix=".safetensors",
+    read=_read,
+    write=_write,
+    digest=_digest,
+    facts=contents(lambda token: f"{len(token.words)} words of width {token.embeddings.shape[1]}"),
+)
 
 
 def check_token_path(path: str | os.PathLike[str]) -> None:

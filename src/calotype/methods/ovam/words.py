@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from calotype.core.roles import HasAttention, HasText, TextToImage
 from calotype.errors import InputError, refuse_half_characters
+
+
+class WatchedModel(TextToImage, HasText, HasAttention, Protocol):
+    """A text-to-image model whose tokens and cross-attention are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +73,13 @@ def listed(words: str | Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def token_ids(model: Any, text: str) -> list[int]:
+def token_ids(model: HasText, text: str) -> list[int]:
     """A text's token ids without start and end."""
     ids: list[int] = model.modules["tokenizer"](text, verbose=False).input_ids
     return ids[1:-1]
 
 
-def check_word(model: Any, word: str) -> int:
+def check_word(model: HasText, word: str) -> int:
     """How many tokens a word has.
 
     Raises:
@@ -88,7 +93,7 @@ def check_word(model: Any, word: str) -> int:
     return len(ids)
 
 
-def ask(model: Any, words: Sequence[str], context: str = "{}", size: tuple[int, int] | None = None) -> TokenQuery:
+def ask(model: HasText, words: Sequence[str], context: str = "{}", size: tuple[int, int] | None = None) -> TokenQuery:
     """The question about some words in one text: start token, the words' tokens, end token.
 
     CLIP's causal mask makes the start token the same for every text, so that it serves as the background.
@@ -124,7 +129,7 @@ def ask(model: Any, words: Sequence[str], context: str = "{}", size: tuple[int, 
 
 
 def rival_rows(
-    model: Any, phrases: Sequence[str], words: Sequence[str], size: tuple[int, int] | None = None
+    model: WatchedModel, phrases: Sequence[str], words: Sequence[str], size: tuple[int, int] | None = None
 ) -> Float[Tensor, "tokens channels"]:
     """The tokens of phrases that compete with the words asked about, each phrase read on its own; the words' own tokens are left out.
 
@@ -143,10 +148,16 @@ def rival_rows(
         ]
         if kept:
             found.append(model.condition([phrase], size=size).tensors["text"][0, kept].float())
-    return torch.cat(found) if found else torch.zeros(0, int(model.unet.config.cross_attention_dim), device=model.device)
+    return torch.cat(found) if found else torch.zeros(0, attention_width(model), device=model.device)
 
 
-def places_in_prompt(model: Any, prompt: str, word: str) -> tuple[int, ...]:
+def attention_width(model: HasAttention) -> int:
+    """Width of the tokens that the network's cross-attention reads."""
+    config: Any = model.unet.config
+    return int(config.cross_attention_dim)
+
+
+def places_in_prompt(model: HasText, prompt: str, word: str) -> tuple[int, ...]:
     """Where a word's tokens are among those of a prompt, every time that it comes; the start token is number 0.
 
     Raises:
@@ -161,6 +172,6 @@ def places_in_prompt(model: Any, prompt: str, word: str) -> tuple[int, ...]:
     return tuple(1 + start + i for start in starts for i in range(len(wanted)))
 
 
-def whole_prompts(model: Any, prompts: Sequence[str], size: tuple[int, int] | None = None) -> TokenQuery:
+def whole_prompts(model: HasText, prompts: Sequence[str], size: tuple[int, int] | None = None) -> TokenQuery:
     """The prompts with their padding, one row per picture, as a question without words of its own."""
     return TokenQuery((), model.condition(list(prompts), size=size).tensors["text"].float(), ())

@@ -38,6 +38,7 @@ class WorkingGrid:
         spacing: voxel size in mm to work at, along right, front, up; sides that are nearly so already are left as they are.
         least: shortest sides of the working grid, in voxels.
         factor: fine voxels per voxel of the file, per axis of the file; then nothing is resampled.
+        same: what share sides may differ by and count as nearly so.
 
     Raises:
         InputError: the mask is empty.
@@ -51,6 +52,7 @@ class WorkingGrid:
         spacing: Sequence[float],
         least: Sequence[int],
         factor: tuple[int, int, int] = (1, 1, 1),
+        same: float = SAME,
     ) -> None:
         if not bool(mask.any()):
             raise InputError("mask: it is empty; give the brain's voxels")
@@ -64,7 +66,7 @@ class WorkingGrid:
         counts = list(self._whole)
         if self.factor == (1, 1, 1):
             counts = [
-                count if abs(size / wanted - 1) <= SAME else max(2, round(count * size / wanted))
+                count if abs(size / wanted - 1) <= same else max(2, round(count * size / wanted))
                 for count, size, wanted in zip(self._whole, sizes, spacing, strict=True)
             ]
         self._counts = counts

@@ -31,6 +31,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from calotype.backbones.volume_prior import VolumePrior
+from calotype.core import fields
 from calotype.core.denoiser import Denoiser
 from calotype.core.dipole import DipoleOperator
 from calotype.core.dipole import b0_direction as along_z
@@ -38,7 +40,6 @@ from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.noise import batch_noise, renoiser
 from calotype.core.paths import Path, fuse, volume_windows
-from calotype.core.roles import VolumePrior
 from calotype.core.samplers import ddim_step, sample
 from calotype.core.schedule import karras_sigmas
 from calotype.data.volumes import VolumeLike, as_volume, laid_on, masked_values, volume_mask
@@ -124,12 +125,14 @@ class QSMDiff(Method):
     """Maps that are sampled; their mean is the result, and their standard deviation is given too."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("task", Task), ("guidance_mode", Guidance)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kind))}")
-        for name in ("num_inference_steps", "num_guidance_steps", "num_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        fields.one_of(self, task=get_args(Task), guidance_mode=get_args(Guidance))
+        fields.at_least(self, 0, "tv")
+        fields.at_least(self, 1, "num_inference_steps", "num_guidance_steps", "num_samples")
+        fields.above(self, 0, "noise", "strength")
+        fields.between(self, 0, 1, "eta", "weight")
+        fields.between(self, 0, 0.66, "threshold")
+        fields.between(self, 0, 0.9, "overlap")
+        fields.between(self, 1, 4, "padding")
         if len(self.factor) != 3 or not all(1 <= times <= 8 for times in self.factor):
             raise InputError(f"factor is {self.factor}; it must be three whole numbers from 1 to 8")
         finer = self.task in ("both", "super-resolution")
@@ -140,14 +143,6 @@ class QSMDiff(Method):
             raise InputError(f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}; 0 < sigma_min < sigma_max must hold")
         if not 0 < self.step_size < (2.25 if self.task in ("inversion", "both") else 1.0):
             raise InputError(f"step_size is {self.step_size}; it must be above 0 and below 2.25 (1 for maps), or the descent diverges")
-        for name, low, high in (("eta", 0.0, 1.0), ("weight", 0.0, 1.0), ("threshold", 0.0, 0.66), ("overlap", 0.0, 0.9)):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between {low:g} and {high:g}")
-        for name in ("noise", "strength"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.tv < 0 or not 1 <= self.padding <= 4:
-            raise InputError(f"tv is {self.tv} (0 or more) and padding {self.padding} (1 to 4)")
         if self.guidance_scope == "window" and (self.task != "inversion" or self.guidance_mode == "none"):
             raise InputError("guidance_scope window is for the task inversion with a guidance_mode; leave it at volume")
 

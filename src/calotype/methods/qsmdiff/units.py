@@ -45,6 +45,7 @@ def field_in_ppm(
     te_ms: float | None = None,
     b0_tesla: float | None = None,
     quantity: Quantity = "field",
+    name: str = "field",
     events: Events = SILENT,
 ) -> Volume:
     """A local field in ppm of the main field, or a map in ppm.
@@ -56,6 +57,7 @@ def field_in_ppm(
         te_ms: echo time in milliseconds, for radians.
         b0_tesla: strength of the main field in tesla, for hertz, radians per second, radians and tesla.
         quantity: what the values are.
+        name: what messages call them; the flag that names their unit begins with it.
         events: hears which conversion was made.
 
     Raises:
@@ -73,9 +75,9 @@ def field_in_ppm(
     if known not in (None, *get_args(FieldUnit)):
         raise InputError(f"field_unit is {known!r}; choose one of {', '.join(get_args(FieldUnit))}")
     if known is None and field.unit:
-        raise InputError(f"field: its unit is {field.unit!r}, which is none of {', '.join(get_args(FieldUnit))}; give --field-unit")
+        raise InputError(f"{name}: its unit is {field.unit!r}, which is none of {', '.join(get_args(FieldUnit))}; give --{name}-unit")
     if known is not None and quantity == "map" and known not in _MAP_UNITS:
-        raise InputError(f"field: a map of susceptibility was said to be in {known}; it comes in {', '.join(_MAP_UNITS)}")
+        raise InputError(f"{name}: a map of susceptibility was said to be in {known}; it comes in {', '.join(_MAP_UNITS)}")
     needed = _NEEDS.get(known or "", ())
     missing = [name for name in needed if given[name] is None]
     if missing:
@@ -84,23 +86,23 @@ def field_in_ppm(
     if unused and known is None:
         raise InputError(f"{' and '.join(unused)} was given without field_unit; say the unit too, such as {_flags('hz')}")
     if unused:
-        events.note(f"field: a {quantity} in {known} needs no {' or '.join(unused)}")
+        events.note(f"{name}: a {quantity} in {known} needs no {' or '.join(unused)}")
     if quantity == "field" and known in (None, "ppm", "radians"):
         hint = "" if known else "; if these are ppb, give --field-unit ppb"
         refuse_raw_phase(field.values, inside, "field", hint)
     if known is None:
-        _refuse_other_units(field, inside, quantity, events)
+        _refuse_other_units(field, inside, quantity, name, events)
         return field.with_values(field.values, "ppm")
     named = _named(field.unit)
     if unit and named and named != unit:
-        events.note(f"field: its file says {field.unit}, and {unit} counts, which was given")
+        events.note(f"{name}: its file says {field.unit}, and {unit} counts, which was given")
     values = _converted(field.values, inside, known, te_ms or 0.0, b0_tesla or 0.0)
     largest = percentile(values, inside)
     if known != "ppm":
-        events.note(f"field: read as {known}; in ppm its 99th percentile in the mask is {largest:.3g}")
+        events.note(f"{name}: read as {known}; in ppm its 99th percentile in the mask is {largest:.3g}")
     times = MAP_OVER_FIELD if quantity == "map" else 1.0
     if not LEAST_PPM * times <= largest <= MOST_PPM * times:
-        events.note(f"field: its 99th percentile in the mask is {largest:.3g} ppm, and {_usual(quantity)}; is the unit right?")
+        events.note(f"{name}: its 99th percentile in the mask is {largest:.3g} ppm, and {_usual(quantity)}; is the unit right?")
     return field.with_values(values, "ppm")
 
 
@@ -139,7 +141,7 @@ def _converted(
     return values / _per_ppm(unit, te_ms, b0_tesla)
 
 
-def _refuse_other_units(field: Volume, inside: Bool[Tensor, "x y z"], quantity: Quantity, events: Events) -> None:
+def _refuse_other_units(field: Volume, inside: Bool[Tensor, "x y z"], quantity: Quantity, name: str, events: Events) -> None:
     """The size test of values without a unit."""
     times = MAP_OVER_FIELD if quantity == "map" else 1.0
     largest = percentile(field.values, inside)
@@ -147,19 +149,20 @@ def _refuse_other_units(field: Volume, inside: Bool[Tensor, "x y z"], quantity: 
     apart = {unit: abs(math.log(max(value, 1e-30) / USUAL_PPM)) for unit, value in read.items()}
     # Local fields are rarely kept in rad/s, whose values are those of ppb at 3 T.
     likely = [unit for unit in sorted(apart, key=lambda unit: (unit == "rad/s", apart[unit])) if apart[unit] <= math.log(_NEAR)]
-    told = f"field: its 99th percentile in the mask is {largest:.3g}, and {_usual(quantity)}; "
+    told = f"{name}: its 99th percentile in the mask is {largest:.3g}, and {_usual(quantity)}; "
     looks = " or ".join(f"{unit} ({read[unit] * times:.2g} ppm{_assumed(unit)})" for unit in likely)
     if not LEAST_PPM * times <= largest <= MOST_PPM * times:
-        advice = f"it looks like {looks}: give {_flags(likely[0])}" if likely else "no usual unit fits: give --field-unit"
-        raise InputError(f"{told}{advice}, with the scan's numbers (--field-unit ppm if they are ppm)")
+        advice = f"it looks like {looks}: give {_flags(likely[0], name)}" if likely else f"no usual unit fits: give --{name}-unit"
+        numbers = ", with the scan's numbers" if quantity == "field" else ""
+        raise InputError(f"{told}{advice}{numbers} (--{name}-unit ppm if they are ppm)")
     if likely and likely[0] != "ppm":
-        events.note(f"{told}it is taken as ppm, and could be {looks}: give --field-unit")
+        events.note(f"{told}it is taken as ppm, and could be {looks}: give --{name}-unit")
 
 
-def _flags(unit: str) -> str:
+def _flags(unit: str, name: str = "field") -> str:
     """What a user types, for a scan of 20 ms at 3 T."""
     numbers = {"te_ms": " --te-ms 20", "b0_tesla": " --b0-tesla 3"}
-    return f"--field-unit {unit}" + "".join(numbers[name] for name in _NEEDS.get(unit, ()))
+    return f"--{name}-unit {unit}" + "".join(numbers[name] for name in _NEEDS.get(unit, ()))
 
 
 def _assumed(unit: str) -> str:

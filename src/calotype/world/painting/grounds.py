@@ -41,13 +41,13 @@ def _paint(grounds: Sequence[Background], views: Array, size: int, device: torch
     steps = (np.arange(size) + 0.5) / size - 0.5
     x = views[:, 0, None] + steps / views[:, 2, None]
     y = views[:, 1, None] + steps / views[:, 2, None]
-    ends = _on(np.array([[ground.top, ground.bottom] for ground in grounds]), device)
-    fall = _on(y, device).clamp(-0.5, 1.5)[:, None, :, None]
+    ends = on_device(np.array([[ground.top, ground.bottom] for ground in grounds]), device)
+    fall = on_device(y, device).clamp(-0.5, 1.5)[:, None, :, None]
     made = (ends[:, 0, :, None, None] + fall * (ends[:, 1] - ends[:, 0])[:, :, None, None]).expand(-1, -1, size, size)
     for layer in range(max(len(ground.textures) for ground in grounds)):
         textures = [ground.textures[layer] if layer < len(ground.textures) else None for ground in grounds]
         share = _share(textures, x, y, size, device)[:, None]
-        colours = _on(np.array([texture.colour if texture else (0.0, 0.0, 0.0) for texture in textures]), device)[:, :, None, None]
+        colours = on_device(np.array([texture.colour if texture else (0.0, 0.0, 0.0) for texture in textures]), device)[:, :, None, None]
         made = torch.lerp(made, colours.expand_as(made), share.expand_as(made))
     return made.clamp(0.0, 1.0)
 
@@ -70,11 +70,12 @@ def _share(textures: Sequence[Texture | None], x: Array, y: Array, size: int, de
     linear = settings[:, 2, None] * (y - settings[:, 3, None])
     columns = np.concatenate([waves[:, :, 3, None] * np.cos(down), waves[:, :, 3, None] * np.sin(down), linear[:, None]], axis=1)
     rows = np.concatenate([np.sin(across), np.cos(across), np.ones_like(across[:, :1])], axis=1)
-    field = torch.bmm(_on(columns, device).transpose(1, 2), _on(rows, device))
-    gain, strength = _on(settings[:, 0], device)[:, None, None], _on(settings[:, 1], device)[:, None, None]
+    field = torch.bmm(on_device(columns, device).transpose(1, 2), on_device(rows, device))
+    gain, strength = on_device(settings[:, 0], device)[:, None, None], on_device(settings[:, 1], device)[:, None, None]
     share: Tensor = field.mul_(gain).add_(0.5).clamp_(0.0, 1.0).mul_(strength)
     return share
 
 
-def _on(values: Array, device: torch.device) -> Tensor:
+def on_device(values: Array, device: torch.device) -> Tensor:
+    """Numbers as float32 on a device."""
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)

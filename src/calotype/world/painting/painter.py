@@ -21,7 +21,7 @@ from calotype.errors import InputError
 from calotype.world.creatures.drawing import PARTS, AttentionQueries, Creature, primitives
 from calotype.world.painting import shapes
 from calotype.world.painting.backgrounds import restyle_background
-from calotype.world.painting.grounds import paint_grounds
+from calotype.world.painting.grounds import on_device, paint_grounds
 from calotype.world.painting.motion import Array, moments
 from calotype.world.scenes.sampling import Scene, SceneObject
 
@@ -166,20 +166,18 @@ def coverage(instances: Instances, crop: int, device: torch.device) -> Float[Ten
             normal = np.einsum("npi,nij->npj", planes[which][:, :, :2], turn)
             offset = np.einsum("npi,ni->np", planes[which][:, :, :2], shift) + planes[which][:, :, 2] * radius[:, None]
             used = int((planes[which][:, :, 2] < 100.0).sum(axis=1).max())
-            distance = _polygon(_on(normal[:, :used], device), _on(offset[:, :used], device), _on(own[:, 5] * radius, device), grid)
+            distance = _polygon(
+                on_device(normal[:, :used], device), on_device(offset[:, :used], device), on_device(own[:, 5] * radius, device), grid
+            )
         else:
-            a, b, rounding = (_on(own[:, column] * radius, device)[:, None, None] for column in (3, 4, 5))
-            m, t = _on(turn, device), _on(shift, device)
+            a, b, rounding = (on_device(own[:, column] * radius, device)[:, None, None] for column in (3, 4, 5))
+            m, t = on_device(turn, device), on_device(shift, device)
             u = (m[:, 0, 0, None] * grid - t[:, 0, None])[:, None, :] + (m[:, 0, 1, None] * grid)[:, :, None]
             v = (m[:, 1, 0, None] * grid - t[:, 1, None])[:, None, :] + (m[:, 1, 1, None] * grid)[:, :, None]
             distance = _DISTANCES[kind](u, v, a, b, rounding)
-        covered = (0.5 + _on(grow, device)[:, None, None] - distance).clamp_(0.0, 1.0)
+        covered = (0.5 + on_device(grow, device)[:, None, None] - distance).clamp_(0.0, 1.0)
         made.index_copy_(0, torch.from_numpy(which).to(device), covered.flatten(1))
     return made.view(rows, slots, crop, crop)
-
-
-def _on(values: Array, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
 
 
 def _polygon(normal: Tensor, offset: Tensor, rounding: Tensor, grid: Tensor) -> Tensor:
@@ -248,7 +246,7 @@ _DISTANCES = {
 
 def part_colours(instances: Instances, device: torch.device) -> Float[Tensor, "rows slots 3"]:
     """The sRGB colour of each primitive."""
-    return _on(instances.colours[:, :, :3], device)
+    return on_device(instances.colours[:, :, :3], device)
 
 
 def blend(covered: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +81,7 @@ def write_dataset(
             raise InputError(f"{name} must be {least} {'or more' if most is None else f'to {most}'}, not {value}")
     if num_frames > 1 and size % 2:
         raise InputError(f"size must be even for clips, not {size}: MP4 files can't hold an odd side")
-    _refuse(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    making = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    try:
-        making.mkdir()
+    with new_dataset(target, overwrite) as making:
         events.stage("painting scenes", count)
         with (making / "metadata.jsonl").open("w", encoding="utf-8") as lines:
             for index in range(count):
@@ -95,11 +93,28 @@ def write_dataset(
         (making / "dataset.json").write_text(
             json.dumps(_summary(preset, split, seed, count, size, num_frames), indent=2) + "\n", encoding="utf-8"
         )
+    return target
+
+
+@contextmanager
+def new_dataset(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `target` that becomes it when the block ends, and vanishes when it fails.
+
+    The block writes a `dataset.json` that has the `format` `FORMAT`.
+
+    Raises:
+        InputError: files are in the way (checked before and after the block).
+    """
+    _refuse(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    making = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        making.mkdir()
+        yield making
         _refuse(target, overwrite)
         _swap(making, target)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return target
 
 
 def _refuse(target: Path, overwrite: bool) -> None:

@@ -19,6 +19,8 @@ from calotype.errors import InputError, ShapeError
 
 if TYPE_CHECKING:
     from calotype.core.guidance import Guidance
+    from calotype.core.roles import Role
+    from calotype.core.stepping import StepControl
     from calotype.imaging.types import Image, Video
 
 # A float32 dot product of two vectors is off by less than this times the product of their lengths (measured: 1e-7 at 10^5 terms).
@@ -235,6 +237,7 @@ class ExactImageToVideo:
             InputError: no bank.
             ShapeError: not clips, or clips of different shapes.
         """
+        self.role: Role = "ImageToVideo"
         self._denoiser = ExactDenoiser(banks)
         self.banks = self._denoiser.banks
         if len(self.banks[0].shape) != 4 or self.banks[0].shape[1] != 3:
@@ -285,12 +288,18 @@ class ExactImageToVideo:
         """As many rows that know no picture."""
         return Condition({"bank": torch.full_like(condition.tensors["bank"], -1)})
 
-    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance) -> _Guided:
+    def init_noise_sigma(self, sigmas: Tensor) -> float:
+        """The clips' own variance is counted in as 1."""
+        return float((float(sigmas[0]) ** 2 + 1) ** 0.5)
+
+    def denoiser(self, conditions: Mapping[str, Condition], guidance: Guidance, *, control: StepControl | None = None) -> _Guided:
         """A denoiser of [rows, F, 3, h, w] in [-1, 1] that counts its calls.
 
         Raises:
-            InputError: the guidance asks for a branch that has no condition.
+            InputError: the guidance asks for a branch that has no condition, or a control is given, which would find no network.
         """
+        if control is not None:
+            raise InputError("the exact model has no network whose attention could be steered; give a checkpoint")
         missing = [label for label in guidance.labels if label not in conditions]
         if missing:
             raise InputError(f"the guidance asks for {missing}; conditions were given for {sorted(conditions)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calotype.runs.cache import TensorCache, cache_folder, content_key
+from calotype.data.cache import TensorCache, cache_folder, content_key
 
 MEGABYTE = torch.zeros(250_000)
 

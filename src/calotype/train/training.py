@@ -1,0 +1,300 @@
+"""What a training on a user's data is: a frozen dataclass whose fields are hyper-parameters and whose call gives a checkpoint folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+from torch import Tensor, nn
+
+from calotype.core.events import SILENT, Events
+from calotype.core.untrusted import mapping, parse_json
+from calotype.errors import InputError
+from calotype.imaging.files import atomic_path, json_line, write_json
+from calotype.train.budget import Budget
+from calotype.train.loop import Fitted, Trainer, accelerator_for
+from calotype.train.recipe import Settings, Source
+from calotype.train.state import locked
+
+FACTS, RUN = "training.json", "training"
+"""In the folder of a training: what is trained on what, and the folder of its state, log, plot and sheets."""
+SPLIT_SEED = 0
+"""Of the split, which is the same whatever the training's seed is."""
+Rows = TypeVar("Rows", bound="DataSet")
+
+
+class DataSet(Protocol):
+    """Rows by number. The same number always gives the same row."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything in it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: list[int]) -> dict[str, Tensor]:
+        """CPU tensors whose first dimension is `len(indices)`."""
+        ...
+
+    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+        """Rows for training, and about `share` of them that are held out; what belongs together stays together.
+
+        Raises:
+            InputError: it can't be split.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Base of every training. Subclasses are `@dataclass(frozen=True, kw_only=True)` beside their method.
+
+    The fields (with the docstring below each) are the only source of the command line's flags and of the record; presets are class methods
+    named in `presets`. A subclass says what its data are (`data_set`), what is trained (`build`), on which samples (`source`) with which
+    numbers (`settings`), and writes the folder (`write`); `calotype.train.loop.Trainer` does the rest.
+    """
+
+    slug: ClassVar[str]
+    """Of the method whose checkpoints it makes."""
+    presets: ClassVar[tuple[str, ...]] = ()
+    """Class methods that return a ready-made configuration; the first one is the default. Without any, the fields' defaults are."""
+
+    batch_size: int = 16
+    """Samples of a step."""
+    micro_batch_size: int | None = None
+    """Samples whose gradients are computed at once, where the memory doesn't hold a whole batch; the result is about the same."""
+    learning_rate: float = 1e-3
+    """Peak; a training that begins with --model has half of it."""
+    ema_decay: float = 0.998
+    """Of the moving average of the weights, which is what you get."""
+    held_out_share: float = 0.15
+    """Share of the data that is never trained on and measures the result, by subject or file; at least one."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("micro_batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}; it must be {least} or more")
+        for name, most in (("learning_rate", 1.0), ("ema_decay", 1.0), ("held_out_share", 0.9)):
+            if not 0 < getattr(self, name) < most:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0 and below {most:g}")
+
+    def settings(self) -> Settings:
+        """The loop's numbers."""
+        return Settings(
+            batch_size=self.batch_size, cuda_batch_size=self.batch_size, micro_batch_size=self.micro_batch_size,
+            learning_rate=self.learning_rate, warm_learning_rate=self.learning_rate / 2, ema_decay=self.ema_decay,
+        )  # fmt: skip
+
+    def data_set(self, data: Path, kept: Path) -> DataSet:
+        """The user's data; nothing but their names and sizes is read. `kept` is a folder for what is worth keeping of them.
+
+        Raises:
+            InputError: there are none.
+        """
+        raise NotImplementedError
+
+    def check(self, data: Any, events: Events = SILENT) -> None:
+        """AttentionQueries through the whole of `data_set`'s result.
+
+        Raises:
+            DataError: something in it can't be used; it has a line for each problem.
+        """
+        raise NotImplementedError
+
+    def build(self, *, seed: int, start: Path | None = None) -> nn.Module:
+        """What is trained, from `seed` or from a checkpoint folder. See `calotype.train.loop.Trainer`."""
+        raise NotImplementedError
+
+    def source(self, trainee: Any, data: Any, device: str) -> Source:
+        """Batches of a data set's rows on a device."""
+        raise NotImplementedError
+
+    def draw(self, trainee: Any, source: Any, path: Path) -> list[Path]:
+        """Draw what the trainee can do today; the files that were written."""
+        return []
+
+    def write(self, trainee: Any, folder: Path) -> None:
+        """Write the checkpoint that `calotype.load` reads into an empty folder."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        data: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        model: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        budget: str | Budget = "30m",
+        device: str = "auto",
+        events: Events = SILENT,
+        save_every: float = 60.0,
+        report_every: float = 600.0,
+    ) -> Path:
+        """Train, or go on with the same training in `out`.
+
+        Args:
+            data: the folder of the user's data. All of it is checked first.
+            out: the checkpoint's folder. Beside the checkpoint, `training.json` says how it was made, and `training/` holds the state, the
+                log, the plot of the losses and the sheets of samples.
+            model: a checkpoint to begin with: the name of an embedded model or a folder.
+            seed: of the weights, the order of the data and the noise.
+            budget: `30m`, or `500steps`, which can be repeated bit for bit; see `calotype.train.train`.
+            device: `auto`, `cpu` or `cuda`; several processes under `accelerate launch`.
+            events: hears stages, steps, losses and notes; `events.check` may cancel.
+            save_every: seconds between states on disk.
+            report_every: seconds between sheets of samples.
+
+        Returns:
+            `out`.
+
+        Raises:
+            DataError: some of the data can't be used.
+            InputError: `out` holds something else; bad values.
+            CalotypeError: the training diverged.
+        """
+        target, asked = Path(out).expanduser(), Budget.parse(budget)
+        accelerator = accelerator_for(device)
+        folder = Path(data).expanduser()
+        found = self.data_set(folder, target / RUN / "data")
+        parts = found.split(self.held_out_share, SPLIT_SEED)
+        start = _start(model)
+        wanted = {
+            "method": self.slug, "settings": json.loads(json_line(dataclasses.asdict(self))), "seed": seed, "data": found.fingerprint,
+            "model": None if start is None else _mark(start),
+        }  # fmt: skip
+        known = _facts(target)
+        if known is None:
+            self.check(found, events)
+        else:
+            _refuse_other(target, known, wanted)
+            if known.get("status") == "finished":
+                if known.get("budget") != str(asked):
+                    done = f"{target} holds a finished training of {known.get('budget')}"
+                    raise InputError(f"{done}; give another --out, with --model {target} to go on from it")
+                events.note(f"{target} is finished already: {known['steps']:,} steps")
+                return target
+        with locked(target / RUN) if accelerator.is_main_process else nullcontext():
+            if accelerator.is_main_process and known is None:
+                if start is not None:
+                    _pin(start, target / RUN / "start")
+                about = {"files": str(folder), "model_name": None if model is None else os.fspath(model)}
+                write_json(target / FACTS, {"status": "begun", **wanted, **about, "budget": str(asked)})
+            accelerator.wait_for_everyone()
+            settings = self.settings()
+            trainee = self.build(seed=seed, start=None if start is None else target / RUN / "start")
+            train, held_out = (self.source(trainee, part, str(accelerator.device)) for part in parts)
+            trainer = Trainer(
+                self.slug, trainee, source=train, held_out=held_out, folder=target / RUN, budget=asked, seed=seed,
+                accelerator=accelerator, settings=settings, peak=settings.learning_rate if start is None else settings.warm_learning_rate,
+                sample_grid=self.draw, events=events, save_every=save_every, report_every=report_every,
+            )  # fmt: skip
+            fitted = trainer.fit()
+            if accelerator.is_main_process:
+                events.stage(f"write {target.name}")
+                self._finish(fitted, target, asked)
+        return target
+
+    def _finish(self, fitted: Fitted, target: Path, budget: Budget) -> None:
+        """Put the checkpoint beside its training: parts first, then what names them."""
+        making = target / RUN / "model"
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir()
+        self.write(fitted.trainee, making)
+        for path in sorted(making.iterdir(), key=lambda path: path.is_file()):
+            if (target / path.name).is_dir():
+                shutil.rmtree(target / path.name)
+            path.replace(target / path.name)
+        making.rmdir()
+        facts = {
+            **(_facts(target) or {}), "status": "finished", "budget": str(budget), "steps": fitted.steps,
+            "batch_size": fitted.settings.batch_size, "seconds": round(fitted.seconds, 1), "held_out_loss": fitted.held_out,
+            "held_out_count": fitted.held_out_count, "loss": _last_loss(target / RUN / "progress.jsonl"), "device": fitted.device,
+            "precision": fitted.precision, "held_out_precision": fitted.held_out_precision,
+        }  # fmt: skip
+        with atomic_path(target / "README.md", overwrite=True) as temporary:
+            temporary.write_text(card(target.name, facts), encoding="utf-8")
+        write_json(target / FACTS, facts)
+
+
+def card(name: str, facts: dict[str, Any]) -> str:
+    """The README of a trained folder."""
+    rows = {
+        "made with": f"`calotype train {facts['method']}`, on {facts['files']} (fingerprint {facts['data']})",
+        "begun with": facts["model_name"] or "random weights",
+        "steps": f"{facts['steps']:,} of {facts['batch_size']} samples, seed {facts['seed']}, {facts['seconds'] / 60:.1f} minutes",
+        "device": f"{facts['device']}, {facts['precision']}; weights and optimiser in float32",
+        "held-out loss": f"{facts['held_out_loss']:.5f} on {facts['held_out_count']:,} samples that were not trained on",
+        "licence": "as the data's owner says: write it here before you pass the folder on",
+    }
+    lines = [f"| {key} | {value} |" for key, value in rows.items()]
+    return "\n".join([f"# {name}", "", "| | |", "|---|---|", *lines, "", f"All settings are in `{FACTS}`.", ""])
+
+
+def _facts(target: Path) -> dict[str, Any] | None:
+    """What a folder's `training.json` says; None if there is nothing in it yet.
+
+    Raises:
+        InputError: it is a file, or holds other things.
+    """
+    if os.path.lexists(target) and not target.is_dir():
+        raise InputError(f"{target} is a file; give --out the name of a folder")
+    path = target / FACTS
+    if path.is_file():
+        return mapping(parse_json(path.read_bytes(), str(path), "delete the folder to start anew"), str(path))
+    # A kill between the making of the folder and its facts leaves the empty folders of a training.
+    if target.is_dir() and any(place.name != "lock" for place in target.rglob("*") if place.is_file()):
+        raise InputError(f"{target} holds files that are no training's; give --out another folder")
+    return None
+
+
+def _refuse_other(target: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name, value in wanted.items():
+        told = known.get(name)
+        if told == value:
+            continue
+        if isinstance(value, dict) and isinstance(told, dict):
+            name = next(key for key in {**value, **told} if value.get(key) != told.get(key))
+            value, told = value.get(name), told.get(name)
+        raise InputError(f"{target} holds a training with {name} {told}, not {value}; give --out another folder")
+
+
+def _start(model: str | os.PathLike[str] | None) -> Path | None:
+    """The folder of the checkpoint to begin with."""
+    if model is None or model == "":
+        return None
+    from calotype.backbones.hub import locate
+
+    return locate(os.fspath(model)).checkpoint.folder
+
+
+def _mark(folder: Path) -> str:
+    """A fingerprint of a checkpoint's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        if RUN not in path.relative_to(folder).parts:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _pin(start: Path, copy: Path) -> None:
+    """Copy the checkpoint that a training begins with into it: it must be the same after a kill."""
+    shutil.rmtree(copy, ignore_errors=True)
+    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(start, temporary, ignore=shutil.ignore_patterns(RUN, FACTS))
+    temporary.rename(copy)
+
+
+def _last_loss(log: Path) -> float | None:
+    """The last loss in a log."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if '"loss"' in line] if log.is_file() else []
+    return float(lines[-1]["loss"]) if lines else None
