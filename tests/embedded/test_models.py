@@ -10,8 +10,7 @@ import torch
 from calotype.embedded import GATES, RECIPES, networks, pending, train_pending
 from calotype.embedded.export import missing_gates, read_gates, write_gates
 from calotype.embedded.inflate import inflate
-from calotype.embedded.networks import image_unet, seeded, video_unet
-from calotype.embedded.t2i import alphas_cumprod
+from calotype.embedded.networks import alphas_cumprod, image_unet, seeded, video_unet
 from calotype.embedded.tokenizer import build_tokenizer, world_words
 from calotype.embedded.vae import Pictures, covariance, whiten
 from calotype.errors import MissingError

@@ -51,8 +51,8 @@ def demo(arguments: Sequence[str]) -> int:
         "The same as `calotype run time-reversal-fusion` on the two pictures in examples/ and their caption, then this pair's table.",
     )
     options = parse(DemoOptions, arguments, page)
+    from calotype.cli.loading import load_model, look
     from calotype.cli.reporting import report_run
-    from calotype.cli.running import load_model, look
     from calotype.registry import resolve_method
     from calotype.runs import ModelRequest, Session
     from calotype.runs.presets import default_preset, preset_instance

@@ -30,13 +30,6 @@ EMPTY_EVERY = 12
 SNR_CAP, LEAST_WEIGHT = 5.0, 0.3
 
 
-def alphas_cumprod() -> Float[Tensor, " timesteps"]:
-    """Of Stable Diffusion's scaled-linear schedule, float64."""
-    steps = networks.SCHEDULE["num_train_timesteps"]
-    betas = torch.linspace(networks.SCHEDULE["beta_start"] ** 0.5, networks.SCHEDULE["beta_end"] ** 0.5, steps, dtype=torch.float64) ** 2
-    return (1.0 - betas).cumprod(0)
-
-
 class TraineeT2I(nn.Module):
     """UNet and text encoder, trained together; the loss is the squared error of v, weighted by min(SNR, 5) / (SNR + 1) but at least 0.3.
 
@@ -46,8 +39,8 @@ class TraineeT2I(nn.Module):
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
-        self.preconditioner = Preconditioner("v_prediction", VPSchedule(alphas_cumprod()).t)
-        self.register_buffer("alphas", alphas_cumprod().float(), persistent=False)
+        self.preconditioner = Preconditioner("v_prediction", VPSchedule(networks.alphas_cumprod()).t)
+        self.register_buffer("alphas", networks.alphas_cumprod().float(), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
         """`latents` and `noise` [B, 4, h, w]; `timesteps` [B] int64; `tokens` [B, 24] int64."""
@@ -173,7 +166,7 @@ def sample_states(
     from calotype.embedded.sampling import sample_network
 
     count = len(states) // 2
-    alphas = alphas_cumprod()
+    alphas = networks.alphas_cumprod()
     levels = ((1 - alphas) / alphas).sqrt()
     times = torch.linspace(999, 0, steps + 1)[:-1].round().long()
     lookup = {float(levels[time]): int(time) for time in times}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.validation_vae import covariance
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.world import paint, sample_scene
@@ -45,13 +46,6 @@ class TraineeVAE(nn.Module):
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).mean(1)
         spread = covariance(mean) - torch.eye(mean.shape[1], device=mean.device)
         return loss + weight * (self.KL * divergence + self.COVARIANCE * spread.square().sum())
-
-
-def covariance(latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "channels channels"]:
-    """Covariance of the channels over samples and places."""
-    flat = latents.transpose(0, 1).flatten(1).float()
-    flat = flat - flat.mean(1, keepdim=True)
-    return flat @ flat.T / (flat.shape[1] - 1)
 
 
 class Pictures:

@@ -153,7 +153,7 @@ def word_map(model: Any, scene: Scene, *, timestep: int = MAP_TIMESTEP, resoluti
     """The category word's cross-attention, averaged over heads and layers of these resolutions, on the scene's noised latents."""
     from calotype.attention import AttentionControl, Capture, TokenMaps, sites
     from calotype.core.noise import noise
-    from calotype.embedded.t2i import alphas_cumprod
+    from calotype.embedded.networks import alphas_cumprod
     from calotype.world import paint
 
     place = scene.word_positions[scene.mentions[0]][0] + 1

@@ -26,9 +26,11 @@ from torch import Tensor
 from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.dipole import DipoleOperator
 from calotype.core.events import SILENT, Events
+from calotype.data.qsm_folder import find_qsm_files
 from calotype.evaluation.experiment import Table, run_batches
 from calotype.evaluation.qsm_baselines import SOLVERS, settings_for, solve
 from calotype.evaluation.qsm_cases import Case, Head, heads, scan, scan_thick
+from calotype.evaluation.qsm_folders import read_head
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.guidance import Measurement
@@ -233,6 +235,42 @@ def gates(folder: Path, *, seed: int, count: int | None, device: str, events: Ev
     }
 
 
+def measure_folder(
+    folder: str | os.PathLike[str],
+    model: VolumePrior,
+    *,
+    noise_ppm: float | None = None,
+    settings: QSMDiff | None = None,
+    seed: int = 0,
+    events: Events = SILENT,
+) -> Report:
+    """The table without ablations and claims, one case for each true map in the folder.
+
+    A local field that lies there is used; otherwise it is computed from the true map, without noise unless it is asked for. The slope is
+    that over the deep grey matter.
+
+    Args:
+        folder: see `calotype.data.qsm_folder.find_qsm_files`.
+        model: a prior of susceptibility maps in ppm.
+        noise_ppm: of a computed field; for a field from a file, what the methods are told of its noise.
+        settings: the method; `QSMDiff.toy()` by default. Its `noise` is set to the field's.
+        seed: of the noise and of the sampling.
+        events: hears one step per map.
+
+    Raises:
+        InputError: an unknown folder, a file that is refused, or files of one head on different grids.
+    """
+    began = time.perf_counter()
+    found = enumerate(find_qsm_files(folder))
+    cases = [read_head(files, noise_ppm, seed, number, events, unknown_noise_ppm=NOISE_PPM) for number, files in found]
+    test = Experiment(model, settings or QSMDiff.toy(), [case.head for case in cases], seed, events)
+    events.stage(f"evaluate {SLUG}", (1 + len(SOLVERS)) * len(cases))
+    test.run("method", "method", cases, test.found())
+    for name in SOLVERS:
+        test.run(name, "baseline", cases, test.classical(name))
+    return Report(SLUG, seed, len(cases), str(getattr(model, "device", "cpu")), time.perf_counter() - began, test.rows, [])
+
+
 def evaluate(
     *,
     seed: int,
@@ -248,8 +286,6 @@ def evaluate(
 
     model = load("toy-qsm", device=device)
     if data is not None:
-        from calotype.evaluation.qsm_folders import measure_folder
-
         return measure_folder(data, model, noise_ppm=noise_ppm, seed=seed, events=events)
     noise = NOISE_PPM if noise_ppm is None else noise_ppm
     return measure(model, seed=seed, count=count or (1 if quick else COUNT), noise_ppm=noise, events=events)

@@ -19,7 +19,8 @@ from calotype.world.painting import shapes
 from calotype.world.painting.backgrounds import PREPOSITIONS, Background, make_background
 from calotype.world.painting.rng import Rng
 from calotype.world.painting.shapes import BOX, CIRCLE, ELLIPSE, POLYGON, RGB, Primitive
-from calotype.world.scenes.sampling import PRESETS, SPLITS, Scene, SceneObject
+from calotype.world.scenes.objects import SceneObject
+from calotype.world.scenes.sampling import PRESETS, SPLITS, Scene
 
 PARTS: tuple[str, ...] = ("limbs", "body", "head")
 """Names of the parts in the order of their ids (1, 2, 3); the texture belongs to the body, the eyes to the head."""

@@ -23,7 +23,8 @@ from calotype.world.painting import shapes
 from calotype.world.painting.backgrounds import restyle_background
 from calotype.world.painting.grounds import on_device, paint_grounds
 from calotype.world.painting.motion import Array, moments
-from calotype.world.scenes.sampling import Scene, SceneObject
+from calotype.world.scenes.objects import SceneObject
+from calotype.world.scenes.sampling import Scene
 
 Whole = npt.NDArray[np.int64]
 
