@@ -30,14 +30,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl
+from calotype.backbones.instruct_pix2pix import PictureEditor
 from calotype.backbones.preprocessing import note_unfamiliar
 from calotype.core import fields
 from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
-from calotype.core.method import Evaluations, Method, Place
+from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
-from calotype.core.roles import HasAttention, ImageToVideo, PictureEditor
+from calotype.core.roles import HasAttention, ImageToVideo
 from calotype.core.samplers import sample
 from calotype.core.stepping import check_bound
 from calotype.data import as_image
@@ -321,11 +322,6 @@ class AnyV2V(Method):
     def _motion(self) -> dict[str, Any]:
         """What models of SVD's kind are told."""
         return {"motion_bucket_id": self.motion_bucket_id, "noise_aug_strength": self.noise_aug_strength}
-
-    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
-        """The editor's checkpoint."""
-        editor = str(arguments.get("editor") or "")
-        return (*super().places(arguments), *((Place("editor", "loads", editor),) if editor else ()))
 
     def reading(self) -> Mapping[str, Mapping[str, Any]]:
         """Only the frames that are asked for; where both sides of the result are known, no larger than it needs them."""

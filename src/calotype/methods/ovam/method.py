@@ -168,7 +168,7 @@ class OpenVocabularyAttentionMaps(Method):
         save_token: str = "",
         seed: int = 0,
         events: Events = SILENT,
-    ) -> dict[str, Image | Mask]:
+    ) -> dict[str, Image | Mask | Token]:
         """Maps and masks of words, in a picture or in one made from a prompt.
 
         Args:
@@ -183,8 +183,8 @@ class OpenVocabularyAttentionMaps(Method):
             events: hears steps and notes, and the metrics `model_calls` and, per word, its largest share.
 
         Returns:
-            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; the
-            names are those of `calotype.imaging.files.file_stems`.
+            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; with `mask`
+            the fitted `token`. The names are those of `calotype.imaging.files.file_stems`.
 
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
@@ -208,7 +208,9 @@ class OpenVocabularyAttentionMaps(Method):
             if save_token:
                 known.save(save_token)
         maps = self.maps(look, asked, known)
-        return shown(look.pictures[0].float(), asked, maps[0], self.masks(look, maps)[0], self.threshold, events)
+        masks = self.masks(look, maps)
+        found = shown(look.pictures[0].float(), asked, maps[0], masks[0], self.threshold, events)
+        return {**found, "token": known} if mask is not None and known is not None else {**found}
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse what can't be used, as far as that shows without the model: see `arguments.check_arguments`."""
@@ -258,9 +260,8 @@ class OpenVocabularyAttentionMaps(Method):
         condition = model.condition(list(prompts), size=size)
         guidance = ClassifierFreeGuidance(self.guidance_scale)
         conditions = {"cond": condition, **({"uncond": model.unconditional(condition)} if "uncond" in guidance.labels else {})}
-        role: str = self.branch
-        if role not in guidance.labels:
-            role = guidance.labels[0]
+        role = self.branch if self.branch in guidance.labels else guidance.labels[0]
+        if role != self.branch:
             events.note(f"without guidance there is no {self.branch} branch; the queries are those of {role}")
         start = batch_noise(shape, seed, len(prompts)) * model.init_noise_sigma(sigmas)
         watch = self._watch(model, role, words, prompts, size)
