@@ -19,11 +19,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calotype.attention import AttentionControl
-from calotype.backbones.preprocessing import note_unfamiliar, working_size
+from calotype.backbones.preprocessing import note_unfamiliar
 from calotype.core import fields
 from calotype.core.events import SILENT, Events, Stateless
-from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
+from calotype.core.guidance import ClassifierFreeGuidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
 from calotype.core.noise import batch_noise
@@ -34,18 +33,18 @@ from calotype.data.images import ImageLike
 from calotype.errors import InputError
 from calotype.imaging.types import Image, Mask
 from calotype.methods.ovam.arguments import as_token, check_arguments, check_fit
-from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.masks import Refinement, Scaling, cut, received, scaled
-from calotype.methods.ovam.queries import AttentionQueries, Watch, look_at_noise, question
+from calotype.methods.ovam.queries import AttentionQueries, Watch, look_at_noise, looked_at_size, question
 from calotype.methods.ovam.results import shown
 from calotype.methods.ovam.tokens import Token, fit_token
-from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, places_in_prompt, whole_prompts
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, whole_prompts
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
 FIT: dict[str, Any] = {"num_steps": 100, "learning_rate": 0.1}
 NEEDS = "the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
 CAPABILITIES = (HasText, HasAttention)
+Maps = Float[Tensor, "batch words height width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,15 +207,13 @@ class OpenVocabularyAttentionMaps(Method):
             known = fit_token(look, asked, mask.values[None, None], context=self.context, branch=self.branch, **FIT, events=events)
             if save_token:
                 known.save(save_token)
-        found: dict[str, Image | Mask | Token] = {**self.results(look, asked, events, token=known)}
-        return {**found, "token": known} if mask is not None and known is not None else found
+        maps = self.maps(look, asked, known)
+        masks = self.masks(look, maps)
+        found = shown(look.pictures[0].float(), asked, maps[0], masks[0], self.threshold, events)
+        return {**found, "token": known} if mask is not None and known is not None else {**found}
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse what can't be used, as far as that shows without the model.
-
-        Raises:
-            InputError: nothing to look for or in, a token file or a mask that can't be used.
-        """
+        """Refuse what can't be used, as far as that shows without the model: see `arguments.check_arguments`."""
         check_arguments(arguments, self._asks_later)
 
     @property
@@ -234,14 +231,10 @@ class OpenVocabularyAttentionMaps(Method):
     ) -> tuple[TokenQuery, ...]:
         """The questions that can be asked before anything is sampled: the words themselves, or in in-prompt mode the whole prompts.
 
-        Raises:
-            InputError: a word has no token, or in in-prompt mode isn't in a prompt.
+        `InputError` where a word has no token, or in in-prompt mode isn't in a prompt.
         """
         if self.mode == "in-prompt":
-            for prompt in prompts:
-                for word in words:
-                    places_in_prompt(model, prompt, word)
-            return (whole_prompts(model, prompts, size),)
+            return (whole_prompts(model, prompts, size, words),)
         groups = [tuple(words)] if self.together else [(word,) for word in words]
         return tuple(question(model, group, self.context, self.competitors(prompts), size) for group in groups)
 
@@ -251,13 +244,7 @@ class OpenVocabularyAttentionMaps(Method):
         return [[prompt] if prompt.strip() and self.prompt_competes else always for prompt in prompts]
 
     def generate(
-        self,
-        model: WatchedModel,
-        prompts: Sequence[str],
-        *,
-        words: Sequence[str] = (),
-        seed: int = 0,
-        events: Events = SILENT,
+        self, model: WatchedModel, prompts: Sequence[str], *, words: Sequence[str] = (), seed: int = 0, events: Events = SILENT
     ) -> AttentionQueries:
         """Make pictures and watch; picture i comes out as it would alone with `seed + i`, and as it would unwatched.
 
@@ -272,15 +259,13 @@ class OpenVocabularyAttentionMaps(Method):
         shape, sigmas = model.latent_shape(size), model.sigmas(self.num_inference_steps)
         condition = model.condition(list(prompts), size=size)
         guidance = ClassifierFreeGuidance(self.guidance_scale)
-        conditions = {"cond": condition}
-        if "uncond" in guidance.labels:
-            conditions["uncond"] = model.unconditional(condition)
-        role = self._role(guidance, events)
+        conditions = {"cond": condition, **({"uncond": model.unconditional(condition)} if "uncond" in guidance.labels else {})}
+        role = self.branch if self.branch in guidance.labels else guidance.labels[0]
+        if role != self.branch:
+            events.note(f"without guidance there is no {self.branch} branch; the queries are those of {role}")
         start = batch_noise(shape, seed, len(prompts)) * model.init_noise_sigma(sigmas)
         watch = self._watch(model, role, words, prompts, size)
-        with AttentionControl(model, latent_size=shape[1:]) as control:
-            denoise = model.denoiser(conditions, guidance, control=control)
-            watch.on(control)
+        with watch.during(conditions, guidance, shape[1:]) as denoise:
             x = sample(denoise, start, sigmas, events=Stateless(events), key=self.slug)
         events.metric("model_calls", float(denoise.calls))
         return watch.look(model.decode(x), prompts, shape[1:])
@@ -308,10 +293,7 @@ class OpenVocabularyAttentionMaps(Method):
         Returns:
             The look; its maps have the pictures' own size.
         """
-        size = working_size(model, images[0].size)
-        if size != images[0].size:
-            (height, width), (h, w) = images[0].size, size
-            events.note(f"image: {width}x{height} px, looked at in {w}x{h}; maps and masks are of {width}x{height} px")
+        size = looked_at_size(model, images[0], events)
         pictures = torch.stack([image.pixels for image in images])
         latents = model.encode(resize_pixels(pictures, size)).float()
         told = list(prompts) or [""] * len(images)
@@ -320,9 +302,7 @@ class OpenVocabularyAttentionMaps(Method):
         conditions = {label: model.unconditional(condition) if label == "uncond" else condition}
         watch = self._watch(model, label, words, told, size)
         grid = (int(latents.shape[-2]), int(latents.shape[-1]))
-        with torch.no_grad(), AttentionControl(model, latent_size=grid) as control:
-            denoise = model.denoiser(conditions, NoGuidance(label), control=control)
-            watch.on(control)
+        with torch.no_grad(), watch.during(conditions, NoGuidance(label), grid) as denoise:
             if self.source == "invert":
                 sigmas = model.sigmas(self.num_inference_steps)
                 invert(denoise, latents, sigmas, keep=sigmas[:1], events=Stateless(events), key=self.slug)
@@ -336,58 +316,35 @@ class OpenVocabularyAttentionMaps(Method):
         low, high = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64).log().tolist()
         return [float(value) for value in torch.linspace(high, low, self.levels, dtype=torch.float64).exp()]
 
-    def _role(self, guidance: Guidance, events: Events) -> str:
-        if self.branch in guidance.labels:
-            return self.branch
-        events.note(f"without guidance there is no {self.branch} branch; the queries are those of {guidance.labels[0]}")
-        return guidance.labels[0]
-
     def _watch(self, model: WatchedModel, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
         if self.store == "maps" and not words:
             raise InputError("store='maps' keeps the sums of named words only; name them, or take store='queries'")
-        return Watch(
-            model=model,
-            factors=self.factors,
-            role=role,
-            every=self.every,
-            questions=self.questions(model, words, prompts, size) if self.store == "maps" else (),
-            self_factors=self.self_attention_factors if self.self_attention < 1 else (),
-        )
+        questions = self.questions(model, words, prompts, size) if self.store == "maps" else ()
+        coarse = self.self_attention_factors if self.self_attention < 1 else ()
+        return Watch(model=model, factors=self.factors, role=role, every=self.every, questions=questions, self_factors=coarse)
 
-    def maps(self, look: AttentionQueries, words: Sequence[str], token: Token | None = None) -> Float[Tensor, "batch words height width"]:
+    def maps(self, look: AttentionQueries, words: Sequence[str], token: Token | None = None) -> Maps:
         """The words' shares in the pictures' size, before any refinement; a fitted token's, if one is given."""
         if token is not None:
-            found = token.question(look.model)
-            with torch.no_grad():
-                return resize(found.gather(look.shares(found)), (int(look.pictures.shape[-2]), int(look.pictures.shape[-1])))
+            return look.answer(token.question(look.model))
         if self.mode == "in-prompt":
             return look.prompt_maps(words)
         return look.maps(words, context=self.context, rivals=self.competitors(look.prompts), together=self.together)
 
-    def masks(self, look: AttentionQueries, maps: Float[Tensor, "batch words height width"]) -> Bool[Tensor, "batch words height width"]:
+    def masks(self, look: AttentionQueries, maps: Maps) -> Bool[Tensor, "batch words height width"]:
         """Masks from a look's maps, in the pictures' size: refined by self-attention if that was watched, then `cut`."""
-        size = (int(maps.shape[-2]), int(maps.shape[-1]))
         refined = None
         if look.received is not None and self.self_attention < 1:
+            size = (int(maps.shape[-2]), int(maps.shape[-1]))
             refined = scaled(maps, self.scaling) * received(look.received, self.self_attention, size)[:, None]
         return self.cut(maps, look.pictures.float(), refined)
 
     def cut(
-        self,
-        maps: Float[Tensor, "batch words height width"],
-        pictures: Float[Tensor, "batch 3 height width"],
-        refined: Float[Tensor, "batch words height width"] | None = None,
+        self, maps: Maps, pictures: Float[Tensor, "batch 3 height width"], refined: Maps | None = None
     ) -> Bool[Tensor, "batch words height width"]:
         """Maps scaled, brought to the pictures' edges, and cut at the threshold: see `masks.cut`."""
-        scale: dict[str, Any] = {"threshold": self.threshold, "scaling": self.scaling, "refine": self.refine}
-        return cut(maps, pictures, refined, compete=self.together, **scale)
-
-    def results(
-        self, look: AttentionQueries, words: Sequence[str], events: Events = SILENT, *, token: Token | None = None
-    ) -> dict[str, Image | Mask]:
-        """What a run saves, of the first picture: the picture, and each word's overlay and mask."""
-        maps = self.maps(look, words, token)
-        return shown(look.pictures[0].float(), words, maps[0], self.masks(look, maps)[0], self.threshold, events)
+        rule: dict[str, Any] = {"threshold": self.threshold, "scaling": self.scaling, "refine": self.refine, "compete": self.together}
+        return cut(maps, pictures, refined, **rule)
 
 
 METHOD = OpenVocabularyAttentionMaps

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, Capture, KeySums, Site, StepContext, sites
-from calotype.core.denoiser import Denoiser, at_step
+from calotype.backbones.preprocessing import working_size
+from calotype.core.denoiser import Condition, Denoiser, at_step
 from calotype.core.events import Events
+from calotype.core.guidance import Guidance
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.offload import awake
-from calotype.core.roles import HasAttention
+from calotype.core.roles import BranchedDenoiser, HasAttention
 from calotype.errors import InputError
+from calotype.imaging.types import Image
 from calotype.methods.ovam.maps import Attended, Layer, attend, in_prompt, key_rows, open_vocabulary, resize
 from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, places_in_prompt, rival_rows, whole_prompts
 
@@ -88,6 +92,11 @@ class AttentionQueries:
     def shares(self, question: TokenQuery) -> Float[Tensor, "batch tokens height width"]:
         """Every token's share of the attention, on the finest grid; they sum to 1 at every pixel."""
         return open_vocabulary(self.attended(question))
+
+    def answer(self, question: TokenQuery) -> Float[Tensor, "batch words height width"]:
+        """The shares of a question's words, in the pictures' size."""
+        with torch.no_grad():
+            return resize(question.gather(self.shares(question)), (int(self.pictures.shape[-2]), int(self.pictures.shape[-1])))
 
     def maps(
         self,
@@ -183,6 +192,14 @@ class Watch:
     sums: list[QuestionSums] = field(default_factory=list)
     columns: KeySums | None = None
 
+    @contextmanager
+    def during(self, conditions: Mapping[str, Condition], guidance: Guidance, latent_size: tuple[int, int]) -> Iterator[BranchedDenoiser]:
+        """A denoiser whose calls are watched."""
+        with AttentionControl(self.model, latent_size=latent_size) as control:
+            denoise = self.model.denoiser(conditions, guidance, control=control)
+            self.on(control)
+            yield denoise
+
     def on(self, control: AttentionControl) -> None:
         """Add the captures to a control."""
         select = sites(kind="cross", place=("down", "up"), stride=self.factors)
@@ -227,6 +244,15 @@ class Watch:
         # Column sums of a coarse grid spread over fewer pixels; as multiples of the even share all grids have mean 1.
         even = [grid / grid.mean(dim=(-2, -1), keepdim=True) for grid in grids]
         return torch.stack([resize(grid[:, None], finest)[:, 0] for grid in even]).mean(dim=0).cpu()
+
+
+def looked_at_size(model: WatchedModel, image: Image, events: Events) -> tuple[int, int]:
+    """Height and width at which a picture of any size is looked at: about the model's number of pixels."""
+    size = working_size(model, image.size)
+    if size != image.size:
+        (height, width), (h, w) = image.size, size
+        events.note(f"image: {width}x{height} px, looked at in {w}x{h}; maps and masks are of {width}x{height} px")
+    return size
 
 
 def look_at_noise(

@@ -172,6 +172,13 @@ def places_in_prompt(model: HasText, prompt: str, word: str) -> tuple[int, ...]:
     return tuple(1 + start + i for start in starts for i in range(len(wanted)))
 
 
-def whole_prompts(model: HasText, prompts: Sequence[str], size: tuple[int, int] | None = None) -> TokenQuery:
-    """The prompts with their padding, one row per picture, as a question without words of its own."""
+def whole_prompts(model: HasText, prompts: Sequence[str], size: tuple[int, int] | None = None, words: Sequence[str] = ()) -> TokenQuery:
+    """The prompts with their padding, one row per picture, as a question without words of its own.
+
+    Raises:
+        InputError: one of the words isn't in each prompt.
+    """
+    for prompt in prompts:
+        for word in words:
+            places_in_prompt(model, prompt, word)
     return TokenQuery((), model.condition(list(prompts), size=size).tensors["text"].float(), ())
