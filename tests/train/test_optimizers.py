@@ -19,7 +19,7 @@ from calotype.train.optimizers import Group, Optimizers, Stage
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.state import read_counters
-from tests.train.narrow import Heard
+from tests.recorder import Recorder
 from tests.train.test_loop import same, tensors
 
 SETTINGS = Settings(batch_size=16, learning_rate=5e-3, held_out=32, held_out_often=16, warmup_steps=2, ema_decay=0.9, weight_decay=0.0)
@@ -106,11 +106,11 @@ def fit(trainee: nn.Module, folder: Path, settings: Settings, budget: str = "12s
 def trainer(trainee: nn.Module, folder: Path, settings: Settings, budget: str, events: Events | None = None) -> Trainer:
     return Trainer(
         "points", trainee, source=Ring(), held_out=Ring(), folder=folder, budget=Budget.parse(budget), seed=0,
-        accelerator=accelerator_for("cpu"), settings=settings, events=events or Heard(), save_every=1e9, report_every=1e9,
+        accelerator=accelerator_for("cpu"), settings=settings, events=events or Recorder(), save_every=1e9, report_every=1e9,
     )  # fmt: skip
 
 
-class StopAt(Heard):
+class StopAt(Recorder):
     """Stops a training once, after that many of its steps."""
 
     def __init__(self, step: int) -> None:
@@ -209,7 +209,7 @@ def test_after_a_minute_it_says_what_the_whole_will_cost(tmp_path: Path, monkeyp
             return self.now
 
     monkeypatch.setattr("calotype.train.loop.time", Clock())
-    heard = Heard()
+    heard = Recorder()
     fit(TwoStages(), tmp_path, SETTINGS, "200steps", events=heard)
     told = [note for note in heard.notes if "in the first minute" in note]
     assert len(told) == 1

@@ -21,7 +21,7 @@ from calotype.errors import DataError, InputError
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.training import QSMDiffTraining
 from calotype.train.state import read_counters
-from tests.train.narrow import Heard
+from tests.recorder import Recorder
 
 SMALL: dict[str, Any] = {
     "window": (16, 16, 16), "channels": (8, 8), "norm_num_groups": 4, "batch_size": 2, "held_out_windows": 4, "spacing": (4.0, 4.0, 4.0),
@@ -191,6 +191,6 @@ def test_changed_data_are_another_training(maps: Path, tmp_path: Path) -> None:
     training = QSMDiffTraining(**SMALL)
     training(folder, tmp_path / "prior", budget="1steps", device="cpu")
     write_map(folder / "sub-50", 50)
-    heard = Heard()
+    heard = Recorder()
     with pytest.raises(InputError, match="holds a training with data"):
         training(folder, tmp_path / "prior", budget="1steps", device="cpu", events=heard)
