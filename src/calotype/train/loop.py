@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOG, SHEETS = "progress.jsonl", "sheets"
+FIRST_SAVE = 10.0
+"""Seconds after which a session first saves its state, however seldom it does later."""
 EARLY = 60.0
 """Seconds of training after which the first look is taken; a budget of time below five times as many has none."""
 SHEET_SHARE = 0.2
@@ -270,7 +272,7 @@ class Trainer:
         self.events.stage(f"train {self.name}", total)
         shown = 0
         before = time.monotonic()
-        saved = reported = before
+        saved, reported = before - max(0.0, self.save_every - FIRST_SAVE), before
         while True:
             progress = self._agreed(self.training.progress(seconds=self.seconds, steps=self.step))
             done = int(progress * total)
