@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from calotype.embedded.api import CHECKPOINTS
+from calotype.embedded.networks import alphas_cumprod
 from calotype.embedded.recipes import RECIPES
-from calotype.embedded.t2i import LEAST_WEIGHT, SNR_CAP, alphas_cumprod
+from calotype.embedded.t2i import LEAST_WEIGHT, SNR_CAP
 from calotype.train.rng import Rng
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

@@ -24,7 +24,7 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     evaluations = {
         "toy-negative-package": "toy-negative = tests.runs.toy_bare_method:evaluate",
-        "toy-smooth-package": "toy-smooth = tests.runs.toy_bare_method:nothing",
+        "toy-smooth-package": "toy-smooth = tests.runs.toy_bare_method:ManyTimes\ntoy-forgetful = tests.runs.toy_bare_method:nothing",
         "broken-package": "broken-method = no_such_module:evaluate",
         "rude-package": "ovam = tests.runs.toy_bare_method:evaluate",
     }

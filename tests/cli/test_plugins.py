@@ -80,11 +80,30 @@ def test_an_evaluation_of_another_package_is_run(here: Path, capsys: pytest.Capt
     assert "toy-negative" in names()
 
 
+def test_an_evaluations_fields_are_flags_and_go_into_the_recorded_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = said(capsys, "eval", "toy-smooth", "--help")
+    assert "Settings of toy-smooth" in out
+    assert "--times N" in out
+    assert "How often the negative is taken." in out
+    told = json.loads(said(capsys, "eval", "--times", "4", "toy-smooth", "--record", "--json")[0])
+    assert told["rows"][0]["metrics"] == {"times": 4.0}
+    assert "calotype eval toy-smooth --seed 1000000 --times 4 --record" in (here / "results" / "toy-smooth.csv").read_text()
+    assert evaluate("toy-smooth", quick=True, times=6).row("method").metrics["times"] == 6
+    _, err = said(capsys, "eval", "toy-smooth", "--time", "4", status=2)
+    assert "no option --time; did you mean --times" in err
+    _, err = said(capsys, "eval", "toy-smooth", "--times", "3", status=2)
+    assert "times is 3; it must be even" in err
+    with pytest.raises(InputError, match=r"the evaluation of toy-smooth has no setting 'time'; it takes times"):
+        evaluate("toy-smooth", time=4)
+    with pytest.raises(InputError, match=r"the evaluation of toy-negative has no setting 'times'; it takes no settings of its own"):
+        evaluate("toy-negative", times=4)
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
         ("toy-fade", InputError, "the package toy-fade-package adds no evaluation of toy-fade; the entry-point group for one is calotype"),
-        ("toy-smooth", CalotypeError, "the evaluation of toy-smooth returned a NoneType; a calotype.evaluation.Report is expected"),
+        ("toy-forgetful", CalotypeError, "the evaluation of toy-forgetful returned a NoneType; a calotype.evaluation.Report is expected"),
         ("broken-method", MissingError, "the evaluation of broken-method of the package broken-package can't be imported"),
         ("toy-negatve", InputError, "nothing called 'toy-negatve' can be evaluated; did you mean toy-negative"),
     ],

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from calotype.data import as_volume, read_volume, volume_mask
-from calotype.data.volumes import MAX_VOXELS
+from calotype.data.voxels import MAX_VOXELS
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.types import Volume
 from tests.recorder import Recorder

@@ -15,7 +15,8 @@ from calotype.core.events import SILENT
 from calotype.data.qsm_folder import find_qsm_files
 from calotype.embedded.qsm import QSMRecipe
 from calotype.errors import InputError
-from calotype.evaluation.qsm_folders import _case, measure_folder
+from calotype.evaluation.qsm_folders import read_head
+from calotype.evaluation.qsmdiff import measure_folder
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.training import QSMDiffTraining
@@ -74,7 +75,7 @@ def test_challenge_folder_gets_a_field(prior: VolumePrior, tmp_path: Path) -> No
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Volume.from_numpy(array, affine).save(tmp_path / name)
     (files,) = find_qsm_files(tmp_path)
-    clean, noisy = (_case(files, noise, 1, 0, SILENT) for noise in (None, 0.004))
+    clean, noisy = (read_head(files, noise, 1, 0, SILENT) for noise in (None, 0.004))
     inside = clean.mask.values > 0
     difference = (noisy.field.values - clean.field.values)[inside]
     assert math.isclose(float(difference.std()), 0.004, rel_tol=0.05)

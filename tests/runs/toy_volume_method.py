@@ -18,7 +18,7 @@ from calotype.imaging.types import Volume
 
 @dataclass(frozen=True, kw_only=True)
 class ToySmooth(Method):
-    """Rng a field towards zero, window by window, with noise."""
+    """Draws a field towards zero, window by window, with noise."""
 
     slug: ClassVar[str] = "toy-smooth"
     role: ClassVar[str] = ""

@@ -8,27 +8,17 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from calotype import __version__
+from calotype.cli.verbs import Verb
 from calotype.errors import CalotypeError, Cancelled, DataError, InputError, printable
 from calotype.imaging.files import disk_trouble
 from calotype.registry import did_you_mean
 
 OK, CLAIM_FAILED, USAGE, MISSING, FAILED, STOPPED = 0, 1, 2, 3, 4, 130
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One row of the overview; the module is imported when the verb is used, and its function called with the remaining arguments."""
-
-    module: str
-    usage: str
-    summary: str
-    group: str
 
 
 VERBS: dict[str, Verb] = {
@@ -81,7 +71,7 @@ def _dispatch(given: list[str]) -> int:
             return _dispatch([*given[1:], "--help"])
         from calotype.cli.overview import overview
 
-        overview()
+        overview(VERBS)
         return OK
     if given[0] in ("-V", "--version", "version"):
         sys.stdout.write(f"calotype {__version__}\n")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calotype.cli import console
+from calotype.cli.loading import Device, Dtype, load_model, look, output
 from calotype.cli.options import Common, Help, parse, print_json
 from calotype.cli.reporting import show_place
-from calotype.cli.running import Device, Dtype, load_model, look, output
 from calotype.registry import resolve_method
 
 if TYPE_CHECKING:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.table import Table
 from rich.text import Text
 
 from calotype import __version__
-from calotype.cli.app import VERBS
 from calotype.cli.console import results
+from calotype.cli.verbs import Verb
 
 
-def overview() -> None:
+def overview(verbs: Mapping[str, Verb]) -> None:
     """Print the verbs by group, with the two commands that a newcomer wants first."""
     out = results()
     out.print(Text.assemble(("calotype", "bold"), f" {__version__}  published generative-vision methods, one command\n"))
@@ -19,7 +21,7 @@ def overview() -> None:
     table.add_column(no_wrap=True)
     table.add_column()
     group = ""
-    for name, verb in VERBS.items():
+    for name, verb in verbs.items():
         if verb.group != group:
             group = verb.group
             table.add_row(Text(f"{group}" if not table.rows else f"\n{group}", style="bold cyan"), "")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +13,7 @@ import tyro
 
 from calotype.cli import console
 from calotype.cli.attention_capture import Watcher
+from calotype.cli.loading import Device, Dtype, load_model, look, output
 from calotype.cli.options import Common, Help, early_value, input_metavar, parse
 from calotype.cli.reporting import report_run
 from calotype.errors import InputError
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
 _EXAMPLES = {"image": ".png", "volume": ".nii.gz"}
 """Of what kinds the example on a method's help page shows files, and how they end."""
-Device = str
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +127,7 @@ def run(arguments: Sequence[str]) -> int:
             given[parameter.name] = requests[parameter.name] = named
     with output(options) as events:
         if not early_value(rest, "--model") and model:
-            known = "synthetic brains" if method.role == "VolumePrior" else "the toy world"
+            known = MODELS[model].knows
             events.note(f"no --model was given, so this runs on {model}, which knows {known} only; `calotype models` lists others")
         for request in requests.values():
             look(request)
@@ -231,22 +227,6 @@ def _recorded(
     return 0
 
 
-def load_model(request: ModelRequest) -> Any:
-    """The checkpoint that a request names, through `calotype.load`."""
-    import calotype
-
-    values = dataclasses.asdict(request)
-    return calotype.load(values.pop("name"), **values)
-
-
-def look(request: ModelRequest) -> None:
-    """Find a checkpoint before anything heavy is imported, so that a missing one is told at once."""
-    if request.name:
-        from calotype.backbones.hub import locate
-
-        locate(request.name, variant=request.variant, revision=request.revision)
-
-
 def _request(options: RunOptions, model: str) -> ModelRequest:
     from calotype.backbones.hub import local_folder
     from calotype.runs import ModelRequest
@@ -263,21 +243,6 @@ def _request(options: RunOptions, model: str) -> ModelRequest:
         max_rows=options.max_rows,
         decode_chunk_size=options.decode_chunk_size,
     )
-
-
-@contextmanager
-def output(options: Common) -> Iterator[console.ConsoleEvents]:
-    """A listener, with whatever other libraries print kept away from stdout."""
-    _silence()
-    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-        yield events
-
-
-def _silence() -> None:
-    """Other libraries' progress bars and advice don't belong among ours."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 def _method_first(arguments: list[str]) -> tuple[str | None, list[str]]:

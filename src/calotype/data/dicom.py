@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float32, Float64
 
 from calotype.core.events import SILENT, Events
-from calotype.data.volumes import check_shape, refuse_nan
+from calotype.data.voxels import check_shape, refuse_nan
 from calotype.errors import InputError
 from calotype.imaging.grids import check_affine
 from calotype.imaging.nifti import medical

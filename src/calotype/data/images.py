@@ -21,6 +21,7 @@ from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
+from calotype.data.films import first_frame
 from calotype.data.fitting import fit, fit_note
 from calotype.data.tiff import check_tags, is_float_tiff, read_float_tiff
 from calotype.errors import InputError, ShapeError
@@ -70,8 +71,6 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     """
     source = plain_file(path, name)
     if is_clip(source):
-        from calotype.data.videos import first_frame
-
         picture = first_frame(source, name, events)
         events.note(f"{name}: {source.name} is a clip, its first frame is used")
     else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,8 +12,8 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.data.files import check_size, is_clip, plain_file, seems_to_be
-from calotype.data.films import Shown
+from calotype.data.files import is_clip, plain_file
+from calotype.data.films import UNDECODED, Excerpt, Frames, check_length, first_frame, read_film
 from calotype.data.fitting import fit_note, fit_pixels
 from calotype.data.images import decoded, read_image
 from calotype.errors import InputError, ShapeError
@@ -25,55 +23,7 @@ from calotype.imaging.types import Image, Video
 
 VideoLike: TypeAlias = Video | str | os.PathLike[str] | Tensor
 """What every call takes for a clip."""
-MAX_PIXELS = 200_000_000
-"""Most pixels of a whole clip (frames x height x width, as they are kept) that are read: 2.4 GB as float32 colours, which reading holds
-once, beside a few frames."""
-_SHORTER = "read less of it (--max-frames, --stride, --start), or give a smaller --height and --width"
-_UNDECODED = "it can't be decoded (damaged or truncated): save or copy it again"
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Excerpt:
-    """Which frames of a file are read, and at what size."""
-
-    start: int = 0
-    """Frames that are left out at the beginning."""
-    stride: int = 1
-    """Every so many frames one is taken."""
-    max_frames: int | None = None
-    """At most so many are taken; None takes all."""
-    size: tuple[int, int] | None = None
-    """(height, width) that each is resized and centre-cropped to as soon as it is decoded; None keeps its own."""
-    cover: tuple[int, int] | None = None
-    """(height, width) that larger frames are shrunk to as far as both sides stay as long; nothing is cut off."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("start", 0), ("stride", 1), ("max_frames", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; it must be {least} or more")
-
-    def kept(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width at which a frame of that size is kept.
-
-        Example:
-            >>> Excerpt(cover=(32, 32)).kept((48, 80)), Excerpt(size=(32, 32)).kept((48, 80))
-            ((32, 53), (32, 32))
-        """
-        if self.size is not None or self.cover is None:
-            return self.size or size
-        scale = max(wanted / side for wanted, side in zip(self.cover, size, strict=True))
-        return size if scale >= 1 else (round(size[0] * scale), round(size[1] * scale))
-
-    def takes(self, index: int) -> bool:
-        """Whether frame `index` of the file is one of them, as far as start and stride go."""
-        return index >= self.start and (index - self.start) % self.stride == 0
-
-    def count(self, frames: int) -> int:
-        """How many of so many frames are taken."""
-        found = len(range(self.start, frames, self.stride))
-        return found if self.max_frames is None else min(found, self.max_frames)
 
 
 def read_video(
@@ -113,7 +63,7 @@ def read_video(
         frames, rate = _read_folder(source, excerpt, name, events), 8.0
     else:
         source = plain_file(source, name)
-        frames, rate = (_read_film if is_clip(source) else _read_animation)(source, excerpt, name, events)
+        frames, rate = (read_film if is_clip(source) else _read_animation)(source, excerpt, name, events)
     if num_frames is not None and frames.shape[0] < num_frames:
         raise InputError(f"{name}: {source} has {frames.shape[0]} frames, {num_frames} are needed; give a longer clip or ask for fewer")
     return Video(frames, fps if fps is not None else rate / stride)
@@ -176,125 +126,24 @@ def measure_clip(path: str | os.PathLike[str], name: str = "video", events: Even
     container = open_film(source)
     count = 0
     if container is not None:
-        with container, refusing(f"{name}: {source}", _UNDECODED):
+        with container, refusing(f"{name}: {source}", UNDECODED):
             for _ in container.decode(video=0):
                 events.check()
                 count += 1
     return count, *first.size
 
 
-def first_frame(path: Path, name: str, events: Events = SILENT) -> Image:
-    """The first frame of a film.
-
-    Raises:
-        InputError: it can't be decoded.
-    """
-    frames, _ = _read_film(path, Excerpt(max_frames=1), name, events)
-    return Image(frames[0])
-
-
-class _Frames:
-    """Frames as they come in: in one float32 tensor where their number is known, else as bytes until it is. Too many are refused."""
-
-    def __init__(self, expected: int, excerpt: Excerpt, name: str, path: Path, events: Events) -> None:
-        self.expected, self.excerpt, self.name, self.path, self.events = expected, excerpt, name, path, events
-        self.held: Tensor | None = None
-        self.beyond: list[Tensor] = []
-        self.count = 0
-
-    def add(self, pixels: Tensor) -> None:
-        """One frame, [3, H, W] in [0, 1]."""
-        own = (pixels.shape[-2], pixels.shape[-1])
-        size = self.excerpt.kept(own)
-        if size != own:
-            if not self.count and self.excerpt.size is not None:
-                self.events.note(fit_note(self.name, own, size))
-            pixels = fit_pixels(pixels[None], size)[0]
-        height, width = pixels.shape[-2:]
-        _check_length(max(self.expected, self.count + 1), height, width, self.name, self.path)
-        if self.held is None:
-            self.held = torch.empty(self.expected, 3, height, width)
-        if self.count < self.expected:
-            self.held[self.count] = pixels
-        else:
-            self.beyond.append((pixels * 255).round().to(torch.uint8))
-        self.count += 1
-
-    @property
-    def full(self) -> bool:
-        """Whether no more are wanted."""
-        return self.count == self.excerpt.max_frames
-
-    def frames(self) -> Tensor:
-        """All of them, [F, 3, H, W]."""
-        if self.held is None:
-            skipped = f" after the first {self.excerpt.start}" if self.excerpt.start else ""
-            raise InputError(f"{self.name}: {self.path} holds no frames{skipped}; give another clip, or a smaller --start")
-        known = min(self.count, self.expected)
-        if not self.beyond:
-            return self.held[:known]
-        made = torch.empty(self.count, *self.held.shape[1:])
-        made[:known] = self.held[:known]
-        for place in range(known, self.count):
-            made[place] = self.beyond[place - known].float().div_(255)
-            self.beyond[place - known] = torch.empty(0)
-        return made
-
-
-def _read_film(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple[Tensor, float]:
-    container = open_film(path)
-    if container is None:
-        kind = seems_to_be(path)
-        raise InputError(f"{name}: {path} {f'is {kind} that ' if kind else ''}can't be decoded; save it as MP4")
-    # Streams of a codec that isn't known lack half of what a stream has, and decoders of many formats have each their own errors.
-    with container, refusing(f"{name}: {path}", _UNDECODED):
-        if not container.streams.video:
-            raise InputError(f"{name}: {path} holds no pictures (sound only?); give a clip with a picture track")
-        stream = container.streams.video[0]
-        check_size(stream.width, stream.height, name, path)
-        shown = Shown(stream, name, events)
-        # The file names the shape of its pixels too: a small picture may be shown ten times as wide.
-        check_size(shown.size[1], shown.size[0], name, path)
-        _check_length(excerpt.count(stream.frames or 0), *excerpt.kept(shown.size), name, path)
-        frames = _Frames(excerpt.count(stream.frames or 0), excerpt, name, path, events)
-        times: list[float] = []
-        index = 0
-        for frame in container.decode(video=0):
-            events.check()
-            if excerpt.takes(index):
-                frames.add(torch.from_numpy(shown(frame)).permute(2, 0, 1).float().div_(255))
-            if frame.time is not None:
-                times.append(float(frame.time))
-            index += 1
-            if frames.full:
-                break
-        rate = float(stream.average_rate or stream.guessed_rate or 8)
-    if not index:
-        raise InputError(f"{name}: {path} holds no frame that can be decoded; save or copy it again")
-    return frames.frames(), _mean_rate(times, rate, name, events)
-
-
-def _mean_rate(times: list[float], rate: float, name: str, events: Events) -> float:
-    """Frames per second; where they vary, the mean of those that were read."""
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    if len(gaps) < 2 or min(gaps) <= 0 or max(gaps) < 1.5 * min(gaps):
-        return rate if 0 < rate < 1000 else 8.0
-    mean = len(gaps) / sum(gaps)
-    events.note(f"{name}: its frame rate varies ({1 / max(gaps):.3g} to {1 / min(gaps):.3g} a second); {mean:.4g}, the mean, is used")
-    return mean
-
-
 def _read_animation(path: Path, excerpt: Excerpt, name: str, events: Events) -> tuple[Tensor, float]:
     read_image(path, name=name)
     durations = []
-    with decoded(path, name) as picture, refusing(f"{name}: {path}", _UNDECODED):
+    with decoded(path, name) as picture, refusing(f"{name}: {path}", UNDECODED):
         count = int(getattr(picture, "n_frames", 1)) if picture is not None else 1
         if picture is None or count < 2:
-            frames = _Frames(1, excerpt, name, path, events)
+            frames = Frames(1, excerpt, name, path, events)
             frames.add(read_image(path, name=name).pixels)
             return frames.frames(), 8.0
-        _check_length(excerpt.count(count), *excerpt.kept((picture.height, picture.width)), name, path)
-        frames = _Frames(excerpt.count(count), excerpt, name, path, events)
+        check_length(excerpt.count(count), *excerpt.kept((picture.height, picture.width)), name, path)
+        frames = Frames(excerpt.count(count), excerpt, name, path, events)
         for index in range(count):
             events.check()
             picture.seek(index)
@@ -317,7 +166,7 @@ def _read_folder(folder: Path, excerpt: Excerpt, name: str, events: Events) -> T
     if not files:
         raise InputError(f"{name}: {folder} holds no pictures; a folder of frames has files such as 0001.png, 0002.png")
     chosen = [file for index, file in enumerate(files) if excerpt.takes(index)][: excerpt.max_frames]
-    frames = _Frames(len(chosen), excerpt, name, folder, events)
+    frames = Frames(len(chosen), excerpt, name, folder, events)
     first: torch.Size | None = None
     for file in chosen:
         events.check()
@@ -335,8 +184,3 @@ def _read_folder(folder: Path, excerpt: Excerpt, name: str, events: Events) -> T
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
     """Sort key under which frame2 comes before frame10."""
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part.lower()) for part in re.split(r"(\d+)", path.name)]
-
-
-def _check_length(frames: int, height: int, width: int, name: str, path: Path) -> None:
-    if frames * height * width > MAX_PIXELS:
-        raise InputError(f"{name}: {path} is too long ({frames} frames of {width}x{height} px, or more); {_SHORTER}")

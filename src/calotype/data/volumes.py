@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.data.files import plain_file, seems_to_be
+from calotype.data.voxels import check_shape, refuse_nan
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.grids import check_affine, check_same_grid
 from calotype.imaging.nifti import (
@@ -41,10 +41,6 @@ from calotype.imaging.types import Volume
 
 VolumeLike: TypeAlias = Volume | str | os.PathLike[str] | np.ndarray | Tensor
 """What every call takes for a volume."""
-MIN_VOXELS = 2
-"""Shortest side that is accepted, in voxels."""
-MAX_VOXELS = 512**3
-"""Most voxels that are accepted; the header's figure is checked before anything is decoded."""
 _COMPLEX, _COLOUR = {32, 1792, 2048}, {128, 2304}
 _UNPLACED = "has no voxel size; 1 x 1 x 1 mm and axes that run right, front, up are assumed"
 _CHUNK = 1 << 20
@@ -194,38 +190,6 @@ def masked_values(volume: Volume, inside: Bool[Tensor, "x y z"], *, name: str = 
         )
     events.note(f"{name}: {count} voxels outside the mask are NaN or infinite; they are taken as 0")
     return volume.with_values(torch.where(broken, torch.zeros(()), volume.values))
-
-
-def check_shape(shape: Sequence[int], subject: str, kind: type[InputError] = InputError) -> None:
-    """Refuse what is not one volume of an accepted size, by what its header says.
-
-    Raises:
-        InputError: (or the given kind) too few or too many axes, several volumes, a side below 2 voxels, too many voxels.
-    """
-    told = "x".join(str(side) for side in shape)
-    if len(shape) < 3:
-        raise kind(f"{subject} is {len(shape)}-D ({told or 'no'} values); a volume has three axes, [x, y, z]")
-    if min(shape) < 1:
-        raise kind(f"{subject} has {told} voxels; each side of a volume needs at least {MIN_VOXELS}")
-    if math.prod(shape[3:]) != 1:
-        raise kind(f"{subject} is {len(shape)}-D ({told}) and holds {math.prod(shape[3:])} volumes; give one of them, as a file of its own")
-    if min(shape[:3]) < MIN_VOXELS:
-        raise kind(f"{subject} has {told} voxels, each side needs at least {MIN_VOXELS}; a single slice is no volume")
-    if math.prod(shape) > MAX_VOXELS:
-        raise kind(
-            f"{subject} has {told} = {math.prod(shape) / 1e6:.0f} million voxels, at most {MAX_VOXELS / 1e6:.0f} are read; crop it first"
-        )
-
-
-def refuse_nan(values: np.ndarray, subject: str) -> None:
-    """Refuse values that are not finite.
-
-    Raises:
-        InputError: there are some; the message says how many.
-    """
-    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
-    if bad:
-        raise InputError(f"{subject}: {bad} of {values.size} voxels are NaN or infinite; set them to 0 (numpy.nan_to_num, fslmaths -nan)")
 
 
 def _unplaced(array: np.ndarray, subject: str, kind: type[InputError], name: str, finite: bool, events: Events) -> Volume:

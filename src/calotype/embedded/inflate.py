@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from calotype.embedded.t2i import alphas_cumprod
+from calotype.embedded.networks import alphas_cumprod
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNetSpatioTemporalConditionModel
@@ -17,6 +18,13 @@ WIDTH = 128
 FRAMES = 8
 SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 """Stable Diffusion's noise schedule."""
+
+
+def alphas_cumprod() -> Float[Tensor, " timesteps"]:
+    """Of Stable Diffusion's scaled-linear schedule, float64."""
+    steps = SCHEDULE["num_train_timesteps"]
+    betas = torch.linspace(SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5, steps, dtype=torch.float64) ** 2
+    return (1.0 - betas).cumprod(0)
 
 
 def scheduler() -> DDIMScheduler:

@@ -14,6 +14,7 @@ from calotype.core.denoiser import Preconditioner, Rates
 from calotype.core.events import Events
 from calotype.core.schedule import VPSchedule
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.tokenizer import build_tokenizer, caption_tokens, world_words
 from calotype.train.latents import Chunks, encode, frozen_vae
 from calotype.train.recipe import Settings
@@ -30,13 +31,6 @@ EMPTY_EVERY = 12
 SNR_CAP, LEAST_WEIGHT = 5.0, 0.3
 
 
-def alphas_cumprod() -> Float[Tensor, " timesteps"]:
-    """Of Stable Diffusion's scaled-linear schedule, float64."""
-    steps = networks.SCHEDULE["num_train_timesteps"]
-    betas = torch.linspace(networks.SCHEDULE["beta_start"] ** 0.5, networks.SCHEDULE["beta_end"] ** 0.5, steps, dtype=torch.float64) ** 2
-    return (1.0 - betas).cumprod(0)
-
-
 class TraineeT2I(nn.Module):
     """UNet and text encoder, trained together; the loss is the squared error of v, weighted by min(SNR, 5) / (SNR + 1) but at least 0.3.
 
@@ -46,8 +40,8 @@ class TraineeT2I(nn.Module):
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
-        self.preconditioner = Preconditioner("v_prediction", VPSchedule(alphas_cumprod()).t)
-        self.register_buffer("alphas", alphas_cumprod().float(), persistent=False)
+        self.preconditioner = Preconditioner("v_prediction", VPSchedule(networks.alphas_cumprod()).t)
+        self.register_buffer("alphas", networks.alphas_cumprod().float(), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
         """`latents` and `noise` [B, 4, h, w]; `timesteps` [B] int64; `tokens` [B, 24] int64."""
@@ -100,6 +94,19 @@ class T2IRecipe:
     settings = Settings(
         batch_size=32, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998, held_out_seed=7002, sheet_batches=45
     )  # fmt: skip
+    gates = (
+        Gate("found_one_object", 0.80),
+        Gate("found_two_objects", 0.60),
+        Gate("background", 0.95),
+        Gate("attention_iou", 0.50),
+        Gate("inversion_loss_db", 1.5, at_most=True),
+        Gate("inverted_noise_std_error", 0.1, at_most=True),
+        Gate("seed_distance", 0.05),
+    )
+    card = Card(
+        about="Caption to picture of the toy world: a `StableDiffusionPipeline` folder, v-prediction, min-SNR weights.",
+        library="diffusers",
+    )
     train_count = 204_800
     tune_count = 1024
     sheet_count = 24
@@ -173,7 +180,7 @@ def sample_states(
     from calotype.embedded.sampling import sample_network
 
     count = len(states) // 2
-    alphas = alphas_cumprod()
+    alphas = networks.alphas_cumprod()
     levels = ((1 - alphas) / alphas).sqrt()
     times = torch.linspace(999, 0, steps + 1)[:-1].round().long()
     lookup = {float(levels[time]): int(time) for time in times}

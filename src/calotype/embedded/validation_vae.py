@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 
@@ -21,7 +23,6 @@ def validate(folder: Path, *, seed: int, count: int, device: str = "auto", event
     """
     import calotype
     from calotype.embedded.networks import SIZE
-    from calotype.embedded.vae import covariance
     from calotype.metrics.pictures import psnr
     from calotype.world import paint, sample_scene
 
@@ -46,3 +47,10 @@ def validate(folder: Path, *, seed: int, count: int, device: str = "auto", event
         "latent_mean": float(z.mean((0, 2, 3)).abs().max()),
         "count": float(count),
     }
+
+
+def covariance(latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "channels channels"]:
+    """Covariance of the channels over samples and places."""
+    flat = latents.transpose(0, 1).flatten(1).float()
+    flat = flat - flat.mean(1, keepdim=True)
+    return flat @ flat.T / (flat.shape[1] - 1)

@@ -8,16 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64
 from numpy.typing import ArrayLike
 
 from calotype.errors import InputError, ShapeError
-
-if TYPE_CHECKING:
-    from calotype.imaging.types import Volume
 
 _FLAT = 1e-4
 """Below this share of the box that axes of their lengths could span, they are taken to lie in one plane."""
@@ -104,8 +102,24 @@ def orientation(affine: Float64[np.ndarray, "4 4"]) -> Orientation:
     return Orientation((x, y, z), (bool(cosines[0, x] < 0), bool(cosines[1, y] < 0), bool(cosines[2, z] < 0)))
 
 
+class Gridded(Protocol):
+    """What has voxels in a place, such as a `Volume`."""
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(X, Y, Z) in voxels."""
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along each axis, in mm."""
+
+    @property
+    def affine(self) -> Float64[torch.Tensor, "4 4"]:
+        """Voxel index to world millimetres."""
+
+
 def check_same_grid(
-    volume: Volume, reference: Volume, *, name: str = "mask", reference_name: str = "field", tolerance: float = 0.01
+    volume: Gridded, reference: Gridded, *, name: str = "mask", reference_name: str = "field", tolerance: float = 0.01
 ) -> float:
     """Refuse a volume whose voxels are not those of another one.
 

@@ -20,10 +20,11 @@ from calotype.imaging.files import write_json
 from calotype.train.budget import Budget
 from calotype.train.ema import MovingAverage
 from calotype.train.latents import Chunks
-from calotype.train.optimizers import MAIN, Optimizers, bounds
+from calotype.train.optimizers import Optimizers, bounds
 from calotype.train.precision import precision_for, precision_words
 from calotype.train.recipe import Settings, Sheet, Source
 from calotype.train.rng import BatchRng, rows_of_step
+from calotype.train.stages import MAIN
 from calotype.train.state import POINTER, load_tensors, read_counters, save_state
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from calotype.core.events import Events
-from calotype.train.optimizers import Stage
 from calotype.train.rng import BatchRng
+from calotype.train.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Source(Protocol):
 
 
 Sheet = Callable[[Any, Any, Path], list[Path]]
-"""BatchRng what a trainee can do today with a source's samples; returns the files written (the path with a suffix)."""
+"""Draws what a trainee can do today with a source's samples; returns the files written (the path with a suffix)."""
 
 
 class Recipe(Protocol):

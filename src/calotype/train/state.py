@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from calotype.core.untrusted import file_name, read_json, whole
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, open_own, take_lock
-from calotype.train.optimizers import MAIN
+from calotype.train.stages import MAIN
 
 POINTER = "state.json"
 

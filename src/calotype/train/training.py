@@ -17,6 +17,7 @@ from torch import nn
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import mapping, parse_json
 from calotype.data.folders import DataSet
+from calotype.data.manifest import NAME
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, json_line, write_json
 from calotype.train.budget import Budget
@@ -226,8 +227,8 @@ def _facts(target: Path) -> dict[str, Any] | None:
     path = target / FACTS
     if path.is_file():
         return mapping(parse_json(path.read_bytes(), str(path), "delete the folder to start anew"), str(path))
-    # A kill between the making of the folder and its facts leaves the empty folders of a training.
-    if target.is_dir() and any(place.name != "lock" for place in target.rglob("*") if place.is_file()):
+    # A kill between the making of the folder and its facts leaves the empty folders of a training, and what is known of its data.
+    if target.is_dir() and any(place.name not in ("lock", NAME) for place in target.rglob("*") if place.is_file()):
         raise InputError(f"{target} holds files that are no training's; give --out another folder")
     return None
 

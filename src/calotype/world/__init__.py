@@ -20,9 +20,10 @@ from calotype.world.scenes.edits import (
     with_background,
     without,
 )
+from calotype.world.scenes.objects import SceneObject
 from calotype.world.scenes.recogniser import Found, Recognition, recognise
 from calotype.world.scenes.recogniser_accuracy import recogniser_accuracy
-from calotype.world.scenes.sampling import PRESETS, SPLITS, Preset, Scene, SceneObject, sample_scene
+from calotype.world.scenes.sampling import PRESETS, SPLITS, Preset, Scene, sample_scene
 from calotype.world.scenes.truth import GroundTruth, ground_truth
 
 __all__ = [

@@ -15,8 +15,9 @@ from calotype.errors import InputError
 from calotype.world.painting.motion import FAMILIES, Array, Camera, Motion
 from calotype.world.painting.painter import paint
 from calotype.world.painting.shapes import CATEGORIES
+from calotype.world.scenes.objects import SceneObject
 from calotype.world.scenes.placing import INSIDE, paths
-from calotype.world.scenes.sampling import Preset, Scene, SceneObject, find_preset, sample_scene
+from calotype.world.scenes.sampling import Preset, Scene, find_preset, sample_scene
 
 _MOMENTS = np.linspace(0.0, 1.0, 8)
 _ROUNDS = 40

@@ -14,7 +14,8 @@ from calotype.world.painting.backgrounds import BACKGROUNDS, make_background
 from calotype.world.painting.motion import Motion
 from calotype.world.painting.rng import Rng
 from calotype.world.painting.shapes import CATEGORIES, COLOURS, STYLES
-from calotype.world.scenes.sampling import Scene, SceneObject
+from calotype.world.scenes.objects import SceneObject
+from calotype.world.scenes.sampling import Scene
 
 _BACKGROUND_STREAM = 9
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calotype.world.painting.motion import Array, Camera, Motion
 from calotype.world.painting.rng import Rng
 from calotype.world.painting.shapes import CATEGORIES
-
-if TYPE_CHECKING:
-    from calotype.world.scenes.sampling import SceneObject
+from calotype.world.scenes.objects import SceneObject
 
 TRIES = 96
 PATH = (3.5 / 64.0, 35.0 / 64.0)
