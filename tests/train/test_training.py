@@ -130,18 +130,20 @@ def test_every_problem_of_the_data_is_told_before_anything_is_made(tmp_path: Pat
         write_map(folder / f"sub-{number}", number)
     write_map(folder / "sub-7", 7, scale=1000.0, unit="")
     (folder / "sub-8_Chimap.nii.gz").write_bytes(b"nothing")
+    shutil.copy(folder / "sub-2_Chimap.nii.gz", folder / "sub-20_Chimap.nii.gz")
+    shutil.copy(folder / "sub-2_mask.nii.gz", folder / "sub-20_mask.nii.gz")
     values = np.full((8, 8, 8), 0.1)
     values[4, 4, 4] = np.nan
     Volume.from_numpy(values, np.eye(4), "ppm").save(folder / "sub-9_Chimap.nii.gz")
     Volume.from_numpy(np.ones((8, 8, 8)), np.eye(4)).save(folder / "sub-9_mask.nii.gz")
-    with pytest.raises(DataError, match="3 of 6 files") as caught:
+    with pytest.raises(DataError, match="4 of 7 files") as caught:
         QSMDiffTraining(**SMALL)(folder, out, budget="1steps", device="cpu")
-    assert [line.split("_")[0] for line in caught.value.problems] == ["sub-7", "sub-8", "sub-9"]
-    assert "it looks like ppb (0.1" in caught.value.problems[0] or "give --map-unit ppb" in caught.value.problems[0]
+    assert [line.split("_")[0] for line in caught.value.problems] == ["sub-2", "sub-7", "sub-8", "sub-9"]
+    assert "give --map-unit ppb" in caught.value.problems[1]
     assert not out.exists()
     assert app.run(["train", "qsmdiff", "--data", str(folder), "--out", str(out), *FLAGS]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert sum(line.startswith("  sub-") for line in lines) == 3
+    assert sum(line.startswith("  sub-") for line in lines) == 4
     assert not out.exists()
 
 

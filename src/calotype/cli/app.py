@@ -48,9 +48,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("stopped; at once", STOPPED, as_json)
     except CalotypeError as error:
-        if isinstance(error, DataError) and not as_json:
-            _list_problems(error)
-        return _say(" ".join(str(error).split()), error.exit_status, as_json)
+        problems = error.problems if isinstance(error, DataError) else ()
+        return _say(" ".join(str(error).split()), error.exit_status, as_json, problems)
     except BrokenPipeError:
         # The reader (`head`, a pager) has gone; that is its right.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,25 +86,20 @@ def _dispatch(given: list[str]) -> int:
     return int(action(rest))
 
 
-def _say(message: str, status: int, as_json: bool) -> int:
-    """One line on stderr; with --json also the one object on stdout."""
+def _say(message: str, status: int, as_json: bool, problems: Sequence[str] = ()) -> int:
+    """One line on stderr, after one for each of the problems that it sums up; with --json also the one object on stdout."""
     from calotype.cli.console import errors
 
+    for problem in problems:
+        errors().print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     label = "stopped" if status == STOPPED else "calotype"
     text = printable(message.removeprefix("stopped; ") if status == STOPPED else message)
     errors().print(f"[bold {'yellow' if status == STOPPED else 'red'}]{label}:[/] ", end="", highlight=False)
     errors().print(text, markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        sys.stdout.write(json.dumps({"error": message, "status": status}) + "\n")
+        told: dict[str, Any] = {"error": message, "status": status, **({"problems": list(problems)} if problems else {})}
+        sys.stdout.write(json.dumps(told) + "\n")
     return status
-
-
-def _list_problems(error: DataError) -> None:
-    """What is wrong with a data set, one line each, before the line that says so."""
-    from calotype.cli.console import errors
-
-    for problem in error.problems:
-        errors().print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_traceback() -> Path:

@@ -104,6 +104,16 @@ def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[s
         raise InputError(_condensed(captured.getvalue(), given, flags, page)) from None
 
 
+def early_value(arguments: Sequence[str], name: str) -> str:
+    """The value of a flag that is needed before the others can be read."""
+    for position, argument in enumerate(arguments):
+        if argument == name and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return ""
+
+
 def _known(arguments: list[str], flags: Sequence[Flag], page: Help) -> list[str]:
     """The arguments, after a look for unknown and missing flags, which is what people get wrong most."""
     known = {flag.name: flag for flag in flags}

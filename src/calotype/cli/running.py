@@ -14,7 +14,7 @@ import tyro
 from calotype.cli import console
 from calotype.cli.attention_capture import Watcher
 from calotype.cli.loading import Device, Dtype, load_model, look, output
-from calotype.cli.options import Common, Help, input_metavar, parse
+from calotype.cli.options import Common, Help, early_value, input_metavar, parse
 from calotype.cli.reporting import report_run
 from calotype.errors import InputError
 from calotype.index import MODELS
@@ -108,8 +108,8 @@ def run(arguments: Sequence[str]) -> int:
         return run_chain(slug, rest)
     with console.starting(quiet="--quiet" in rest):
         method = resolve_method(slug)
-    model = _early(rest, "--model") or default_model(method)
-    preset = _early(rest, "--preset") or default_preset(method, model)
+    model = early_value(rest, "--model") or default_model(method)
+    preset = early_value(rest, "--preset") or default_preset(method, model)
     spec, parameters = _spec(method, preset_instance(method, preset), model, preset)
     page = _page(method, preset, parameters)
     titles = {"inputs": "What you give", "method": f"Settings of the method{f' (preset {preset})' if preset else ''}", "options": "The run"}
@@ -126,7 +126,7 @@ def run(arguments: Sequence[str]) -> int:
             named = dataclasses.replace(_request(options, given[parameter.name]), variant=None, revision=None)
             given[parameter.name] = requests[parameter.name] = named
     with output(options) as events:
-        if not _early(rest, "--model") and model:
+        if not early_value(rest, "--model") and model:
             known = MODELS[model].knows
             events.note(f"no --model was given, so this runs on {model}, which knows {known} only; `calotype models` lists others")
         for request in requests.values():
@@ -268,16 +268,6 @@ def _help_without_method() -> None:
     out.print("Methods that work today", style="bold cyan")
     for slug, summary in working_methods():
         out.print(f"  {slug}  [dim]{summary}[/]", highlight=False)
-
-
-def _early(arguments: Sequence[str], name: str) -> str:
-    """The value of a flag that is needed before the others can be read."""
-    for position, argument in enumerate(arguments):
-        if argument == name and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-    return ""
 
 
 def _spec(method: type[Method], default: Method, model: str, preset: str) -> tuple[type, tuple[Parameter, ...]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from calotype.cli import console
-from calotype.cli.options import Common, Help, parse, print_json
+from calotype.cli.options import Common, Help, early_value, parse, print_json
 from calotype.errors import Cancelled, InputError
 from calotype.registry import did_you_mean, known_methods, known_trainings, resolve_training
 from calotype.runs.presets import preset_instance
@@ -76,7 +76,7 @@ def train(arguments: Sequence[str]) -> int:
 def _train_method(slug: str, arguments: list[str]) -> int:
     with console.starting(quiet="--quiet" in arguments):
         training = resolve_training(slug)
-    asked = _early(arguments, "--preset")
+    asked = early_value(arguments, "--preset")
     preset = asked or next(iter(training.presets), "")
     default: Any = preset_instance(training, preset)
     parsed: Any = parse(_spec(training, default, preset), arguments, _page(training, preset), groups=_titles(preset))
@@ -119,16 +119,6 @@ def _page(training: type[Training], preset: str) -> Help:
     details = f"{f'Presets: {preset} (these defaults){others}. ' if preset else ''}The same command goes on with an interrupted training."
     example = f"calotype train {training.slug} --data maps --out my-model --budget 2h"
     return Help(f"calotype train {training.slug} --data DIR --out FOLDER [options]", first_paragraph(training), details, (example,))
-
-
-def _early(arguments: Sequence[str], name: str) -> str:
-    """The value of a flag that is needed before the others can be read."""
-    for position, argument in enumerate(arguments):
-        if argument == name and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-    return ""
 
 
 def _train_embedded(arguments: Sequence[str]) -> int:

@@ -148,12 +148,16 @@ class VolumeFolder:
         """
         heard = _Counted()
         problems: list[str] = []
+        seen: dict[str, str] = {}
         events.stage("check the data", len(self.files))
         for file in self.files:
+            name = str(file.path.relative_to(self.folder))
+            first = seen.setdefault(self._mark(file), name)
+            if first != name:
+                problems.append(f"{name}: it has the content of {first}; a map that is there twice may be trained on and held out")
             try:
                 self._prepared(file, heard)
             except InputError as error:
-                name = str(file.path.relative_to(self.folder))
                 problems.append(str(error) if name in str(error) else f"{name}: {error}")
             events.step()
             events.check()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOG, SHEETS = "progress.jsonl", "sheets"
+FIRST_SAVE = 10.0
+"""Seconds after which a session first saves its state, however seldom it does later."""
 EARLY = 60.0
 """Seconds of training after which the first look is taken; a budget of time below five times as many has none."""
 SHEET_SHARE = 0.2
@@ -145,8 +147,10 @@ class Trainer:
         self.peak = settings.learning_rate if peak is None else peak
         self._whole = frozenset(name for name, parameter in trainee.named_parameters() if parameter.requires_grad)
         self._own_step = callable(getattr(trainee, "training_step", None))
-        # A step of its own calls the trainee's parts, which a wrapper would not hear of: `Optimizers` sums the gradients over processes.
-        self.model = trainee.to(accelerator.device) if self._own_step else accelerator.prepare(trainee)
+        # A step of its own calls the trainee's parts, and stages freeze others, which a wrapper would not hear of: there `Optimizers` sums
+        # the gradients over processes.
+        self._wrapped = not self._own_step and len(settings.stages) == 1
+        self.model = accelerator.prepare(trainee) if self._wrapped else trainee.to(accelerator.device)
         self.trainee: nn.Module = trainee
         self.step, self.seconds, self.will_draw = 0, 0.0, True
         self.stage, self.stage_step = 0, 0
@@ -162,7 +166,7 @@ class Trainer:
                 enter(stage.name)
         return Optimizers(
             self.trainee, stage, self.settings, whole=self._whole, accelerator=self.accelerator, precision=self.precision,
-            reduced=not self._own_step,
+            reduced=self._wrapped,
         )  # fmt: skip
 
     def fit(self) -> Fitted:
@@ -269,7 +273,7 @@ class Trainer:
         self.events.stage(f"train {self.name}", total)
         shown = 0
         before = time.monotonic()
-        saved = reported = before
+        saved, reported = before - max(0.0, self.save_every - FIRST_SAVE), before
         while True:
             progress = self._agreed(self.training.progress(seconds=self.seconds, steps=self.step))
             done = int(progress * total)
