@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from calotype.core.events import SILENT, Events
 from calotype.embedded.api import CHECKPOINTS, record_figures
@@ -38,6 +39,8 @@ class GateEvaluation(Evaluation):
 
     recipe: EmbeddedRecipe
     """The model's."""
+    checkpoints: Path = CHECKPOINTS
+    """Folder of the embedded models."""
 
     quick_count = 16
 
@@ -46,11 +49,11 @@ class GateEvaluation(Evaluation):
     ) -> Report:
         """See `calotype.evaluation.Evaluation`."""
         name, began, asked = self.recipe.name, time.perf_counter(), count or (self.quick_count if quick else None)
-        figures = dict(self.recipe.validate(CHECKPOINTS / name, seed=seed, count=asked, device=device, events=events))
+        figures = dict(self.recipe.validate(self.checkpoints / name, seed=seed, count=asked, device=device, events=events))
         row = Row(name, "model", figures, {}, asked or int(figures.get("count", 0)))
         return Report(name, seed, row.n, device, time.perf_counter() - began, [row], gate_claims(self.recipe.gates, figures))
 
     def record(self, report: Report, *, command: str) -> None:
         """The figures also go into the gates file and the model's card, where the queue looks."""
-        record_figures(self.recipe.name, report.rows[0].metrics, seed=report.seed)
+        record_figures(self.recipe.name, report.rows[0].metrics, seed=report.seed, checkpoints=self.checkpoints)
         super().record(report, command=command)
