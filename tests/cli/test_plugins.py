@@ -50,6 +50,31 @@ def test_its_pages_are_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(said(capsys, "info", "toy-fade", "--json")[0])["defaults"]["num_inference_steps"] == 8
 
 
+def test_a_method_of_folders_and_tables_works_like_any_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "texts").mkdir()
+    (here / "texts" / "a.txt").write_text("one")
+    (here / "you.hello").write_text("hello you")
+    out, _ = said(capsys, "run", "toy-upper", "--help")
+    assert "--data FOLDER" in out
+    assert "--greeting FILE" in out
+    told = json.loads(said(capsys, "info", "toy-upper", "--json")[0])
+    assert [(item["name"], item["kind"]) for item in told["inputs"]] == [("data", "dataset"), ("greeting", "greeting")]
+    out, _ = said(capsys, "run", "toy-upper", "--data", "texts", "--greeting", "you.hello", "--out", "made")
+    for line in ("made/capitals  1 file, 0.0 MB", "made/lengths.csv  3 columns of 1", "made/answer.hello  7 letters"):
+        assert line in out
+    assert (here / "made" / "capitals" / "a.txt").read_text() == "you ONE"
+    _, err = said(capsys, "rerun", "made/lengths.csv", status=2)
+    assert "reads" in err
+    assert "--trust" in err
+    out, _ = said(capsys, "rerun", "made/lengths.csv", "--trust", "--out", "again", "--json")
+    assert json.loads(out)["identical"] is True
+    said(capsys, "run", "toy-upper", "--data", "texts", "--out", "other")
+    out, _ = said(capsys, "compare", "made", "other")
+    assert "different values" in out
+    _, err = said(capsys, "run", "toy-upper", "--data", "you.hello", "--out", "wrong", status=2)
+    assert "data: you.hello is no folder with files in it" in err
+
+
 def test_a_method_takes_part_in_a_chain_without_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     links = {"one": {"method": "toy-negative", "give": {"image": "first.png"}}}
     links["two"] = {"method": "toy-negative", "give": {"image": "@one"}}

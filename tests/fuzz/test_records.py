@@ -31,13 +31,14 @@ from calotype.runs import ModelRequest, compare, read_record, rerun, resume, run
 from calotype.runs.inputs import read_exact, write_exact
 from calotype.train.state import read_counters
 from tests.fuzz.mutations import as_bytes, damaged, fuzzed, reads_or_refuses, tampered
+from tests.runs.toy_folder_method import ToyUpper
 from tests.runs.toy_method import ToyFade, ToyStamp
 
 NESTED = (b"[" * 100_000, b'{"a":' * 50_000, b'{"calotype_run": 1, "a": ' + b"[" * 500 + b"]" * 500 + b"}")
 
 
 def resolve(slug: str) -> type[Method]:
-    own: dict[str, type[Method]] = {"toy-fade": ToyFade, "toy-stamp": ToyStamp}
+    own: dict[str, type[Method]] = {"toy-fade": ToyFade, "toy-stamp": ToyStamp, "toy-upper": ToyUpper}
     return own[slug] if slug in own else resolve_method(slug)
 
 
@@ -121,6 +122,37 @@ def test_any_change_of_a_run_s_record(finished: tuple[Path, Path], sandbox: Sand
     ):
         reads_or_refuses(call)
         sandbox.untouched()
+
+
+@pytest.fixture(scope="module")
+def foldered(sandbox: Sandbox) -> Path:
+    """The folder of a run that took a folder and made one and a table, and that can be gone on with."""
+    (sandbox.root / "texts").mkdir()
+    (sandbox.root / "texts" / "a.txt").write_text("one")
+    folder = run(ToyUpper(), {"data": sandbox.root / "texts"}, stub, model=ModelRequest(""), out=sandbox.root / "upper").folder
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    sandbox.kept = (*sandbox.kept, "texts", "upper")
+    return folder
+
+
+@given(st.data())
+@fuzzed
+def test_any_change_of_the_record_of_a_run_with_folders(foldered: Path, sandbox: Sandbox, data: st.DataObject) -> None:
+    place = sandbox.fresh(foldered)
+    record = json.loads((foldered / "run.json").read_text())
+    (place / "run.json").write_bytes(data.draw(tampered([record]).map(as_bytes)))
+    for call in (
+        partial(read_record, place),
+        partial(read_record, place / "lengths.csv"),
+        partial(read_record, place / "capitals"),
+        partial(compare, place, foldered),
+        partial(done_again, place, sandbox.new, False),
+        partial(resume, place, resolve_method=resolve, load_model=stub),
+    ):
+        reads_or_refuses(call)
+        sandbox.untouched()
+        assert (sandbox.root / "texts" / "a.txt").read_text() == "one"
 
 
 @given(st.data())

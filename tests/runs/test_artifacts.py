@@ -156,7 +156,7 @@ def test_a_plug_in_s_folders_tables_and_own_kind_are_run_and_run_again(texts: Pa
     record = json.loads((done.folder / "run.json").read_text())
     assert {name: (told["kind"], told["contents"]) for name, told in record["outputs"].items()} == {
         "capitals": ("dataset", "2 files, 0.0 MB"),
-        "lengths": ("table", "2 rows, 3 columns"),
+        "lengths": ("table", "3 columns of 2"),
         "answer": ("greeting", "7 letters"),
     }
     assert json.loads(json.dumps(read_record(done.folder)[0].to_json())) == record

@@ -173,6 +173,26 @@ def test_a_stopped_run_goes_on_where_it_was(pictures: dict[str, Path], tmp_path:
     assert done.record.seconds["total"] >= done.record.seconds["method"]
 
 
+@pytest.mark.parametrize(("fault", "told"), [("stage", "there is no state yet"), ("step", "the state is saved")])
+def test_a_stop_tells_whether_there_is_a_state(pictures: dict[str, Path], tmp_path: Path, fault: str, told: str) -> None:
+    class Stops(Events):
+        began = stopping = False
+
+        def stage(self, name: str, total: int | None = None) -> None:
+            self.began = name == "fade"
+            self.stopping = self.began and fault == "stage"
+
+        def step(self, advance: int = 1) -> None:
+            self.stopping = self.began and advance > 0
+
+        def check(self) -> None:
+            if self.stopping:
+                raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled, match=f"{told}, .* with: calotype resume"):
+        fade(pictures, tmp_path / "run", Stops())
+
+
 def test_a_stop_at_once_keeps_the_last_state(pictures: dict[str, Path], tmp_path: Path) -> None:
     class Impatient(StopsAt):
         def check(self) -> None:

@@ -42,7 +42,7 @@ def _checked_contents(told: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def contents(words: Callable[[Any], str]) -> Facts:
-    """Facts in words alone, such as "3 rows, 2 columns"."""
+    """Facts in words alone, such as "2 columns of 3"."""
     return Facts(lambda value: {"contents": words(value)}, _checked_contents, lambda told: str(told.get("contents", "")))
 
 
@@ -102,7 +102,7 @@ def text_kind(name: str, phrase: str, suffix: str, words: Callable[[Any], str], 
 
     Args:
         name, phrase, suffix: see `ArtifactKind`.
-        words: what a record tells about a value, such as "3 rows".
+        words: what a record tells about a value, such as "2 columns of 3".
         made: the type, which has `to_text()` and a static `from_text(content, name)`.
     """
 

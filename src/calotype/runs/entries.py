@@ -59,7 +59,7 @@ class OutputEntry(TypedDict, total=False):
     """Of a volume, in mm."""
     unit: str
     contents: str
-    """In words, such as "3 rows, 2 columns"."""
+    """In words, such as "2 columns of 3"."""
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ KINDS: Mapping[str, ArtifactKind] = {
         MASK,
         VIDEO,
         VOLUME,
-        text_kind("table", "a table", ".csv", lambda table: f"{len(table.rows)} rows, {len(table.columns)} columns", Table),
+        text_kind("table", "a table", ".csv", lambda table: f"{len(table.columns)} columns of {len(table.rows)}", Table),
         text_kind("report", "a report", ".html", lambda report: f"{len(report.html)} characters", Report),
         text_kind("points", "a table of points", ".points.csv", lambda points: f"{len(points.coordinates)} points", Points),
         text_kind("pose", "a pose", ".pose.json", lambda pose: "4x4 matrix", Pose),

@@ -307,12 +307,13 @@ def _execute(
         listener.store.clear()
         return Run(folder, record, results)
     except (Cancelled, KeyboardInterrupt):
-        told = "the state is saved, continue with" if _flushed(listener) else "there is no state yet, begin again with"
+        _flush(listener)
+        told = "the state is saved, continue with" if listener.store.kept() else "there is no state yet, begin again with"
         _ended(record, listener, seconds, "interrupted").settle(folder)
         raise Cancelled(f"stopped; {told}: {again}") from None
     except Exception as error:
         trouble = disk_trouble(error)
-        _flushed(listener)
+        _flush(listener)
         if trouble:
             # A full disk is no fault of the run: with room it goes on.
             _ended(record, listener, seconds, "interrupted").changed(error=trouble).settle(folder)
@@ -327,13 +328,10 @@ def _execute(
         raise CalotypeError(f"{line} (traceback: {folder / TRACEBACK_NAME})") from error
 
 
-def _flushed(listener: RunEvents) -> str:
-    """Write the state that is in memory, as far as the disk takes it. Returns what is wrong with the disk, "" for nothing."""
-    try:
+def _flush(listener: RunEvents) -> None:
+    """Write the state that is in memory, as far as the disk takes it."""
+    with suppress(OSError, SafetensorError, CalotypeError):
         listener.store.flush()
-    except (OSError, SafetensorError, CalotypeError) as error:
-        return disk_trouble(error) or str(error)
-    return ""
 
 
 def _located(record: Record, models: Mapping[str, Any], listener: RunEvents, resumed: bool) -> Record:
