@@ -131,7 +131,7 @@ def test_a_second_start_reads_no_file_that_is_as_it_was(pictures: Path, tmp_path
     assert len(looked) == 6
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert lines[0]["format"] == "calotype-manifest"
-    assert (lines[1]["path"], lines[1]["group"], lines[1]["facts"]) == ("images/0.png", "0", {"height": 20, "width": 24})
+    assert (lines[1]["path"], lines[1]["group"], lines[1]["metadata"]) == ("images/0.png", "0", {"height": 20, "width": 24})
     looked.clear()
     assert PictureFolder.open(pictures, manifest=manifest).fingerprint == first.fingerprint
     assert looked == []

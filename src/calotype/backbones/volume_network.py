@@ -80,9 +80,9 @@ class VolumeNetwork(nn.Module):
 
 
 def save_folder(
-    folder: Path, network: VolumeNetwork, config: Mapping[str, Any], *, scheduler: Any, facts: Mapping[str, Any], rounded: bool
+    folder: Path, network: VolumeNetwork, config: Mapping[str, Any], *, scheduler: Any, pipeline_config: Mapping[str, Any], rounded: bool
 ) -> None:
-    """Write the folder: `config` made the UNet, `scheduler` is a diffusers scheduler, `facts` are the entries beside the parts.
+    """Write the folder: `config` made the UNet, `scheduler` is a diffusers scheduler, `pipeline_config` are the entries beside the parts.
 
     `rounded` stores 8 bits a weight (`calotype.backbones.quantized`), otherwise float16.
     """
@@ -99,7 +99,7 @@ def save_folder(
     index = {
         "_class_name": PIPELINE,
         "patch_size": network.patch_size,
-        **facts,
+        **pipeline_config,
         "scheduler": ["diffusers", type(scheduler).__name__],
         "unet": ["monai", CLASS],
     }

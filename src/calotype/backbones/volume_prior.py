@@ -64,7 +64,7 @@ class MonaiVolumePrior:
         scheduler: Mapping[str, Any],
         scheduler_class: str,
         device: torch.device,
-        facts: Mapping[str, Any],
+        pipeline_config: Mapping[str, Any],
         max_rows: int | None = None,
     ) -> None:
         self.source, self.name, self.device = source, source.name, device
@@ -73,10 +73,10 @@ class MonaiVolumePrior:
         if max_rows is not None and max_rows < 1:
             raise InputError(f"max_rows is {max_rows}; it must be at least 1, or nothing for the model's own bound")
         self.max_rows = max_rows or 8
-        self.window = _three(facts, "window", int)
-        self.spacing = _three(facts, "spacing", float)
-        self.scale, self.limit = (_positive(facts, name) for name in ("scale", "limit"))
-        self.unit = str(facts.get("unit", ""))
+        self.window = _three(pipeline_config, "window", int)
+        self.spacing = _three(pipeline_config, "spacing", float)
+        self.scale, self.limit = (_positive(pipeline_config, name) for name in ("scale", "limit"))
+        self.unit = str(pipeline_config.get("unit", ""))
         stride = self.network.stride
         if any(side % stride for side in self.window):
             raise InputError(
@@ -93,7 +93,7 @@ class MonaiVolumePrior:
             scheduler=found.scheduler,
             scheduler_class=found.scheduler_class,
             device=found.device,
-            facts=found.index,
+            pipeline_config=found.index,
             max_rows=found.max_rows,
         )
 
@@ -144,16 +144,16 @@ class WindowDenoiser:
         return preconditioner.estimate(state, output.float(), float(sigma)).to(x.device)
 
 
-def _three(facts: Mapping[str, Any], name: str, kind: type) -> tuple[Any, Any, Any]:
-    values = facts.get(name)
+def _three(pipeline_config: Mapping[str, Any], name: str, kind: type) -> tuple[Any, Any, Any]:
+    values = pipeline_config.get(name)
     if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) and v > 0 for v in values):
         raise InputError(f"model_index.json says {name} {values!r}; it must be three positive numbers: fetch or save the checkpoint again")
     x, y, z = (kind(value) for value in values)
     return x, y, z
 
 
-def _positive(facts: Mapping[str, Any], name: str) -> float:
-    value = facts.get(name)
+def _positive(pipeline_config: Mapping[str, Any], name: str) -> float:
+    value = pipeline_config.get(name)
     if not isinstance(value, int | float) or not value > 0:
         raise InputError(f"model_index.json says {name} {value!r}; it must be a positive number: fetch or save the checkpoint again")
     return float(value)

@@ -38,9 +38,9 @@ class ChainRecord:
 
     def write(self, folder: Path) -> None:
         """Write `chain.json`, whole or not at all."""
-        told = {"calotype_chain": FORMAT, "seed": self.seed, "device": self.device, "dtype": self.dtype, "files": dict(self.files)}
+        entry = {"calotype_chain": FORMAT, "seed": self.seed, "device": self.device, "dtype": self.dtype, "files": dict(self.files)}
         records = {name: record.to_json() for name, record in self.records.items()}
-        write_json(folder / RECORD, {**told, "links": _relative(self.links, folder), "records": records})
+        write_json(folder / RECORD, {**entry, "links": _relative(self.links, folder), "records": records})
 
     def to_links(self) -> dict[str, Any]:
         """The chain as `Chain.of` takes it."""
@@ -80,14 +80,14 @@ def read_chain_record(folder: Path) -> ChainRecord:
     model = parse_model({"name": "", "device": values.get("device", "auto"), "dtype": values.get("dtype", "auto")}, str(path))
     links = mapping(values.get("links"), f"{path}: links", most=1000)
     return ChainRecord(
-        links={text(name, f"{path}: links", pattern=LINK_NAME, expected="the name of a link"): told for name, told in links.items()},
+        links={text(name, f"{path}: links", pattern=LINK_NAME, expected="the name of a link"): entry for name, entry in links.items()},
         seed=whole(values.get("seed", 0), f"{path}: seed", 0, MOST_SEED),
         device=model.device,
         dtype=model.dtype,
         files=dict(_file(name, digest, f"{path}: files") for name, digest in mapping(values.get("files", {}), f"{path}: files").items()),
         records={
-            choice(name, f"{path}: records", tuple(links)): parse_record(told, f"{path}: {short(name)}")
-            for name, told in mapping(values.get("records", {}), f"{path}: records").items()
+            choice(name, f"{path}: records", tuple(links)): parse_record(entry, f"{path}: {short(name)}")
+            for name, entry in mapping(values.get("records", {}), f"{path}: records").items()
         },
     )
 

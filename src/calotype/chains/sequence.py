@@ -152,8 +152,8 @@ class Link:
             else encode(value, name)
             for name, value in self.give.items()
         }
-        told = {"method": self.method.slug, "model": self.model, "preset": self.preset, "settings": encode(self.method, self.name)}
-        return {**told, "give": given, **({} if self.seed is None else {"seed": self.seed})}
+        metadata = {"method": self.method.slug, "model": self.model, "preset": self.preset, "settings": encode(self.method, self.name)}
+        return {**metadata, "give": given, **({} if self.seed is None else {"seed": self.seed})}
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,10 @@ class Chain:
         if not isinstance(links, Mapping) or not links:
             raise InputError(f"{name} has no links; it is an object such as {{'links': {{'mask': {{'method': 'ovam', 'give': {{...}}}}}}}}")
         made: list[Link] = []
-        for key, told in links.items():
+        for key, metadata in links.items():
             if not re.fullmatch(LINK_NAME, key):
                 raise InputError(f"{name}: the link name {short(key)!r} can't be used; take letters, digits, - and _")
-            made.append(_link(key, told, _Files(folder, own), resolve_method, f"{name}: {key}", [link.name for link in made]))
+            made.append(_link(key, metadata, _Files(folder, own), resolve_method, f"{name}: {key}", [link.name for link in made]))
         return cls(tuple(made))
 
     def to_json(self) -> dict[str, Any]:
@@ -205,34 +205,34 @@ class Chain:
         return {"links": {link.name: link.to_json() for link in self.links}}
 
 
-def _link(key: str, told: Any, files: _Files, resolve_method: ResolveMethod, name: str, earlier: Sequence[str]) -> Link:
-    if not isinstance(told, Mapping):
+def _link(key: str, metadata: Any, files: _Files, resolve_method: ResolveMethod, name: str, earlier: Sequence[str]) -> Link:
+    if not isinstance(metadata, Mapping):
         raise InputError(f"{name} is no object; give it a method and what it is given")
-    for entry in told:
+    for entry in metadata:
         if entry not in _KEYS:
             raise InputError(f"{name}: the key {short(entry)!r} is unknown; {did_you_mean(entry, _KEYS)}it takes {', '.join(_KEYS)}")
-    if not isinstance(told.get("method"), str):
+    if not isinstance(metadata.get("method"), str):
         raise InputError(f"{name}: method is missing; `calotype list` shows all")
-    kind = resolve_method(told["method"])
-    model = parse_model({"name": told.get("model") or default_model(kind)}, f"{name}: model").name
-    preset = text(told.get("preset") or default_preset(kind, model), f"{name}: preset")
-    seed = told.get("seed")
+    kind = resolve_method(metadata["method"])
+    model = parse_model({"name": metadata.get("model") or default_model(kind)}, f"{name}: model").name
+    preset = text(metadata.get("preset") or default_preset(kind, model), f"{name}: preset")
+    seed = metadata.get("seed")
     if seed is not None:
         whole(seed, f"{name}: seed", 0, MOST_SEED)
-    method = _configured(preset_instance(kind, preset), _object(told, "settings", name), name)
+    method = _configured(preset_instance(kind, preset), _object(metadata, "settings", name), name)
     known = {parameter.name: parameter for parameter in call_parameters(kind)}
     give = {
         argument: _given(known, argument, value, files, f"{name}: {argument}", earlier)
-        for argument, value in _object(told, "give", name).items()
+        for argument, value in _object(metadata, "give", name).items()
     }
     for parameter in known.values():
         if parameter.required and parameter.name not in give:
-            raise InputError(f"{name}: {parameter.name} is missing; {told['method']} needs it")
+            raise InputError(f"{name}: {parameter.name} is missing; {metadata['method']} needs it")
     return Link(key, method, give, model, preset, seed)
 
 
-def _object(told: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
-    value = told.get(key, {})
+def _object(metadata: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    value = metadata.get(key, {})
     if not isinstance(value, Mapping):
         raise InputError(f"{name}: {key} is {short(value)}; an object is expected")
     return value

@@ -84,14 +84,14 @@ class ClipFolder(FolderData):
         needed = (num_frames - 1) * stride + 1
 
         def too_short(rows: Sequence[Row]) -> list[str]:
-            told = [(row.files["clip"].path, row.files["clip"].facts["frames"]) for row in rows]
+            told = [(row.files["clip"].path, row.files["clip"].metadata["frames"]) for row in rows]
             return [f"{path}: {frames} frames, {needed} are needed" for path, frames in told if frames < needed]
 
         root, rows = check_folder(folder, [CLIPS], manifest=manifest, captions=captions, also=too_short, events=events)
         excerpts = [
             ExcerptRow(row.stem, row.files, row.caption, row.group, row.split, start)
             for row in rows
-            for start in range(0, row.files["clip"].facts["frames"] - needed + 1, num_frames * stride)
+            for start in range(0, row.files["clip"].metadata["frames"] - needed + 1, num_frames * stride)
         ]
         return ClipFolder(root=root, content=tuple(excerpts), size=size, num_frames=num_frames, stride=stride)
 

@@ -34,7 +34,7 @@ class Inspection:
 
     read: Callable[[Path], Mapping[str, int]]
     """Reads it as a whole and says what it holds; raises `InputError` where it can't be read."""
-    facts: frozenset[str]
+    metadata: frozenset[str]
     """The names of what it says, such as "height"."""
 
 
@@ -53,7 +53,7 @@ class FileRecord:
     time: int
     """Of its last change, in nanoseconds."""
     sha256: str
-    facts: Mapping[str, int] = field(default_factory=dict)
+    metadata: Mapping[str, int] = field(default_factory=dict)
     """What the look at it found."""
 
     def unchanged(self, root: Path) -> bool:
@@ -91,7 +91,7 @@ def look_at(
     """
     problems = []
     for path in paths:
-        if path in known and known[path].facts.keys() == paths[path].facts and known[path].unchanged(root):
+        if path in known and known[path].metadata.keys() == paths[path].metadata and known[path].unchanged(root):
             found[path] = known[path]
     fresh = [path for path in paths if path not in found]
     if fresh:
@@ -141,13 +141,15 @@ def read_manifest(path: Path, root: Path) -> dict[str, FileRecord]:
 
 def _parsed(line: bytes, name: str) -> FileRecord:
     entry = mapping(parse_json(line, name), name)
-    facts = {text(key, name, most=40): whole(value, name, most=_MOST) for key, value in mapping(entry.get("facts"), name, most=20).items()}
+    metadata = {
+        text(key, name, most=40): whole(value, name, most=_MOST) for key, value in mapping(entry.get("metadata"), name, most=20).items()
+    }
     return FileRecord(
         text(entry.get("path"), name),
         whole(entry.get("size"), name),
         whole(entry.get("time"), name),
         text(entry.get("sha256"), name, pattern=_DIGEST, expected="a sha256"),
-        facts,
+        metadata,
     )
 
 
@@ -161,7 +163,13 @@ def write_manifest(path: Path, root: Path, records: Iterable[FileRecord], groups
     with atomic_path(path, overwrite=True) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(json_line({"format": FORMAT, "version": VERSION, "folder": _name(root)}) + "\n")
         for record in records:
-            entry = {"path": record.path, "size": record.size, "time": record.time, "sha256": record.sha256, "facts": dict(record.facts)}
+            entry = {
+                "path": record.path,
+                "size": record.size,
+                "time": record.time,
+                "sha256": record.sha256,
+                "metadata": dict(record.metadata),
+            }
             file.write(json_line(entry | ({"group": groups[record.path]} if record.path in groups else {})) + "\n")
 
 

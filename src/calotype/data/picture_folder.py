@@ -85,7 +85,7 @@ class PictureFolder(FolderData):
 
 def _other_sizes(rows: Sequence[Row]) -> list[str]:
     """A line for each row whose picture isn't as large as most are."""
-    sizes = [(row.files["image"].facts["height"], row.files["image"].facts["width"]) for row in rows]
+    sizes = [(row.files["image"].metadata["height"], row.files["image"].metadata["width"]) for row in rows]
     usual = max(set(sizes), key=lambda size: (sizes.count(size), size), default=(0, 0))
     return [
         f"{row.files['image'].path}: {width}x{height} px, the others have {usual[1]}x{usual[0]}; make them one size, or give a size"

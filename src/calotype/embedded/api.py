@@ -130,13 +130,13 @@ def _train(
     if weights_mark(shipped) and _known_loss(shipped, read_gates(home).get(name) or {}, loop) is None:
         loop.measures = 2  # the shipped weights' loss too
     fitted = loop.fit()
-    facts = read_gates(home).get(name) or {}
-    before = _shipped_loss(recipe, shipped, run, facts, loop) if weights_mark(shipped) else None
+    metadata = read_gates(home).get(name) or {}
+    before = _shipped_loss(recipe, shipped, run, metadata, loop) if weights_mark(shipped) else None
     better = before is None or fitted.held_out < before
     loop.accelerator.wait_for_everyone()
     if ship and better and loop.accelerator.is_main_process:
         events.stage(f"export {name}")
-        _ship(recipe, fitted, home, name, seed, earlier=facts if start is not None else None)
+        _ship(recipe, fitted, home, name, seed, earlier=metadata if start is not None else None)
     elif not better:
         events.note(f"{name}: held-out loss {fitted.held_out:.5f} is not below the shipped model's {before:.5f}, which is kept")
     loop.close()
@@ -235,12 +235,12 @@ def record_figures(name: str, figures: Mapping[str, float], *, seed: int, checkp
         InputError: the folder has other weights than the gates file describes.
     """
     home = checkpoints or CHECKPOINTS
-    facts = read_gates(home).get(name)
-    if facts is None or facts.get("weights") != weights_mark(home / name):
+    metadata = read_gates(home).get(name)
+    if metadata is None or metadata.get("weights") != weights_mark(home / name):
         raise InputError(f"{home / name} has other weights than gates.json describes; train it with: calotype train {name}")
-    facts = {**facts, "figures": dict(figures), "figures_seed": seed}
-    write_gates(home, name, facts)
-    write_card(home / name, name, facts)
+    metadata = {**metadata, "figures": dict(figures), "figures_seed": seed}
+    write_gates(home, name, metadata)
+    write_card(home / name, name, metadata)
 
 
 def export_run(name: str, *, out: Path | str | None = None, checkpoints: Path | str | None = None, recipe: Recipe | None = None) -> Path:
@@ -266,20 +266,20 @@ def export_run(name: str, *, out: Path | str | None = None, checkpoints: Path | 
 
 def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earlier: dict[str, Any] | None) -> None:
     export(recipe, fitted.trainee, fitted.source, home / name)
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "weights": weights_mark(home / name), "held_out": fitted.held_out,
         "held_out_seed": fitted.settings.held_out_seed, "held_out_count": fitted.held_out_count, "preset": "small",
         "steps": fitted.steps, "batch_size": fitted.settings.batch_size, "seconds": round(fitted.seconds, 1), "seed": seed,
         "device": device_words(fitted.device), "precision": fitted.precision, "held_out_precision": fitted.held_out_precision,
     }  # fmt: skip
     if earlier:
-        facts["earlier"] = {"steps": earlier["steps"] + earlier.get("earlier", {}).get("steps", 0)}
-    write_gates(home, name, facts)
-    write_card(home / name, name, facts)
+        metadata["earlier"] = {"steps": earlier["steps"] + earlier.get("earlier", {}).get("steps", 0)}
+    write_gates(home, name, metadata)
+    write_card(home / name, name, metadata)
 
 
-def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any], loop: Trainer) -> float:
-    known = _known_loss(shipped, facts, loop)
+def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, metadata: dict[str, Any], loop: Trainer) -> float:
+    known = _known_loss(shipped, metadata, loop)
     if known is not None:
         return known
     model = recipe.build(seed=0, start=shipped, checkpoints=shipped.parent)
@@ -295,14 +295,14 @@ def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, facts: dict[str, Any
     return loop.measure_all(model, source, f"measure the shipped {recipe.name}")
 
 
-def _known_loss(shipped: Path, facts: dict[str, Any], loop: Trainer) -> float | None:
+def _known_loss(shipped: Path, metadata: dict[str, Any], loop: Trainer) -> float | None:
     """The shipped weights' loss, if it was measured on the same samples with the same noise in the same precision as the new one's."""
     settings = loop.settings
     expected = {
         "weights": weights_mark(shipped), "held_out_seed": settings.held_out_seed, "held_out_count": settings.held_out,
         "batch_size": settings.batch_size, "held_out_precision": loop.precision.name,
     }  # fmt: skip
-    found = {"held_out_precision": "bfloat16", **facts}
+    found = {"held_out_precision": "bfloat16", **metadata}
     return float(found["held_out"]) if all(found.get(key) == value for key, value in expected.items()) else None
 
 

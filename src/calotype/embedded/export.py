@@ -47,17 +47,17 @@ def read_gates(checkpoints: Path) -> dict[str, dict[str, Any]]:
     return known
 
 
-def write_gates(checkpoints: Path, name: str, facts: Mapping[str, Any]) -> None:
+def write_gates(checkpoints: Path, name: str, metadata: Mapping[str, Any]) -> None:
     """Replace one model's entry; the bars are written beside it, for people who read the file."""
     known = read_gates(checkpoints)
     bars = [{"metric": gate.metric, "bar": gate.bar, "rule": "at most" if gate.at_most else "at least"} for gate in gates_of(name)]
-    known[name] = {**facts, "gates": bars}
+    known[name] = {**metadata, "gates": bars}
     write_json(checkpoints / GATES_FILE, known)
 
 
-def missing_gates(name: str, facts: Mapping[str, Any] | None) -> list[str]:
+def missing_gates(name: str, metadata: Mapping[str, Any] | None) -> list[str]:
     """The metrics of a model that are below their bar or unmeasured."""
-    figures: Mapping[str, float] = (facts or {}).get("figures") or {}
+    figures: Mapping[str, float] = (metadata or {}).get("figures") or {}
     return [gate.metric for gate in gates_of(name) if not gate.holds(figures.get(gate.metric))]
 
 
@@ -83,9 +83,9 @@ def _forget_paths(folder: Path) -> None:
             write_json(path, config)
 
 
-def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
+def write_card(folder: Path, name: str, metadata: Mapping[str, Any]) -> None:
     """The model's README.md: what it is, how it was trained, what it reaches."""
-    figures: Mapping[str, float] = facts.get("figures") or {}
+    figures: Mapping[str, float] = metadata.get("figures") or {}
     embedded = name in RECIPES
     card = RECIPES[name].card if embedded else Card(about="")
     lines = [
@@ -105,23 +105,23 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     rows = {
         "recipe": f"`calotype train {name}` (calotype.train, recipe `{name}`)",
         "data": f"the toy world, {card.data}, split `train`" if embedded else "the recipe's own",
-        "steps": f"{facts['steps']:,} of {facts['batch_size']} samples ({facts['steps'] * facts['batch_size']:,} samples)",
-        "time": f"{facts['seconds'] / 60:.1f} minutes of training",
-        "device": facts["device"],
-        "precision": f"{facts.get('precision', 'bfloat16')}; weights and optimiser in float32",
+        "steps": f"{metadata['steps']:,} of {metadata['batch_size']} samples ({metadata['steps'] * metadata['batch_size']:,} samples)",
+        "time": f"{metadata['seconds'] / 60:.1f} minutes of training",
+        "device": metadata["device"],
+        "precision": f"{metadata.get('precision', 'bfloat16')}; weights and optimiser in float32",
         "weights": f"{'8-bit' if any(folder.rglob('*.int8.safetensors')) else 'float16'} safetensors, {megabytes:.1f} MB, moving average",
-        "held-out loss": f"{facts['held_out']:.5f} ({facts['held_out_count']:,} fixed samples of the split `tune`)",
+        "held-out loss": f"{metadata['held_out']:.5f} ({metadata['held_out_count']:,} fixed samples of the split `tune`)",
         "licence": "Apache-2.0; trained from nothing on " + card.made_from
         if embedded
         else "as its data's owner says: write it here before you pass the folder on",
     }
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
-    if facts.get("earlier"):
-        lines += ["", f"It went on from earlier weights of {facts['earlier']['steps']:,} steps."]
+    if metadata.get("earlier"):
+        lines += ["", f"It went on from earlier weights of {metadata['earlier']['steps']:,} steps."]
     lines += ["", "## Gates", ""] if embedded else []
     if figures:
         lines += [
-            f"`calotype eval {name} --seed {facts.get('figures_seed', 0)}`, scenes of the split `eval`.",
+            f"`calotype eval {name} --seed {metadata.get('figures_seed', 0)}`, scenes of the split `eval`.",
             "",
             "| metric | value | bar | holds |",
             "|---|---|---|---|",

@@ -37,13 +37,13 @@ class Facts:
     """The entries in words."""
 
 
-def _checked_contents(told: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {"contents": text(told.get("contents", ""), f"{name}: contents", most=200)}
+def _checked_contents(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {"contents": text(entry.get("contents", ""), f"{name}: contents", most=200)}
 
 
 def contents(words: Callable[[Any], str]) -> Facts:
     """Facts in words alone, such as "2 columns of 3"."""
-    return Facts(lambda value: {"contents": words(value)}, _checked_contents, lambda told: str(told.get("contents", "")))
+    return Facts(lambda value: {"contents": words(value)}, _checked_contents, lambda entry: str(entry.get("contents", "")))
 
 
 NO_FACTS = contents(lambda value: "")

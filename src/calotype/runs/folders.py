@@ -103,8 +103,8 @@ class Taken:
         self._staged = temporary_beside(self.folder / INPUTS)
         self._staged.mkdir()
         return {
-            name: inputs.keep(self._staged, value, told, copied=kind_named(told["kind"]).copied or not told["path"])
-            for name, (value, told) in sources.items()
+            name: inputs.keep(self._staged, value, metadata, copied=kind_named(metadata["kind"]).copied or not metadata["path"])
+            for name, (value, metadata) in sources.items()
         }
 
     def begin(self, record: Record) -> None:
@@ -115,7 +115,11 @@ class Taken:
         """
         place = self.folder / INPUTS
         staged = sorted(self._staged.iterdir()) if self._staged is not None else []
-        goes = {} if self.replaced is None else {self.folder / told["file"]: told["sha256"] for told in self.replaced.inputs.values()}
+        goes = (
+            {}
+            if self.replaced is None
+            else {self.folder / metadata["file"]: metadata["sha256"] for metadata in self.replaced.inputs.values()}
+        )
         for item in staged:
             target = place / item.name
             blocked = os.path.lexists(target) and (item.is_dir() or not _is_file(target))
@@ -225,8 +229,8 @@ def clear(folder: Path, record: Record) -> None:
 
     That is: files that its record lists, if they are as it wrote them, and those in folders of its own that have names of its own.
     """
-    for told in record.inputs.values():
-        remove_listed(folder, told["file"], told["sha256"])
+    for metadata in record.inputs.values():
+        remove_listed(folder, metadata["file"], metadata["sha256"])
     for entry in record.outputs.values():
         if "file" in entry:
             remove_listed(folder, entry["file"], entry["sha256"])
@@ -245,7 +249,7 @@ def clear(folder: Path, record: Record) -> None:
 def foreign(folder: Path, record: Record) -> list[Path]:
     """What `clear` would leave in a run's folder, but for the record and the progress."""
     own = {folder / name for name in (RECORD_NAME, PROGRESS_NAME, TRACEBACK_NAME)}
-    listed = [(told["file"], told["sha256"]) for told in record.inputs.values()]
+    listed = [(metadata["file"], metadata["sha256"]) for metadata in record.inputs.values()]
     listed += [(entry["file"], entry["sha256"]) for entry in record.outputs.values() if "file" in entry]
     for file, digest in listed:
         place = own_copy(folder, file)

@@ -54,8 +54,8 @@ def split(
             models.update({parameter.name: value} if value is not None else {})
         elif parameter.artifact is not None and value is not None:
             if parameter.kind not in kind_names():
-                told = f"the artifact kind {parameter.kind} is in no package's entry points of the group {ARTIFACT_KINDS}"
-                raise InputError(f"{parameter.name}: {told}; add it there")
+                metadata = f"the artifact kind {parameter.kind} is in no package's entry points of the group {ARTIFACT_KINDS}"
+                raise InputError(f"{parameter.name}: {metadata}; add it there")
             items = enumerate(value) if parameter.several else ()
             pairs = [(f"{parameter.name}.{index}", item) for index, item in items] if parameter.several else [(parameter.name, value)]
             media.update({name: (parameter.artifact, item) for name, item in pairs})
@@ -103,8 +103,8 @@ def read_exact(path: Path, name: str = "file") -> Any:
     try:
         tensors = load_file(source)
     except (SafetensorError, ValueError, TypeError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise InputError(f"{name}: {path} can't be read ({told}); give a picture, or a file that a run kept") from None
+        metadata = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: {path} can't be read ({metadata}); give a picture, or a file that a run kept") from None
     try:
         found = from_tensors(tensors)
     except InputError as error:
@@ -130,32 +130,32 @@ def entry(kind: ArtifactKind, value: Any, name: str) -> InputEntry:
     return {"kind": kind.name, "file": target, "path": printable(shortened(path)), "name": own_name, "sha256": checked_digest(path, name)}
 
 
-def keep(place: Path, value: Any, told: InputEntry, *, copied: bool = True) -> InputEntry:
+def keep(place: Path, value: Any, metadata: InputEntry, *, copied: bool = True) -> InputEntry:
     """Copy one input into the folder that stands for `inputs/`, whole or not at all. Returns its entry with the hash of what was kept.
 
     Args:
         place: the folder.
         value: a path, or an object.
-        told: its entry.
+        metadata: its entry.
         copied: whether a file or folder is copied; objects are always kept.
 
     Raises:
         InputError: as `entry`.
     """
-    target = place / Path(told["file"]).name
+    target = place / Path(metadata["file"]).name
     if is_artifact(value):
         write_exact(value, target)
-        return {**told, "sha256": path_digest(target)}
+        return {**metadata, "sha256": path_digest(target)}
     source = user_path(value)
     if not copied:
-        return {**told, "path": printable(shortened(source))}
-    files = regular_files(source, told["name"])
+        return {**metadata, "path": printable(shortened(source))}
+    files = regular_files(source, metadata["name"])
     if source.is_dir():
         copy_files(files, source, target)
-        return told
+        return metadata
     with atomic_path(target, overwrite=True) as temporary:
         shutil.copyfile(source, temporary)
-    return told
+    return metadata
 
 
 def write_exact(value: Any, path: Path) -> None:
@@ -168,12 +168,12 @@ def write_exact(value: Any, path: Path) -> None:
         save_file(to_tensors(value), temporary)
 
 
-def find(name: str, told: InputEntry, run_folder: Path | None, extra: Path | None, *, trust: bool = False) -> Path:
+def find(name: str, metadata: InputEntry, run_folder: Path | None, extra: Path | None, *, trust: bool = False) -> Path:
     """Where an input of a recorded run is: the run's own copy, the recorded path if the record is trusted, or the user's folder.
 
     Args:
         name: the argument.
-        told: what the record says of it.
+        metadata: what the record says of it.
         run_folder: the run's folder.
         extra: the folder that the user names.
         trust: whether the recorded path may be followed.
@@ -182,33 +182,33 @@ def find(name: str, told: InputEntry, run_folder: Path | None, extra: Path | Non
         InputError: no file with the recorded contents is in any of these places.
     """
     tried = []
-    for place in _places(told, run_folder, extra, trust):
+    for place in _places(metadata, run_folder, extra, trust):
         tried.append(str(place))
-        if _holds(place, told):
+        if _holds(place, metadata):
             return place
-    if extra is not None and extra.is_dir() and told["sha256"]:
+    if extra is not None and extra.is_dir() and metadata["sha256"]:
         for place in sorted(extra.rglob("*"))[:5000]:
-            if place.is_file() and file_suffix(place) == file_suffix(told["name"]) and _holds(place, told):
+            if place.is_file() and file_suffix(place) == file_suffix(metadata["name"]) and _holds(place, metadata):
                 return place
     where = ", ".join(dict.fromkeys(tried)) or "nowhere"
-    wanted = f"the file {told['name']} (sha256 {told['sha256'][:12]}...)"
+    wanted = f"the file {metadata['name']} (sha256 {metadata['sha256'][:12]}...)"
     raise InputError(f"{name}: {wanted} of that run was not found (looked at {where}); give --inputs DIR")
 
 
-def _holds(place: Path, told: InputEntry) -> bool:
+def _holds(place: Path, metadata: InputEntry) -> bool:
     """Whether a place has the recorded contents; what can't be read, or is no file and no folder of files, has not."""
     try:
-        return place.exists() and told["sha256"] in ("", checked_digest(place))
+        return place.exists() and metadata["sha256"] in ("", checked_digest(place))
     except (InputError, OSError):
         return False
 
 
-def _places(told: InputEntry, run_folder: Path | None, extra: Path | None, trust: bool) -> Iterator[Path]:
-    own = own_copy(run_folder, told["file"]) if run_folder is not None else None
+def _places(metadata: InputEntry, run_folder: Path | None, extra: Path | None, trust: bool) -> Iterator[Path]:
+    own = own_copy(run_folder, metadata["file"]) if run_folder is not None else None
     if own is not None:
         yield own
-    if trust and told["path"]:
-        yield user_path(told["path"])
+    if trust and metadata["path"]:
+        yield user_path(metadata["path"])
     if extra is not None:
-        yield extra / told["name"]
-        yield extra / Path(told["file"]).name
+        yield extra / metadata["name"]
+        yield extra / Path(metadata["file"]).name

@@ -37,35 +37,35 @@ def _size(value: Image | Mask | Video) -> dict[str, Any]:
     return {"height": value.size[0], "width": value.size[1]}
 
 
-def _checked_size(told: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {side: whole(told.get(side), f"{name}: {side}", 1, _MANY) for side in ("height", "width")}
+def _checked_size(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {side: whole(entry.get(side), f"{name}: {side}", 1, _MANY) for side in ("height", "width")}
 
 
-def _shown_size(told: Mapping[str, Any]) -> str:
-    return f"{told['width']}x{told['height']} px"
+def _shown_size(entry: Mapping[str, Any]) -> str:
+    return f"{entry['width']}x{entry['height']} px"
 
 
 def _clip(value: Video) -> dict[str, Any]:
     return {**_size(value), "frames": len(value), "fps": float(value.fps)}
 
 
-def _checked_clip(told: Mapping[str, Any], name: str) -> dict[str, Any]:
-    frames, fps = whole(told.get("frames"), f"{name}: frames", 1, _MANY), number(told.get("fps"), f"{name}: fps", 0, 1e6)
-    return {**_checked_size(told, name), "frames": frames, "fps": fps}
+def _checked_clip(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    frames, fps = whole(entry.get("frames"), f"{name}: frames", 1, _MANY), number(entry.get("fps"), f"{name}: fps", 0, 1e6)
+    return {**_checked_size(entry, name), "frames": frames, "fps": fps}
 
 
-def _shown_clip(told: Mapping[str, Any]) -> str:
-    return f"{told['frames']} frames, {_shown_size(told)}, {told['fps']:g} fps"
+def _shown_clip(entry: Mapping[str, Any]) -> str:
+    return f"{entry['frames']} frames, {_shown_size(entry)}, {entry['fps']:g} fps"
 
 
 def _grid(value: Volume) -> dict[str, Any]:
     return {"size": list(value.size), "spacing": list(value.spacing), "unit": value.unit}
 
 
-def _checked_grid(told: Mapping[str, Any], name: str) -> dict[str, Any]:
-    size = [whole(side, f"{name}: size", 1, _MANY) for side in _three(told.get("size"), f"{name}: size")]
-    spacing = [number(side, f"{name}: spacing", 0, 1e6) for side in _three(told.get("spacing"), f"{name}: spacing")]
-    return {"size": size, "spacing": spacing, "unit": text(told.get("unit", ""), f"{name}: unit", most=40)}
+def _checked_grid(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    size = [whole(side, f"{name}: size", 1, _MANY) for side in _three(entry.get("size"), f"{name}: size")]
+    spacing = [number(side, f"{name}: spacing", 0, 1e6) for side in _three(entry.get("spacing"), f"{name}: spacing")]
+    return {"size": size, "spacing": spacing, "unit": text(entry.get("unit", ""), f"{name}: unit", most=40)}
 
 
 def _three(value: Any, name: str) -> list[Any]:
@@ -75,9 +75,9 @@ def _three(value: Any, name: str) -> list[Any]:
     return found
 
 
-def _shown_grid(told: Mapping[str, Any]) -> str:
-    sizes = "x".join(map(str, told["size"])), " x ".join(f"{side:.3g}" for side in told["spacing"])
-    return f"{sizes[0]} voxels of {sizes[1]} mm{', in ' if told['unit'] else ''}{told['unit']}"
+def _shown_grid(entry: Mapping[str, Any]) -> str:
+    sizes = "x".join(map(str, entry["size"])), " x ".join(f"{side:.3g}" for side in entry["spacing"])
+    return f"{sizes[0]} voxels of {sizes[1]} mm{', in ' if entry['unit'] else ''}{entry['unit']}"
 
 
 PICTURE = Facts(_size, _checked_size, _shown_size)

@@ -47,9 +47,9 @@ def save(folder: Path, results: Mapping[str, Result], record: Record) -> dict[st
     entries: dict[str, OutputEntry] = {}
     for name, result in results.items():
         kind = kind_of(result)
-        told = describe(name, result)
-        metadata = record.embedded(told)
-        entries[name] = _written(folder, f"{name}{kind.suffix}", kind, result, metadata, told)
+        entry = describe(name, result)
+        metadata = record.embedded(entry)
+        entries[name] = _written(folder, f"{name}{kind.suffix}", kind, result, metadata, entry)
         if kind.show is not None:
             glance, picture = glance_name(kind, name), kind.show(result)
             shown = kind_of(picture)
@@ -63,6 +63,6 @@ def describe(name: str, result: Result) -> OutputEntry:
     return cast(OutputEntry, {"name": name, "kind": kind.name, "pixels_sha256": kind.digest(result), **kind.facts.of(result)})
 
 
-def _written(folder: Path, file: str, kind: ArtifactKind, result: Result, metadata: Mapping[str, str], told: OutputEntry) -> OutputEntry:
+def _written(folder: Path, file: str, kind: ArtifactKind, result: Result, metadata: Mapping[str, str], entry: OutputEntry) -> OutputEntry:
     kind.write(result, folder / file, metadata)
-    return {**told, "file": file, "sha256": path_digest(folder / file)}
+    return {**entry, "file": file, "sha256": path_digest(folder / file)}

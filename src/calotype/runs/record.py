@@ -96,8 +96,8 @@ def parse_record(values: Any, source: str = RECORD_NAME) -> Record:
     if not isinstance(values, Mapping) or "calotype_run" not in values:
         raise InputError(f"{source} holds no Calotype run; give a run folder, its run.json, or a file that a run made")
     if values["calotype_run"] != FORMAT:
-        told = short(values["calotype_run"])
-        raise InputError(f"{source} has run format {told}, this version reads {FORMAT}; use the version that wrote it")
+        metadata = short(values["calotype_run"])
+        raise InputError(f"{source} has run format {metadata}, this version reads {FORMAT}; use the version that wrote it")
     for key in ("method", "model", "preset", "parameters", "arguments", "seed"):
         if key not in values:
             raise InputError(f"{source} is not a complete run record ({key} is missing); {_REMEDY}")
@@ -121,15 +121,18 @@ def parse_record(values: Any, source: str = RECORD_NAME) -> Record:
         parameters=entries("parameters"),
         arguments=entries("arguments"),
         seed=whole(values["seed"], of("seed"), 0, MOST_SEED),
-        inputs={name: _input(name, told, of(f"inputs: {short(name)}")) for name, told in entries("inputs").items()},
+        inputs={name: _input(name, metadata, of(f"inputs: {short(name)}")) for name, metadata in entries("inputs").items()},
         environment=_environment(values.get("environment", {}), of("environment")),
         checkpoint=_checkpoint(values.get("checkpoint", {}), of("checkpoint")),
-        models={_argument(name, of("models")): parse_model(told, of(f"models: {short(name)}")) for name, told in entries("models").items()},
-        checkpoints={
-            _argument(name, of("checkpoints")): _checkpoint(told, of(f"checkpoints: {short(name)}"))
-            for name, told in entries("checkpoints").items()
+        models={
+            _argument(name, of("models")): parse_model(metadata, of(f"models: {short(name)}"))
+            for name, metadata in entries("models").items()
         },
-        outputs={name: _output(name, told, of(f"outputs: {short(name)}")) for name, told in entries("outputs").items()},
+        checkpoints={
+            _argument(name, of("checkpoints")): _checkpoint(metadata, of(f"checkpoints: {short(name)}"))
+            for name, metadata in entries("checkpoints").items()
+        },
+        outputs={name: _output(name, metadata, of(f"outputs: {short(name)}")) for name, metadata in entries("outputs").items()},
         metrics={name: number(value, of(f"metrics: {short(name)}")) for name, value in entries("metrics").items()},
         seconds={name: number(value, of(f"seconds: {short(name)}"), 0, 1e12) for name, value in entries("seconds").items()},
         peak_memory_bytes={name: whole(value, of("peak_memory_bytes")) for name, value in entries("peak_memory_bytes").items()},
@@ -150,21 +153,21 @@ def parse_model(value: Any, name: str) -> ModelRequest:
     Raises:
         InputError: a value that `calotype.load` takes from nobody.
     """
-    told = mapping(value, name)
+    metadata = mapping(value, name)
 
     def optional(key: str, pattern: str) -> str | None:
-        found = told.get(key)
+        found = metadata.get(key)
         return None if found is None else text(found, f"{name}: {key}", most=200, pattern=pattern)
 
     def bound(key: str) -> int | None:
-        found = told.get(key)
+        found = metadata.get(key)
         return None if found is None else whole(found, f"{name}: {key}", 1, _MANY)
 
-    offload = told.get("offload")
+    offload = metadata.get("offload")
     return ModelRequest(
-        name=text(told.get("name"), f"{name}: name", pattern=r"[^\x00-\x1f\x7f]*", expected="a model, a folder or a hub id"),
-        device=text(told.get("device", "auto"), f"{name}: device", pattern=_DEVICE, expected="a device such as cpu"),
-        dtype=choice(told.get("dtype", "auto"), f"{name}: dtype", ("auto", "float32", "float16", "bfloat16")),
+        name=text(metadata.get("name"), f"{name}: name", pattern=r"[^\x00-\x1f\x7f]*", expected="a model, a folder or a hub id"),
+        device=text(metadata.get("device", "auto"), f"{name}: device", pattern=_DEVICE, expected="a device such as cpu"),
+        dtype=choice(metadata.get("dtype", "auto"), f"{name}: dtype", ("auto", "float32", "float16", "bfloat16")),
         variant=optional("variant", _WORD),
         revision=optional("revision", _REVISION),
         offload=None if offload is None else choice(offload, f"{name}: offload", ("model", "sequential")),
@@ -180,47 +183,47 @@ def _argument(name: str, subject: str) -> str:
 def _input(key: str, value: Any, name: str) -> InputEntry:
     """The file's place is made from the argument's name and a suffix, whatever the record says."""
     _argument(key, name)
-    told = mapping(value, name)
-    file = text(told.get("file"), f"{name}: file", expected="a file in inputs/")
+    metadata = mapping(value, name)
+    file = text(metadata.get("file"), f"{name}: file", expected="a file in inputs/")
     suffix = file.removeprefix(f"{INPUTS}/{key}")
     if f"{INPUTS}/{key}{suffix}" != file:
         raise InputError(f"{name}: file is {short(file)}; {INPUTS}/{key} and a suffix are expected")
     text(suffix, f"{name}: file", pattern=_SUFFIX, expected=f"{INPUTS}/{key} and a suffix")
     return {
-        "kind": choice(told.get("kind"), f"{name}: kind", kind_names()),
+        "kind": choice(metadata.get("kind"), f"{name}: kind", kind_names()),
         "file": f"{INPUTS}/{key}{suffix}",
-        "path": text(told.get("path", ""), f"{name}: path"),
-        "name": file_name(told.get("name"), f"{name}: name"),
-        "sha256": text(told.get("sha256"), f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal"),
+        "path": text(metadata.get("path", ""), f"{name}: path"),
+        "name": file_name(metadata.get("name"), f"{name}: name"),
+        "sha256": text(metadata.get("sha256"), f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal"),
     }
 
 
 def _output(key: str, value: Any, name: str) -> OutputEntry:
     file_name(key, name)
-    told = mapping(value, name)
-    digest = text(told.get("pixels_sha256"), f"{name}: pixels_sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
+    metadata = mapping(value, name)
+    digest = text(metadata.get("pixels_sha256"), f"{name}: pixels_sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
     # Records of earlier versions name no kind: a volume has a spacing, a clip frames.
-    guess = "volume" if "spacing" in told else "video" if "frames" in told else "image"
-    kind = text(told.get("kind", guess), f"{name}: kind", pattern=_KIND, expected="the name of a kind")
+    guess = "volume" if "spacing" in metadata else "video" if "frames" in metadata else "image"
+    kind = text(metadata.get("kind", guess), f"{name}: kind", pattern=_KIND, expected="the name of a kind")
     facts = KINDS[kind].facts if kind in KINDS else NO_FACTS
-    made: dict[str, Any] = {"name": key, "kind": kind, "pixels_sha256": digest, **facts.checked(told, name)}
-    if "file" in told:
-        made["file"] = file_name(told["file"], f"{name}: file")
-        made["sha256"] = text(told.get("sha256"), f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
+    made: dict[str, Any] = {"name": key, "kind": kind, "pixels_sha256": digest, **facts.checked(metadata, name)}
+    if "file" in metadata:
+        made["file"] = file_name(metadata["file"], f"{name}: file")
+        made["sha256"] = text(metadata.get("sha256"), f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")
     return cast(OutputEntry, made)
 
 
 def _environment(value: Any, name: str) -> dict[str, Any]:
     made: dict[str, Any] = {}
-    for key, told in mapping(value, name, most=100).items():
+    for key, metadata in mapping(value, name, most=100).items():
         if key == "versions":
-            made[key] = {package: text(found, f"{name}: {short(package)}", most=200) for package, found in mapping(told, name).items()}
+            made[key] = {package: text(found, f"{name}: {short(package)}", most=200) for package, found in mapping(metadata, name).items()}
         elif key == "threads":
-            made[key] = None if told is None else whole(told, f"{name}: threads", 1, 100_000)
+            made[key] = None if metadata is None else whole(metadata, f"{name}: threads", 1, 100_000)
         elif key == "device":
-            made[key] = text(told, f"{name}: device", pattern=_DEVICE, expected="a device such as cpu")
-        elif told is not None:
-            made[key] = text(told, f"{name}: {short(key)}")
+            made[key] = text(metadata, f"{name}: device", pattern=_DEVICE, expected="a device such as cpu")
+        elif metadata is not None:
+            made[key] = text(metadata, f"{name}: {short(key)}")
     return made
 
 

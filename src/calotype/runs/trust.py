@@ -40,13 +40,13 @@ def missing_inputs(record: Record, folder: Path | None, extra: Path | None) -> t
     """
     there: dict[str, Path] = {}
     places: list[Place] = []
-    for name, told in record.inputs.items():
+    for name, entry in record.inputs.items():
         try:
-            there[name] = find(name, told, folder, extra)
+            there[name] = find(name, entry, folder, extra)
         except InputError:
-            if not told["path"]:
+            if not entry["path"]:
                 raise
-            places.append(Place(name, "reads", told["path"]))
+            places.append(Place(name, "reads", entry["path"]))
     return there, places
 
 
@@ -90,9 +90,9 @@ def allow(places: Sequence[Place], source: object, events: Events, *, trust: boo
     if not places:
         return
     listed = ", ".join(f"{place.use} {short(place.path, 100)} ({short(place.argument, 40)})" for place in places[:_SHOWN])
-    told = f"{listed}{f' and {len(places) - _SHOWN} more' if len(places) > _SHOWN else ''}"
+    entry = f"{listed}{f' and {len(places) - _SHOWN} more' if len(places) > _SHOWN else ''}"
     if trust:
-        events.note(f"the record is trusted: it {told}")
+        events.note(f"the record is trusted: it {entry}")
         return
     instead = ", or give the files with --inputs DIR" if flag else ""
-    raise InputError(f"{source}: the record names places outside of its folder: it {told}; pass --trust if that is all right{instead}")
+    raise InputError(f"{source}: the record names places outside of its folder: it {entry}; pass --trust if that is all right{instead}")

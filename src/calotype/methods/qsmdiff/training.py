@@ -225,8 +225,14 @@ class QSMDiffTraining(Training):
         scheduler = DDIMScheduler(  # type: ignore[no-untyped-call]
             **SCHEDULE, prediction_type=self.prediction, clip_sample=False, timestep_spacing="leading", set_alpha_to_one=True
         )
-        facts = {"window": list(self.window), "spacing": list(self.spacing), "scale": self.scale, "limit": self.limit, "unit": "ppm"}
-        save_folder(folder, trainee.network, self.network(), scheduler=scheduler, facts=facts, rounded=rounded)
+        pipeline_config = {
+            "window": list(self.window),
+            "spacing": list(self.spacing),
+            "scale": self.scale,
+            "limit": self.limit,
+            "unit": "ppm",
+        }
+        save_folder(folder, trainee.network, self.network(), scheduler=scheduler, pipeline_config=pipeline_config, rounded=rounded)
 
     def _prepared(self, volume: Volume, mask: Volume | None, events: Events) -> Float[Tensor, "x y z"]:
         """A map in ppm, upright, at the training's voxels, 0 outside the brain, within the limit, with an edge of a quarter window."""
