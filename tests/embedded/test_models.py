@@ -195,16 +195,16 @@ def test_a_worse_model_is_never_shipped(family: Path, tmp_path: Path) -> None:
     facts = read_gates(home)["toy-vae"]
     write_gates(home, "toy-vae", {**facts, "held_out": 1e-6})
     result = narrow.run("toy-vae", tmp_path / "worse", home, "2steps")
-    assert not result.shipped
-    assert result.held_out_shipped == 1e-6
+    assert not result.exported
+    assert result.held_out_before == 1e-6
     assert (home / "toy-vae" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
     assert read_gates(home)["toy-vae"]["held_out"] == 1e-6
     # Without a known loss the shipped weights are measured; going on from them for some steps is better.
     write_gates(home, "toy-vae", {**facts, "held_out_count": 1})
     better = narrow.run("toy-vae", tmp_path / "better", home, "20steps")
-    assert better.held_out_shipped == pytest.approx(facts["held_out"], rel=0.02)
-    assert better.shipped
-    assert better.held_out < better.held_out_shipped
+    assert better.held_out_before == pytest.approx(facts["held_out"], rel=0.02)
+    assert better.exported
+    assert better.held_out < better.held_out_before
     assert read_gates(home)["toy-vae"]["earlier"] == {"steps": 2}
     assert "20 of 4 samples" in (home / "toy-vae" / "README.md").read_text()
 
@@ -228,7 +228,7 @@ def test_losses_are_compared_only_if_measured_alike(family: Path, tmp_path: Path
     heard = Recorder()
     result = narrow.run("toy-vae", tmp_path / "run", home, "1steps", events=heard)
     assert ("measure the shipped toy-vae" in [name for name, _, _ in heard.stages]) is again
-    assert result.held_out_shipped == (pytest.approx(facts["held_out"], rel=0.02) if again else 1e-6)
+    assert result.held_out_before == (pytest.approx(facts["held_out"], rel=0.02) if again else 1e-6)
 
 
 def test_models_are_trained_in_the_order_of_need(family: Path, tmp_path: Path) -> None:

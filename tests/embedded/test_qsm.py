@@ -141,15 +141,15 @@ def test_what_is_exported_is_what_was_trained(trainee: TraineeQSM, brains: Path,
 def test_it_trains_ships_and_goes_on(tmp_path: Path) -> None:
     home = tmp_path / "checkpoints"
     first = narrow.run(NAME, tmp_path / "one", home, "2steps")
-    assert first.shipped  # type: ignore[attr-defined]
+    assert first.exported  # type: ignore[attr-defined]
     assert read_gates(home)[NAME]["steps"] == 2
     model = calotype.load(home / NAME, device="cpu")
     assert model.role == "VolumePrior"
     assert (home / NAME / "README.md").is_file()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     again = narrow.run(NAME, tmp_path / "two", home, "1steps")
-    assert again.held_out_shipped is not None  # type: ignore[attr-defined]
+    assert again.held_out_before is not None  # type: ignore[attr-defined]
     started = narrow.NarrowQSM().build(seed=9, start=home / NAME, checkpoints=home)
-    if not again.shipped:  # type: ignore[attr-defined]
+    if not again.exported:  # type: ignore[attr-defined]
         assert all(torch.equal(value, before[name]) for name, value in started.network.state_dict().items())
     assert list((tmp_path / "one" / "sheets").glob("*.png"))

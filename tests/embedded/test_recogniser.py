@@ -62,10 +62,10 @@ def test_targets_mark_the_objects_that_are_whole(source: LabelledPictures) -> No
 def test_training_ends_in_a_folder_that_reads_pictures_and_goes_on_from_it(tmp_path: Path) -> None:
     home = tmp_path / "checkpoints"
     first = train("recogniser", budget="2steps", out=tmp_path / "a", checkpoints=home, recipe=Narrow(), device="cpu")
-    assert first.shipped
+    assert first.exported
     second = train("recogniser", budget="8steps", out=tmp_path / "b", checkpoints=home, recipe=Narrow(), device="cpu")
     assert second.held_out < first.held_out
-    assert second.shipped
+    assert second.exported
     assert read_gates(home)["recogniser"]["earlier"] == {"steps": 2}
     figures = Narrow().validate(home / "recogniser", seed=1, count=8, device="cpu", events=SILENT)
     assert figures["count"] == 8

@@ -69,7 +69,7 @@ def test_dropout_makes_all_four_kinds_of_samples(family: Path, tmp_path: Path) -
 
 def test_it_trains_ships_and_goes_on(family: Path, tmp_path: Path) -> None:
     first = narrow.run("toy-subject", tmp_path / "one", family, "2steps")
-    assert first.shipped
+    assert first.exported
     assert read_gates(family)["toy-subject"]["steps"] == 2
     model = calotype.load(str(family / "toy-subject"), device="cpu")
     assert model.role == "SubjectToImage"
@@ -77,6 +77,6 @@ def test_it_trains_ships_and_goes_on(family: Path, tmp_path: Path) -> None:
     figures = validate(family / "toy-subject", seed=0, count=2, device="cpu", events=SILENT)
     assert figures["recogniser_renders"] == 1.0
     again = narrow.run("toy-subject", tmp_path / "two", family, "1steps")
-    assert again.held_out_shipped is not None  # type: ignore[attr-defined]
+    assert again.held_out_before is not None  # type: ignore[attr-defined]
     with pytest.raises(MissingError, match="toy-t2i"):
         SubjectRecipe().build(seed=0, start=None, checkpoints=tmp_path)

@@ -23,5 +23,5 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoints folder with all three models, each trained for two steps."""
     home = tmp_path_factory.mktemp("family")
     for name in ("toy-vae", "toy-t2i", "toy-i2v"):
-        assert run(name, home / "runs" / name, home / "checkpoints", "2steps").shipped
+        assert run(name, home / "runs" / name, home / "checkpoints", "2steps").exported
     return home / "checkpoints"

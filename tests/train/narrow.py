@@ -57,4 +57,4 @@ def run(name: str, out: Path, checkpoints: Path, budget: str, **keywords: object
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run("toy-vae", Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], save_every=0.0, ship=False)
+    run("toy-vae", Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], save_every=0.0, export=False)

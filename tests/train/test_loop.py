@@ -41,7 +41,7 @@ def same(first: Path, second: Path) -> bool:
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 steps of the autoencoder without a break."""
     home = tmp_path_factory.mktemp("straight")
-    run("toy-vae", home / "run", home / "checkpoints", "12steps", ship=False)
+    run("toy-vae", home / "run", home / "checkpoints", "12steps", export=False)
     return home / "run"
 
 
@@ -59,15 +59,15 @@ def test_a_training_killed_at_any_moment_resumes_to_the_same_weights(straight: P
     counters = read_counters(out)
     assert counters is not None
     assert 3 <= counters["step"] <= 12
-    run("toy-vae", out, tmp_path / "checkpoints", "12steps", ship=False)
+    run("toy-vae", out, tmp_path / "checkpoints", "12steps", export=False)
     assert same(out, straight)
 
 
 def test_a_cancelled_training_keeps_its_state_and_resumes_to_the_same_weights(straight: Path, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
-        run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", ship=False, events=Recorder(stop_after=5))
+        run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", export=False, events=Recorder(stop_after=5))
     assert (read_counters(tmp_path / "run") or {})["step"] == 5
-    run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", ship=False)
+    run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "12steps", export=False)
     assert same(tmp_path / "run", straight)
 
 
@@ -79,7 +79,7 @@ def test_a_torn_log_line_is_dropped_on_resume(tmp_path: Path, straight: Path) ->
     (tmp_path / "run" / "state.json").write_text(json.dumps(counters))
     with (tmp_path / "run" / "progress.jsonl").open("a") as file:
         file.write('{"step": 99, "loss": 1}\n{"step": 1')
-    run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "13steps", ship=False)
+    run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "13steps", export=False)
     lines = [json.loads(line) for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
     assert max(line["step"] for line in lines) == 13
 
@@ -166,7 +166,7 @@ def test_a_budget_of_time_pays_for_measuring_and_export_too(
 
 
 def test_a_budget_of_time_ends_by_the_real_clock_too(tmp_path: Path) -> None:
-    result = run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "1s", ship=False)
+    result = run("toy-vae", tmp_path / "run", tmp_path / "checkpoints", "1s", export=False)
     assert result.seconds >= 0.5
     assert result.steps >= 1
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from calotype.core.events import Events
 from calotype.errors import Cancelled, InputError
 from calotype.train.budget import Budget
-from calotype.train.loop import Fitted, Trainer, accelerator_for
+from calotype.train.loop import Trainer, TrainResult, accelerator_for
 from calotype.train.optimizers import Group, Optimizers, Stage
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
@@ -99,7 +99,7 @@ STAGES = (
 )
 
 
-def fit(trainee: nn.Module, folder: Path, settings: Settings, budget: str = "12steps", events: Events | None = None) -> Fitted:
+def fit(trainee: nn.Module, folder: Path, settings: Settings, budget: str = "12steps", events: Events | None = None) -> TrainResult:
     return trainer(trainee, folder, settings, budget, events).fit()
 
 

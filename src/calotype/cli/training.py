@@ -169,9 +169,9 @@ def _show_training(done: Sequence[Any]) -> None:
     for title in ("Model", "Steps", "Time", "Held-out loss", "Shipped before", "", "Folder"):
         table.add_column(title, no_wrap=title != "Folder", overflow="fold")
     for result in done:
-        before = "-" if result.held_out_shipped is None else f"{result.held_out_shipped:.5f}"
-        verdict = "[green]shipped[/]" if result.shipped else "[dim]not better, kept the old one[/]"
-        folder = result.folder if result.shipped else result.run
+        before = "-" if result.held_out_before is None else f"{result.held_out_before:.5f}"
+        verdict = "[green]shipped[/]" if result.exported else "[dim]not better, kept the old one[/]"
+        folder = result.folder if result.exported else result.run
         table.add_row(
             result.name, str(result.steps), console.seconds_text(result.seconds), f"{result.held_out:.5f}", before, verdict, str(folder)
         )

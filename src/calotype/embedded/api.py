@@ -13,7 +13,7 @@ from calotype.embedded.export import device_words, export, gates_of, missing_gat
 from calotype.embedded.recipes import RECIPES, find
 from calotype.errors import InputError, MissingError
 from calotype.train.budget import Budget
-from calotype.train.loop import Fitted, Trainer, accelerator_for
+from calotype.train.loop import Trainer, TrainResult, accelerator_for
 from calotype.train.recipe import Recipe
 from calotype.train.state import POINTER, locked, read_counters
 
@@ -27,7 +27,7 @@ TRAIN_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainResult:
+class ExportResult:
     """How a training ended."""
 
     name: str
@@ -36,9 +36,9 @@ class TrainResult:
     seconds: float
     held_out: float
     """The moving average's loss on the fixed held-out samples."""
-    held_out_shipped: float | None
+    held_out_before: float | None
     """The same of the weights that were shipped before, None where there were none."""
-    shipped: bool
+    exported: bool
     """Whether the new weights replaced them."""
     run: Path
     """The training folder: state, progress.jsonl, loss.png, sheets/."""
@@ -54,14 +54,14 @@ def train(
     out: Path | str | None = None,
     device: str = "auto",
     warm_start: bool = True,
-    ship: bool = True,
+    export: bool = True,
     checkpoints: Path | str | None = None,
     recipe: Recipe | None = None,
     events: Events = SILENT,
     save_every: float = 60.0,
     report_every: float = 600.0,
-) -> TrainResult:
-    """Train an embedded model, or go on with an interrupted training in the same folder, and ship it if it is better than what is shipped.
+) -> ExportResult:
+    """Train an embedded model, or go on with an interrupted training in the same folder, and export it if it is better than what is there.
 
     Args:
         name: `toy-vae`, `toy-t2i`, `toy-i2v`, ... (`RECIPES`).
@@ -71,7 +71,7 @@ def train(
         out: training folder; default `./training/<name>`. An interrupted run there goes on, a finished one is followed by a new one.
         device: `auto`, `cpu` or `cuda`; several processes under `accelerate launch`.
         warm_start: start from the shipped weights where there are some (with a lower learning rate), else from random ones.
-        ship: replace the shipped weights if the held-out loss is lower; false only trains.
+        export: replace the shipped weights if the held-out loss is lower; false only trains.
         checkpoints: folder of the embedded models; default: the package's own.
         recipe: for a recipe of your own.
         events: hears the stages (`prepare`, `train`, `measure`, `draw samples`, `export`), their steps (of `train`: seconds, or steps), the
@@ -92,7 +92,7 @@ def train(
     # Everything in the folder is read and written under the lock: two trainings that start in a new one must not both make it.
     with locked(run) if accelerator.is_main_process else nullcontext():
         return _train(
-            name, recipe, run, home, asked, seed=seed, device=device, warm_start=warm_start, ship=ship, events=events,
+            name, recipe, run, home, asked, seed=seed, device=device, warm_start=warm_start, export=export, events=events,
             save_every=save_every, report_every=report_every, accelerator=accelerator,
         )  # fmt: skip
 
@@ -107,12 +107,12 @@ def _train(
     seed: int,
     device: str,
     warm_start: bool,
-    ship: bool,
+    export: bool,
     events: Events,
     save_every: float,
     report_every: float,
     accelerator: Accelerator,
-) -> TrainResult:
+) -> ExportResult:
     """`train`, in a folder that this process has locked."""
     shipped = home / name
     with accelerator.main_process_first():
@@ -131,18 +131,18 @@ def _train(
         loop.measures = 2  # the shipped weights' loss too
     fitted = loop.fit()
     metadata = read_gates(home).get(name) or {}
-    before = _shipped_loss(recipe, shipped, run, metadata, loop) if weights_mark(shipped) else None
+    before = _loss_before(recipe, shipped, run, metadata, loop) if weights_mark(shipped) else None
     better = before is None or fitted.held_out < before
     loop.accelerator.wait_for_everyone()
-    if ship and better and loop.accelerator.is_main_process:
+    if export and better and loop.accelerator.is_main_process:
         events.stage(f"export {name}")
-        _ship(recipe, fitted, home, name, seed, earlier=metadata if start is not None else None)
+        _export(recipe, fitted, home, name, seed, earlier=metadata if start is not None else None)
     elif not better:
         events.note(f"{name}: held-out loss {fitted.held_out:.5f} is not below the shipped model's {before:.5f}, which is kept")
     loop.close()
-    return TrainResult(
-        name=name, steps=fitted.steps, samples=fitted.samples, seconds=fitted.seconds, held_out=fitted.held_out, held_out_shipped=before,
-        shipped=ship and better, run=run, folder=shipped,
+    return ExportResult(
+        name=name, steps=fitted.steps, samples=fitted.samples, seconds=fitted.seconds, held_out=fitted.held_out, held_out_before=before,
+        exported=export and better, run=run, folder=shipped,
     )  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def train_pending(
     checkpoints: Path | str | None = None,
     events: Events = SILENT,
     validate: bool = True,
-) -> list[TrainResult]:
+) -> list[ExportResult]:
     """The queue: train every embedded model that is below its gates, most needed first, each for an equal share of the budget.
 
     A model that others are built on and that doesn't exist comes first; then those that miss more of their gates. Afterwards each
@@ -188,7 +188,7 @@ def train_pending(
     home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
     waiting = pending(home)
     asked = Budget.parse(budget)
-    results: list[TrainResult] = []
+    results: list[ExportResult] = []
     for name in waiting:
         folder = Path(out) / name if out is not None else None
         part = asked.split(1.0 / len(waiting))
@@ -199,7 +199,7 @@ def train_pending(
                 raise
             events.note(f"{name} is left out: {error}")
             continue
-        if validate and result.shipped:
+        if validate and result.exported:
             measure_gates(name, seed=1, checkpoints=home, device=device, events=events)
         results.append(result)
     return results
@@ -260,11 +260,11 @@ def export_run(name: str, *, out: Path | str | None = None, checkpoints: Path | 
         accelerator=accelerator_for("cpu"), read_only=True,
     )  # fmt: skip
     fitted = loop.average_now()
-    _ship(recipe, fitted, home, name, counters["seed"], earlier=None)
+    _export(recipe, fitted, home, name, counters["seed"], earlier=None)
     return home / name
 
 
-def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earlier: dict[str, Any] | None) -> None:
+def _export(recipe: Recipe, fitted: TrainResult, home: Path, name: str, seed: int, earlier: dict[str, Any] | None) -> None:
     export(recipe, fitted.trainee, fitted.source, home / name)
     metadata: dict[str, Any] = {
         "weights": weights_mark(home / name), "held_out": fitted.held_out,
@@ -278,7 +278,7 @@ def _ship(recipe: Recipe, fitted: Fitted, home: Path, name: str, seed: int, earl
     write_card(home / name, name, metadata)
 
 
-def _shipped_loss(recipe: Recipe, shipped: Path, run: Path, metadata: dict[str, Any], loop: Trainer) -> float:
+def _loss_before(recipe: Recipe, shipped: Path, run: Path, metadata: dict[str, Any], loop: Trainer) -> float:
     known = _known_loss(shipped, metadata, loop)
     if known is not None:
         return known

@@ -42,7 +42,7 @@ TIMED_BATCHES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
+class TrainResult:
     """What a training left behind: the moving average in float32 on the CPU, and its numbers."""
 
     trainee: nn.Module
@@ -169,7 +169,7 @@ class Trainer:
             reduced=self._wrapped,
         )  # fmt: skip
 
-    def fit(self) -> Fitted:
+    def fit(self) -> TrainResult:
         """Prepare the held-out samples, train until the budget is used up, measure the moving average, and draw a sheet of samples.
 
         A budget of time holds for all that and for the export, as far as it can: training itself gets at least half. After about a minute
@@ -251,7 +251,7 @@ class Trainer:
         if counters is not None and self.accelerator.is_main_process:
             write_json(self.folder / POINTER, {**counters, "closed": True})
 
-    def average_now(self) -> Fitted:
+    def average_now(self) -> TrainResult:
         """The moving average of the state on disk, without training; its loss is measured on part of the held-out samples."""
         counters = self._resume()
         held_out = counters.get("held_out")
@@ -259,10 +259,10 @@ class Trainer:
             return self._fitted(held_out, self.settings.held_out, counters.get("held_out_precision"))
         return self._fitted(self.measure(self.settings.held_out_often), self.settings.held_out_often)
 
-    def _fitted(self, held_out: float, count: int, measured_in: str | None = None) -> Fitted:
+    def _fitted(self, held_out: float, count: int, measured_in: str | None = None) -> TrainResult:
         samples = self.step * self.settings.batch_size
         trainee = self.average.module.float().cpu()
-        return Fitted(
+        return TrainResult(
             trainee=trainee, source=self.held_out, steps=self.step, samples=samples, seconds=self.seconds, held_out=held_out,
             held_out_count=count, device=self.device, settings=self.settings,
             precision=precision_words(self.precisions), held_out_precision=measured_in or self.precision.name,

@@ -21,7 +21,7 @@ from calotype.data.manifest import NAME
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, json_line, write_json
 from calotype.train.budget import Budget
-from calotype.train.loop import Fitted, Trainer, accelerator_for
+from calotype.train.loop import Trainer, TrainResult, accelerator_for
 from calotype.train.recipe import Settings, Source
 from calotype.train.state import locked
 
@@ -124,7 +124,7 @@ class Training:
                 log, the plot of the losses and the sheets of samples.
             model: a checkpoint to begin with: the name of an embedded model or a folder.
             seed: of the weights, the order of the data and the noise.
-            budget: `30m`, or `500steps`, which can be repeated bit for bit; see `calotype.train.train`.
+            budget: `30m`, or `500steps`, which can be repeated bit for bit; see `calotype.embedded.train`.
             device: `auto`, `cpu` or `cuda`; several processes under `accelerate launch`.
             events: hears stages, steps, losses and notes; `events.check` may cancel.
             save_every: seconds between states on disk.
@@ -180,7 +180,7 @@ class Training:
                 self._finish(fitted, target, asked)
         return target
 
-    def _finish(self, fitted: Fitted, target: Path, budget: Budget) -> None:
+    def _finish(self, fitted: TrainResult, target: Path, budget: Budget) -> None:
         """Put the checkpoint beside its training: parts first, then what names them."""
         making = target / RUN / "model"
         shutil.rmtree(making, ignore_errors=True)
