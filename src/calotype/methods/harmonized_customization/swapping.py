@@ -43,6 +43,7 @@ class InBothRuns:
     """Guidance within each run: a sample holds the main rows, then the auxiliary ones.
 
     Example:
+        >>> from calotype.core.guidance import NoGuidance
         >>> InBothRuns(NoGuidance()).labels
         ('cond:main', 'cond:aux')
     """
