@@ -38,9 +38,9 @@ class ChainRecord:
 
     def write(self, folder: Path) -> None:
         """Write `chain.json`, whole or not at all."""
-        entry = {"calotype_chain": FORMAT, "seed": self.seed, "device": self.device, "dtype": self.dtype, "files": dict(self.files)}
+        header = {"calotype_chain": FORMAT, "seed": self.seed, "device": self.device, "dtype": self.dtype, "files": dict(self.files)}
         records = {name: record.to_json() for name, record in self.records.items()}
-        write_json(folder / RECORD, {**entry, "links": _relative(self.links, folder), "records": records})
+        write_json(folder / RECORD, {**header, "links": _relative(self.links, folder), "records": records})
 
     def to_links(self) -> dict[str, Any]:
         """The chain as `Chain.of` takes it."""

@@ -103,9 +103,9 @@ def _staged(chain: Chain, folder: Path, staged: Path) -> tuple[dict[Path, Path],
     files: dict[str, str] = {}
     for path in dict.fromkeys(path for link in chain.links for path in link.files):
         name = f"{len(places)}-{plain_name(path.name)}"
-        metadata: InputEntry = {"kind": "", "file": f"{INPUTS}/{name}", "path": "", "name": name, "sha256": ""}
-        inputs.keep(staged, path, metadata)
-        places[path], files[metadata["file"]] = folder / metadata["file"], path_digest(staged / name)
+        entry: InputEntry = {"kind": "", "file": f"{INPUTS}/{name}", "path": "", "name": name, "sha256": ""}
+        inputs.keep(staged, path, entry)
+        places[path], files[entry["file"]] = folder / entry["file"], path_digest(staged / name)
     return places, files
 
 
@@ -214,7 +214,7 @@ def rerun_chain(
         chain, load_model=load_model, seed=record.seed, device=device or record.device, dtype=record.dtype, out=out,
         overwrite=overwrite, events=events,
     )  # fmt: skip
-    then = {name: metadata.outputs for name, metadata in record.records.items()}
+    then = {name: record_of_link.outputs for name, record_of_link in record.records.items()}
     now = {name: link.record.outputs for name, link in done.runs.items()}
     pairs = [(then[name][key], now[name][key]) for name in then for key in then[name] if key in now.get(name, {})]
     same = all(before["pixels_sha256"] == after["pixels_sha256"] for before, after in pairs) if pairs else None
@@ -236,14 +236,14 @@ def _clear(folder: Path, record: ChainRecord) -> None:
     """Remove what an earlier chain left, and nothing else: as `calotype.runs.folders.clear` for each link."""
     places = [place for place in map(folder.joinpath, record.link_folders()) if not place.is_symlink() and own_file(place, RECORD_NAME)]
     earlier = {place: read_record(place)[0] for place in places}
-    for place, metadata in earlier.items():
-        others = foreign(place, metadata)
+    for place, record_of_link in earlier.items():
+        others = foreign(place, record_of_link)
         if others:
             raise InputError(
                 f"{others[0]} is in a folder that would be replaced and no part of that run; move it, or choose another folder"
             )
-    for place, metadata in earlier.items():
-        clear(place, metadata)
+    for place, record_of_link in earlier.items():
+        clear(place, record_of_link)
         for own in (RECORD_NAME, PROGRESS_NAME):
             if own_file(place, own) is not None:
                 (place / own).unlink()
@@ -316,8 +316,8 @@ def _one(
     place = places[link.name]
     complete = all(handed(reference, folder, place) is not None for reference in wanted)
     if resolve_method is not None and (place / RECORD_NAME).is_file():
-        metadata, _ = read_record(place)
-        if metadata.status != "finished" or complete:
+        found, _ = read_record(place)
+        if found.status != "finished" or complete:
             done = session.resume(place, resolve_method=resolve_method, input_folder=folder / INPUTS, trust=trust, events=events)
             if done.results:
                 hand_on(done.results, wanted, folder)

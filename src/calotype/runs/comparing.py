@@ -61,8 +61,8 @@ def compare(left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Comp
         lines.append(Line(section, name, *pair))
     for name in [name for name in first.outputs if name in second.outputs and not is_glance(name)]:
         same = first.outputs[name]["pixels_sha256"] == second.outputs[name]["pixels_sha256"]
-        metadata = "bit for bit the same" if same else _distance(first, first_folder, second, second_folder, name)
-        lines.append(Line("results", name, "reference", metadata))
+        distance = "bit for bit the same" if same else _distance(first, first_folder, second, second_folder, name)
+        lines.append(Line("results", name, "reference", distance))
     return Comparison(str(left), str(right), tuple(lines))
 
 
@@ -93,8 +93,8 @@ def _values(record: Record) -> dict[tuple[str, str], Any]:
     for label, found in {"": record.checkpoint, **{f"{name} ": found for name, found in record.checkpoints.items()}}.items():
         if found.get("sha256"):
             values["run", f"{label}checkpoint"] = found["sha256"][:12]
-    for name, metadata in record.inputs.items():
-        values["inputs", name] = f"{metadata['name']} ({metadata['sha256'][:8]})"
+    for name, entry in record.inputs.items():
+        values["inputs", name] = f"{entry['name']} ({entry['sha256'][:8]})"
     for section, source in (("parameters", record.parameters), ("arguments", record.arguments), ("metrics", record.metrics)):
         values.update({(section, name): value for name, value in flat(source).items()})
     values.update({("cost", f"seconds, {name}"): value for name, value in record.seconds.items()})

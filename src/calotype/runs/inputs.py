@@ -54,8 +54,8 @@ def split(
             models.update({parameter.name: value} if value is not None else {})
         elif parameter.artifact is not None and value is not None:
             if parameter.kind not in kind_names():
-                metadata = f"the artifact kind {parameter.kind} is in no package's entry points of the group {ARTIFACT_KINDS}"
-                raise InputError(f"{parameter.name}: {metadata}; add it there")
+                reason = f"the artifact kind {parameter.kind} is in no package's entry points of the group {ARTIFACT_KINDS}"
+                raise InputError(f"{parameter.name}: {reason}; add it there")
             items = enumerate(value) if parameter.several else ()
             pairs = [(f"{parameter.name}.{index}", item) for index, item in items] if parameter.several else [(parameter.name, value)]
             media.update({name: (parameter.artifact, item) for name, item in pairs})
@@ -103,8 +103,8 @@ def read_exact(path: Path, name: str = "file") -> Any:
     try:
         tensors = load_file(source)
     except (SafetensorError, ValueError, TypeError) as error:
-        metadata = " ".join(str(error).split())[:200]
-        raise InputError(f"{name}: {path} can't be read ({metadata}); give a picture, or a file that a run kept") from None
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: {path} can't be read ({reason}); give a picture, or a file that a run kept") from None
     try:
         found = from_tensors(tensors)
     except InputError as error:

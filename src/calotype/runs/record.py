@@ -96,8 +96,8 @@ def parse_record(values: Any, source: str = RECORD_NAME) -> Record:
     if not isinstance(values, Mapping) or "calotype_run" not in values:
         raise InputError(f"{source} holds no Calotype run; give a run folder, its run.json, or a file that a run made")
     if values["calotype_run"] != FORMAT:
-        metadata = short(values["calotype_run"])
-        raise InputError(f"{source} has run format {metadata}, this version reads {FORMAT}; use the version that wrote it")
+        found = short(values["calotype_run"])
+        raise InputError(f"{source} has run format {found}, this version reads {FORMAT}; use the version that wrote it")
     for key in ("method", "model", "preset", "parameters", "arguments", "seed"):
         if key not in values:
             raise InputError(f"{source} is not a complete run record ({key} is missing); {_REMEDY}")

@@ -69,10 +69,10 @@ def prepared(
     record = _with_files(record, known)
     plain = _plain_arguments(method, record, known)
     places = trusted_inputs(record, plain, method, source, folder, extra, events, trust=trust, flag=flag)
-    metadata = {
+    inputs = {
         name: entry if entry["sha256"] else {**entry, "sha256": checked_digest(places[name])} for name, entry in record.inputs.items()
     }
-    record = record.changed(inputs=metadata)
+    record = record.changed(inputs=inputs)
     media = {name: (kind_of_argument(known, name), place) for name, place in places.items()}
     values = checked_values(method, media, record.models, plain, Unheard(events))
     return Prepared(record, method, plain, places, values)
@@ -152,11 +152,11 @@ def _with_files(record: Record, known: Mapping[str, Parameter]) -> Record:
         if path in ("", None):
             continue
         place = user_path(text(path, name, expected="the path of a file"))
-        metadata: InputEntry = {
+        entry: InputEntry = {
             "kind": known[name].kind, "file": f"{INPUTS}/{name}{input_suffix(place)}", "path": str(path),
             "name": plain_name(place.name), "sha256": "",
         }  # fmt: skip
-        files[name] = metadata
+        files[name] = entry
     return record.changed(arguments=arguments, inputs=files)
 
 
@@ -167,12 +167,12 @@ def _plain_arguments(method: Method, record: Record, known: Mapping[str, Paramet
         InputError: an argument that the method doesn't have or that doesn't fit, or one that it needs and that is missing.
     """
     counts: dict[str, int] = {}
-    for name, metadata in record.inputs.items():
+    for name, entry in record.inputs.items():
         head, _, index = name.partition(".")
         parameter = known.get(head)
-        fits = parameter is not None and parameter.artifact is not None and parameter.kind == metadata["kind"]
+        fits = parameter is not None and parameter.artifact is not None and parameter.kind == entry["kind"]
         if not fits or parameter is None or parameter.several != bool(index) or (index and int(index) != counts.get(head, 0)):
-            raise InputError(f"{name}: {method.slug} takes no such {metadata['kind']} here; use the version that wrote the record")
+            raise InputError(f"{name}: {method.slug} takes no such {entry['kind']} here; use the version that wrote the record")
         counts[head] = counts.get(head, 0) + 1
     for name in record.arguments:
         if name not in known or known[name].kind != "value":

@@ -104,7 +104,7 @@ def run(
     heard = _Heard(events)
     media = {name: (kind, inputs.settled(kind, value, name, heard)) for name, (kind, value) in media.items()}
     values = checked_values(method, media, models, plain, heard)
-    metadata = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}
+    entries = {name: inputs.entry(kind, value, name) for name, (kind, value) in media.items()}
     record = Record(
         method=method.slug,
         model=model,
@@ -117,7 +117,7 @@ def run(
         command=tuple(map(recordable, command)),
         notes=tuple(heard.notes),
     )
-    sources = {name: (value, metadata[name]) for name, (_, value) in media.items()}
+    sources = {name: (value, entries[name]) for name, (_, value) in media.items()}
     with taken(out, method.slug, overwrite) as held:
         return _begin(_Work(method, values, plain, load_model, observe, events, previews), record, held, sources)
 
@@ -212,14 +212,14 @@ def rerun(
     sources = {name: (place, found.record.inputs[name]) for name, place in found.places.items()}
     with taken(out, old.method, overwrite) as held:
         done = _begin(_Work(found.method, found.values, found.plain, load_model, observe, events, previews), record, held, sources)
-    metadata = differences(old.environment, done.record.environment)
+    changed = differences(old.environment, done.record.environment)
     for name, then, now in other_weights(old, done.record):
-        metadata.append(f"checkpoint {name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
+        changed.append(f"checkpoint {name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
     if encode(found.method, "parameters") != old.parameters:
-        metadata.append("parameters that the record lacks took this version's defaults")
+        changed.append("parameters that the record lacks took this version's defaults")
     pairs = [(entry, done.record.outputs[name]) for name, entry in old.outputs.items() if name in done.record.outputs]
     same = all(before["pixels_sha256"] == after["pixels_sha256"] for before, after in pairs) if pairs else None
-    return Run(done.folder, done.record, done.results, same, tuple(metadata))
+    return Run(done.folder, done.record, done.results, same, tuple(changed))
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def _execute(
     before = last_second(file) if resumed else 0.0
     listener = RunEvents(folder, file, work.events, previews=work.previews, elapsed=before)
     seconds = {"total": 0.0}
-    outside = any(own_copy(folder, metadata["file"]) is None for metadata in record.inputs.values())
+    outside = any(own_copy(folder, entry["file"]) is None for entry in record.inputs.values())
     outside = outside or bool(named_places(work.method, work.plain, record.requests))
     again = f"calotype resume {folder}{' --trust' if outside else ''}"
     try:
@@ -308,9 +308,9 @@ def _execute(
         return Run(folder, record, results)
     except (Cancelled, KeyboardInterrupt):
         _flush(listener)
-        metadata = "the state is saved, continue with" if listener.store.kept() else "there is no state yet, begin again with"
+        where = "the state is saved, continue with" if listener.store.kept() else "there is no state yet, begin again with"
         _ended(record, listener, seconds, "interrupted").settle(folder)
-        raise Cancelled(f"stopped; {metadata}: {again}") from None
+        raise Cancelled(f"stopped; {where}: {again}") from None
     except Exception as error:
         trouble = disk_trouble(error)
         _flush(listener)

@@ -90,9 +90,9 @@ def allow(places: Sequence[Place], source: object, events: Events, *, trust: boo
     if not places:
         return
     listed = ", ".join(f"{place.use} {short(place.path, 100)} ({short(place.argument, 40)})" for place in places[:_SHOWN])
-    entry = f"{listed}{f' and {len(places) - _SHOWN} more' if len(places) > _SHOWN else ''}"
+    listing = f"{listed}{f' and {len(places) - _SHOWN} more' if len(places) > _SHOWN else ''}"
     if trust:
-        events.note(f"the record is trusted: it {entry}")
+        events.note(f"the record is trusted: it {listing}")
         return
     instead = ", or give the files with --inputs DIR" if flag else ""
-    raise InputError(f"{source}: the record names places outside of its folder: it {entry}; pass --trust if that is all right{instead}")
+    raise InputError(f"{source}: the record names places outside of its folder: it {listing}; pass --trust if that is all right{instead}")

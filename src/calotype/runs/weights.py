@@ -13,8 +13,8 @@ def checkpoint_description(model: Any) -> dict[str, Any]:
         return {}
     from calotype.backbones import checkpoint_hash, describe
 
-    entry = {key: value for key, value in describe(model).items() if key not in ("folder", "device", "name") and value is not None}
-    return {**entry, "sha256": checkpoint_hash(model)}
+    described = {key: value for key, value in describe(model).items() if key not in ("folder", "device", "name") and value is not None}
+    return {**described, "sha256": checkpoint_hash(model)}
 
 
 def other_weights(before: Record, after: Record) -> list[tuple[str, str, str]]:
