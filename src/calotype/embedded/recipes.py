@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from calotype.embedded.i2v import I2VRecipe
 from calotype.embedded.qsm import QSMRecipe
 from calotype.embedded.recogniser import RecogniserRecipe
@@ -12,7 +14,8 @@ from calotype.errors import InputError
 from calotype.train.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (RecogniserRecipe(), VAERecipe(), T2IRecipe(), I2VRecipe(), SubjectRecipe(), QSMRecipe())
+    recipe.name: cast(Recipe, recipe)
+    for recipe in (RecogniserRecipe(), VAERecipe(), T2IRecipe(), I2VRecipe(), SubjectRecipe(), QSMRecipe())
 }
 
 
