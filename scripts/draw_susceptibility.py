@@ -14,7 +14,7 @@ from torch import Tensor
 from calotype.data.sample_grids import rows_sheet
 from calotype.errors import MissingError
 from calotype.evaluation.qsm_baselines import TUNED, solve
-from calotype.evaluation.qsm_cases import Case, Head, heads, scan
+from calotype.evaluation.qsm_cases import Head, Scan, heads, scan
 from calotype.imaging.types import Image, Volume
 from calotype.world.brains.anatomy import sample_brain
 
@@ -53,7 +53,7 @@ def grey(plane: Tensor, low: float, high: float) -> Image:
 
 def write_examples() -> None:
     """The field and mask of one head of the evaluation's size, for a first run."""
-    case: Case = scan(heads("eval", SEED, 1)[0], noise_ppm=0.002)
+    case: Scan = scan(heads("eval", SEED, 1)[0], noise_ppm=0.002)
     case.field.save(ROOT / "examples" / "local-field.nii.gz", overwrite=True)
     Volume(case.mask.values, case.mask.affine).save(ROOT / "examples" / "brain-mask.nii.gz", overwrite=True)
 

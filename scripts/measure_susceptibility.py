@@ -15,7 +15,7 @@ import torch
 
 import calotype
 from calotype.evaluation.qsm_baselines import TUNED, solve
-from calotype.evaluation.qsm_cases import Case, Head, heads, scan
+from calotype.evaluation.qsm_cases import Head, Scan, heads, scan
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.grid import WorkingGrid
@@ -59,7 +59,7 @@ def foreign_field(model: Any) -> None:
     field = field - field[mask.numpy()].mean() + 0.006 * np.random.default_rng(0).standard_normal(field.shape)
     values = torch.from_numpy(field.astype(np.float32)) * mask
     plain = scan(head, noise_ppm=0.006)
-    case = Case(head, 0.006, 0.0, plain.field.with_values(values), plain.mask)
+    case = Scan(head, 0.006, 0.0, plain.field.with_values(values), plain.mask)
     for name in ("tkd", "l2", "tv"):
         tell(f"field of qsm-forward, {name}", [case.measure(solve(name, case, TUNED[0.006, 0.0][name]))])
     tell("field of qsm-forward, qsmdiff", [case.measure(QSMDiff.toy()(model, case.field, case.mask).chi.values)])

@@ -10,14 +10,16 @@ import re
 import sys
 import textwrap
 from importlib import import_module
-from typing import get_args
 
 import pytest
 
 import calotype
+from calotype.backbones.layouts import known_roles
 from calotype.core.method import Method
-from calotype.core.roles import Role
-from calotype.index import CHECKED, METHODS, MODELS
+from calotype.evaluation import Evaluation
+from calotype.index import CHECKED, EMBEDDED, METHODS, MODELS
+from calotype.registry import find_evaluation, known_evaluations, resolve_training
+from calotype.train.training import Training
 
 BUILT = [slug for slug, row in METHODS.items() if row.target]
 SYNONYMS = {
@@ -59,7 +61,7 @@ def test_the_row_names_the_class(slug: str) -> None:
     method = target(slug)
     assert issubclass(method, Method)
     assert method.slug == slug
-    assert method.role in get_args(Role)
+    assert method.role in known_roles()
     assert sys.modules[method.__module__].__doc__
     assert METHODS[slug].paper.removeprefix("arXiv ") in str(sys.modules[method.__module__].__doc__)
 
@@ -108,8 +110,47 @@ def test_the_same_thing_has_the_same_name_everywhere(slug: str) -> None:
     assert {name: SYNONYMS[name] for name in used & SYNONYMS.keys()} == {}
 
 
+@pytest.mark.parametrize("slug", [slug for slug, row in METHODS.items() if row.training])
+def test_its_training_is_frozen_and_documented_with_ready_made_settings(slug: str) -> None:
+    training = resolve_training(slug)
+    assert issubclass(training, Training)
+    assert training.slug == slug
+    assert training.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(training))
+    assert {field.name for field in dataclasses.fields(training)} <= documented_fields(training) | documented_fields(Training)
+    for name in training.presets:
+        assert getattr(training, name).__doc__
+        assert isinstance(getattr(training, name)(), training)
+    assert getattr(training, training.presets[0])() == training()
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_it_is_evaluated_by_a_class_whose_fields_are_documented_flags(slug: str) -> None:
+    found = find_evaluation(slug)
+    assert isinstance(found, type)
+    assert issubclass(found, Evaluation)
+    assert found.slug == slug
+    assert sys.modules[found.__module__].__doc__
+    assert (inspect.getdoc(found) or "").partition("\n\n")[0].endswith("?")
+    assert MODELS[found.model].folder is not None
+    assert MODELS[found.model].role == target(slug).role
+    assert 1 <= found.quick_count <= found.default_count
+    assert found.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    flags = dataclasses.fields(found)  # type: ignore[arg-type]
+    assert {field.name for field in flags} <= documented_fields(found)
+    assert all(field.kw_only and field.default is not dataclasses.MISSING for field in flags)
+
+
+def test_what_can_be_evaluated_is_every_method_and_every_embedded_model() -> None:
+    assert known_evaluations() == (*BUILT, *EMBEDDED)
+    assert {name for name, row in MODELS.items() if row.folder is not None} <= set(EMBEDDED)
+    for name, recipe in EMBEDDED.items():
+        module, _, kind = recipe.partition(":")
+        assert getattr(import_module(module), kind).name == name
+
+
 def test_every_model_row_names_a_role_that_there_is() -> None:
-    assert {row.role for row in MODELS.values()} <= set(get_args(Role))
+    assert {row.role for row in MODELS.values()} <= known_roles()
 
 
 def test_a_removed_checkpoint_has_its_month_and_a_copy_that_can_be_named() -> None:

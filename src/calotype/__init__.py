@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from calotype.index import METHODS
+
 __version__ = "0.1.0"
 
 _LAZY = {
@@ -17,13 +19,8 @@ _LAZY = {
     "MaskLike": "calotype.data.images",
     "VideoLike": "calotype.data.videos",
     "VolumeLike": "calotype.data.volumes",
-    "TimeReversalFusion": "calotype.methods.time_reversal_fusion",
-    "AnyV2V": "calotype.methods.anyv2v",
-    "DesignEdit": "calotype.methods.design_edit",
-    "OpenVocabularyAttentionMaps": "calotype.methods.ovam",
-    "HarmonizedCustomization": "calotype.methods.harmonized_customization",
-    "QSMDiff": "calotype.methods.qsmdiff",
     "word_mask": "calotype.methods.ovam",
+    **{name: module for module, _, name in (row.target.partition(":") for row in METHODS.values() if row.target)},
 }
 
 __all__ = ["__version__", *_LAZY]

@@ -13,6 +13,8 @@ class MethodRow:
     family: str
     summary: str
     paper: str
+    evaluation: str | None = None
+    """Where the class is that proves it (`calotype.evaluation.Evaluation`)."""
     training: str | None = None
     """Where the class is that trains its checkpoints on a user's data; None where there is none."""
 
@@ -35,6 +37,8 @@ class ModelRow:
     """Of a removed one, the id of a copy that others keep."""
     note: str = ""
     """What else to know before fetching it."""
+    knows: str = "the toy world"
+    """Of an embedded one: all that it has seen."""
 
 
 METHODS: dict[str, MethodRow] = {
@@ -43,9 +47,14 @@ METHODS: dict[str, MethodRow] = {
         "video from a still model",
         "start and end picture -> the clip between them, or a loop",
         "arXiv 2403.14611",
+        "calotype.evaluation.time_reversal_fusion:TimeReversalFusionEvaluation",
     ),
     "anyv2v": MethodRow(
-        "calotype.methods.anyv2v:AnyV2V", "video from a still model", "clip + edited first frame -> edited clip", "arXiv 2403.14468"
+        "calotype.methods.anyv2v:AnyV2V",
+        "video from a still model",
+        "clip + edited first frame -> edited clip",
+        "arXiv 2403.14468",
+        "calotype.evaluation.anyv2v:AnyV2VEvaluation",
     ),
     "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
     "cage": MethodRow(
@@ -57,18 +66,21 @@ METHODS: dict[str, MethodRow] = {
         "picture editing through attention",
         "prompt or picture + any words -> attention maps, masks, tokens",
         "arXiv 2403.14291",
+        "calotype.evaluation.ovam:OVAMEvaluation",
     ),
     "design-edit": MethodRow(
         "calotype.methods.design_edit:DesignEdit",
         "picture editing through attention",
         "picture + masks or words -> remove, move, resize, flip, swap, pan, zoom out, compose",
         "arXiv 2403.14487",
+        "calotype.evaluation.design_edit:DesignEditEvaluation",
     ),
     "harmonized-customization": MethodRow(
         "calotype.methods.harmonized_customization:HarmonizedCustomization",
         "picture editing through attention",
         "one subject picture + prompt -> the subject in a new scene",
         "arXiv 2403.14155",
+        "calotype.evaluation.harmonized_customization:HarmonizedCustomizationEvaluation",
     ),
     "portrait-stylization": MethodRow(
         None, "picture editing through attention", "portrait -> styled portrait that keeps the skin tone; nudity gate", "arXiv 2403.14264"
@@ -87,6 +99,7 @@ METHODS: dict[str, MethodRow] = {
         "medicine",
         "MRI field map -> susceptibility map",
         "arXiv 2403.14070",
+        "calotype.evaluation.qsmdiff:QSMDiffEvaluation",
         "calotype.methods.qsmdiff.training:QSMDiffTraining",
     ),
     "dp-rdm": MethodRow(
@@ -94,6 +107,18 @@ METHODS: dict[str, MethodRow] = {
     ),
     "umed": MethodRow(None, "privacy and protection", "segmentation data set -> imperceptibly protected data set", "arXiv 2403.14250"),
 }
+
+EMBEDDED: dict[str, str] = {
+    "recogniser": "calotype.embedded.recogniser:RecogniserRecipe",
+    "toy-vae": "calotype.embedded.vae:VAERecipe",
+    "toy-t2i": "calotype.embedded.t2i:T2IRecipe",
+    "toy-i2v": "calotype.embedded.i2v:I2VRecipe",
+    "toy-subject": "calotype.embedded.subject:SubjectRecipe",
+    "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
+}
+"""The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
+GATES = "calotype.embedded.evaluate:GateEvaluation"
+"""What measures the gates of a recipe."""
 
 CHECKED = "2026-11"
 """When the public checkpoints' licences and sizes were last looked up, in copies of the hub's pages; the hub itself was not asked."""
@@ -106,7 +131,13 @@ MODELS: dict[str, ModelRow] = {
         "SubjectToImage", "caption and subject picture to picture of the toy world's creatures, 64 px", "Apache-2.0", "toy-subject"
     ),
     "toy-i2v": ModelRow("ImageToVideo", "first frame to clip of the toy world, 64 px, 8 frames", "Apache-2.0", "toy-i2v"),
-    "toy-qsm": ModelRow("VolumePrior", "susceptibility maps of synthetic brains, windows of 32 voxels of 2 mm", "Apache-2.0", "toy-qsm"),
+    "toy-qsm": ModelRow(
+        "VolumePrior",
+        "susceptibility maps of synthetic brains, windows of 32 voxels of 2 mm",
+        "Apache-2.0",
+        "toy-qsm",
+        knows="synthetic brains",
+    ),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
     ),

@@ -1,4 +1,4 @@
-"""Finds methods by name: those of the index, and those that other packages add by entry points, with their evaluations."""
+"""Finds methods and evaluations by name: those of the index, and those that other packages add by entry points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from calotype.errors import InputError, MissingError
-from calotype.index import ARTIFACTS, METHODS
+from calotype.index import ARTIFACTS, EMBEDDED, GATES, METHODS
 
 if TYPE_CHECKING:
     from calotype.core.method import Method
@@ -20,7 +20,8 @@ GROUP = "calotype.methods"
 TRAININGS = "calotype.trainings"
 """Entry points of this group train a method's checkpoints: the name is the slug, the value is `module:Class`, a `Training`."""
 EVALUATIONS = "calotype.evaluations"
-"""Entry points of this group prove methods: the name is the slug, the value is `module:function` (`calotype.evaluation.evaluate`)."""
+"""Entry points of this group prove methods: the name is the slug, the value is `module:Class` (`calotype.evaluation.Evaluation`) or
+`module:function` (see `calotype.evaluation.evaluate`)."""
 ARTIFACT_KINDS = "calotype.artifacts"
 """Entry points of this group are kinds of artifacts: the name is the kind's, the value is `module:KIND` (`calotype.runs.artifact`)."""
 _OWN: dict[str, tuple[str, Collection[str]]] = {
@@ -90,7 +91,7 @@ def resolve_method(slug: str) -> type[Method]:
 
 
 def resolve_evaluation(slug: str) -> Callable[..., Any]:
-    """The function with which another package proves a method.
+    """The class or function with which another package proves a method.
 
     Raises:
         InputError: no package has one of that name; the message has the nearest names.
@@ -104,6 +105,32 @@ def resolve_evaluation(slug: str) -> Callable[..., Any]:
         raise InputError(f"no evaluation of {slug!r}; {did_you_mean(slug, plugins(EVALUATIONS))}`calotype list` shows the methods")
     found: Callable[..., Any] = _of_package(plugin, "the evaluation of")
     return found
+
+
+def find_evaluation(name: str) -> Callable[..., Any]:
+    """What evaluates a method or an embedded model: a class of `calotype.evaluation.Evaluation`, a ready instance of one, or a function.
+
+    Raises:
+        InputError: nothing of that name can be evaluated; the message has the nearest names.
+        MissingError: the package that adds it is broken.
+    """
+    row = METHODS.get(name)
+    if row is not None and row.evaluation is not None:
+        own: Callable[..., Any] = _import(row.evaluation)
+        return own
+    if name in EMBEDDED:
+        gates: Callable[..., Any] = _import(GATES)(_import(EMBEDDED[name])())
+        return gates
+    if name not in plugins() and name not in plugins(EVALUATIONS):
+        known = known_evaluations()
+        raise InputError(f"nothing called {name!r} can be evaluated; {did_you_mean(name, known)}there are {', '.join(known)}")
+    return resolve_evaluation(name)
+
+
+def known_evaluations() -> tuple[str, ...]:
+    """What can be evaluated: methods, embedded models, and methods of other packages."""
+    methods = (slug for slug, row in METHODS.items() if row.evaluation is not None)
+    return (*methods, *EMBEDDED, *(slug for slug, plugin in plugins(EVALUATIONS).items() if not plugin.problem))
 
 
 def has_training(slug: str) -> bool:

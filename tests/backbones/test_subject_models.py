@@ -116,3 +116,25 @@ def test_rounded_weights_come_back_within_half_a_scale(tmp_path: Path) -> None:
     assert set(back) == {"w", "b", "n"}
     assert torch.equal(back["b"], torch.ones(3))
     assert back["n"].item() == 4
+
+
+def test_it_can_be_used_where_a_text_to_image_model_is_asked_for(model: SubjectToImage) -> None:
+    from calotype.methods.anyv2v import AnyV2V
+    from calotype.methods.design_edit import DesignEdit
+
+    DesignEdit.refuse_other_roles(model, needs="a text-to-image model")
+    with pytest.raises(InputError, match="can't be used: anyv2v needs a video model"):
+        AnyV2V.refuse_other_roles(model, needs="a video model")
+
+
+def test_the_subject_encoder_saves_and_loads_as_diffusers_models_do(tmp_path: Path) -> None:
+    from calotype.backbones.subject_encoder import SubjectEncoder
+
+    whole = calotype.load(str(cached_subject("toy-subject")), device="cpu")
+    toy = tmp_path / "toy"
+    shutil.copytree(cached_subject("toy-subject"), toy)
+    shutil.rmtree(toy / "subject_encoder")
+    whole.modules["subject_encoder"].save_pretrained(toy / "subject_encoder")
+    made = SubjectEncoder.from_pretrained(toy / "subject_encoder")
+    assert torch.equal(made(picture().pixels[None]), whole.subject_rows(picture(), ""))
+    assert torch.equal(calotype.load(str(toy), device="cpu").subject_rows(picture(), ""), whole.subject_rows(picture(), ""))

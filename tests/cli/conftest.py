@@ -24,7 +24,7 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     evaluations = {
         "toy-negative-package": "toy-negative = tests.runs.toy_bare_method:evaluate",
-        "toy-smooth-package": "toy-smooth = tests.runs.toy_bare_method:nothing",
+        "toy-smooth-package": "toy-smooth = tests.runs.toy_bare_method:ManyTimes\ntoy-forgetful = tests.runs.toy_bare_method:nothing",
         "broken-package": "broken-method = no_such_module:evaluate",
         "rude-package": "ovam = tests.runs.toy_bare_method:evaluate",
     }
@@ -33,11 +33,16 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "broken-package": "broken = no_such_module:KIND",
         "rude-package": "token = tests.runs.toy_folder_method:GREETING",
     }
+    trainings = {
+        "toy-negative-package": "toy-negative = tests.train.toy_training:MeanTraining",
+        "broken-package": "broken-method = no_such_module:Training",
+    }
     for package, line in points.items():
         folder = root / f"{package.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         groups = {"methods": line, "evaluations": evaluations.get(package, ""), "artifacts": kinds.get(package, "")}
+        groups["trainings"] = trainings.get(package, "")
         (folder / "entry_points.txt").write_text("".join(f"[calotype.{group}]\n{point}\n" for group, point in groups.items()))
     return root
 

@@ -80,11 +80,30 @@ def test_an_evaluation_of_another_package_is_run(here: Path, capsys: pytest.Capt
     assert "toy-negative" in names()
 
 
+def test_an_evaluations_fields_are_flags_and_go_into_the_recorded_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = said(capsys, "eval", "toy-smooth", "--help")
+    assert "Settings of toy-smooth" in out
+    assert "--times N" in out
+    assert "How often the negative is taken." in out
+    told = json.loads(said(capsys, "eval", "--times", "4", "toy-smooth", "--record", "--json")[0])
+    assert told["rows"][0]["metrics"] == {"times": 4.0}
+    assert "calotype eval toy-smooth --seed 1000000 --times 4 --record" in (here / "results" / "toy-smooth.csv").read_text()
+    assert evaluate("toy-smooth", quick=True, times=6).row("method").metrics["times"] == 6
+    _, err = said(capsys, "eval", "toy-smooth", "--time", "4", status=2)
+    assert "no option --time; did you mean --times" in err
+    _, err = said(capsys, "eval", "toy-smooth", "--times", "3", status=2)
+    assert "times is 3; it must be even" in err
+    with pytest.raises(InputError, match=r"the evaluation of toy-smooth has no setting 'time'; it takes times"):
+        evaluate("toy-smooth", time=4)
+    with pytest.raises(InputError, match=r"the evaluation of toy-negative has no setting 'times'; it takes no settings of its own"):
+        evaluate("toy-negative", times=4)
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
         ("toy-fade", InputError, "the package toy-fade-package adds no evaluation of toy-fade; the entry-point group for one is calotype"),
-        ("toy-smooth", CalotypeError, "the evaluation of toy-smooth returned a NoneType; a calotype.evaluation.Report is expected"),
+        ("toy-forgetful", CalotypeError, "the evaluation of toy-forgetful returned a NoneType; a calotype.evaluation.Report is expected"),
         ("broken-method", MissingError, "the evaluation of broken-method of the package broken-package can't be imported"),
         ("toy-negatve", InputError, "nothing called 'toy-negatve' can be evaluated; did you mean toy-negative"),
     ],
@@ -96,6 +115,29 @@ def test_an_evaluation_that_is_none_is_refused(
         evaluate(name, count=1)
     _, err = said(capsys, "eval", name, status=kind.exit_status)
     assert words in err.replace("\n", " ")
+
+
+def test_a_training_of_another_package_is_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "data").mkdir()
+    (here / "data" / "points.csv").write_text("".join(f"{1 + 0.1 * n},{2 - 0.1 * n}\n" for n in range(10)))
+    command = ["train", "toy-negative", "--data", "data", "--out", "made", "--budget", "60steps", "--learning-rate", "0.2", "--width", "3"]
+    told = json.loads(said(capsys, *command, "--json")[0])
+    assert (told["method"], told["settings"]["width"], told["steps"]) == ("toy-negative", 3, 60)
+    assert sorted(path.name for path in (here / "made").iterdir()) == ["README.md", "mean.txt", "training", "training.json"]
+    x, y = map(float, (here / "made" / "mean.txt").read_text().split())
+    assert abs(x - 1.55) < 0.2
+    assert abs(y - 1.45) < 0.2
+    assert "--width N" in said(capsys, "train", "toy-negative", "--help")[0]
+    assert json.loads(said(capsys, "info", "toy-negative", "--json")[0])["training"]["defaults"]["width"] == 1
+    assert json.loads(said(capsys, "list", "--json")[0])["methods"]["toy-negative"]["trains"] is True
+    (here / "data" / "points.csv").write_text("1,2\nthree\n4\n")
+    _, err = said(capsys, *command, "--out", "other", status=2)
+    assert "  points.csv, line 2: 'three' is not two numbers\n  points.csv, line 3: '4' is not two numbers\n" in err
+    assert not (here / "other").exists()
+    _, err = said(capsys, "train", "broken-method", "--data", "data", "--out", "other", status=3)
+    assert "the training of broken-method of the package broken-package can't be imported" in err
+    _, err = said(capsys, "train", "toy-fade", "--data", "data", "--out", "other", status=2)
+    assert "toy-fade has nothing to train; trainings are qsmdiff, broken-method, toy-negative" in err.replace("\n", " ")
 
 
 def test_an_evaluation_of_our_own_method_is_not_replaced() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calotype.embedded import GATES, RECIPES, networks, pending, train_pending
+from calotype.embedded import RECIPES, networks, pending, train_pending
 from calotype.embedded.export import missing_gates, read_gates, write_gates
 from calotype.embedded.inflate import inflate
 from calotype.embedded.networks import alphas_cumprod, image_unet, seeded, video_unet
@@ -235,13 +235,13 @@ def test_models_are_trained_in_the_order_of_need(family: Path, tmp_path: Path) -
     assert pending(tmp_path) == list(RECIPES)
     home = tmp_path / "checkpoints"
     shutil.copytree(family, home)
-    passing = {gate.metric: gate.bar for gate in GATES["toy-i2v"]}
+    passing = {gate.metric: gate.bar for gate in RECIPES["toy-i2v"].gates}
     write_gates(home, "toy-i2v", {**read_gates(home)["toy-i2v"], "figures": passing})
-    half = {gate.metric: gate.bar for gate in GATES["toy-t2i"][:3]}
+    half = {gate.metric: gate.bar for gate in RECIPES["toy-t2i"].gates[:3]}
     write_gates(home, "toy-t2i", {**read_gates(home)["toy-t2i"], "figures": half})
     # What isn't there comes first.
     assert pending(home) == [name for name in RECIPES if not (home / name).exists()] + ["toy-vae", "toy-t2i"]
-    assert missing_gates("toy-t2i", read_gates(home)["toy-t2i"]) == [gate.metric for gate in GATES["toy-t2i"][3:]]
+    assert missing_gates("toy-t2i", read_gates(home)["toy-t2i"]) == [gate.metric for gate in RECIPES["toy-t2i"].gates[3:]]
 
 
 def test_the_queue_leaves_out_what_lacks_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calotype.evaluation.anyv2v import claims
-from calotype.evaluation.clip_edits import APART, Case, cases
+from calotype.evaluation.clip_edits import APART, ClipEdit, cases
 from calotype.evaluation.experiment import Table
 from calotype.evaluation.report import Claim
 from calotype.world import recognise
@@ -17,11 +17,11 @@ from calotype.world.painting.shapes import CATEGORIES
 
 
 @pytest.fixture(scope="module")
-def some() -> list[Case]:
+def some() -> list[ClipEdit]:
     return cases("small", "tune", 3, 4)
 
 
-def test_cases_change_one_thing(some: list[Case]) -> None:
+def test_cases_change_one_thing(some: list[ClipEdit]) -> None:
     assert [case.kind for case in some] == ["shape", "colour", "shape", "ground"]
     for case in some:
         before, after = case.source.scene, case.edited.scene
@@ -37,14 +37,14 @@ def test_cases_change_one_thing(some: list[Case]) -> None:
         assert not torch.equal(case.source.clip, case.edited.clip)
 
 
-def test_the_wrong_clip_begins_alike_and_goes_elsewhere(some: list[Case]) -> None:
+def test_the_wrong_clip_begins_alike_and_goes_elsewhere(some: list[ClipEdit]) -> None:
     for case in some:
         assert torch.equal(case.source.clip[0], case.wrong.clip[0])
         ends = np.linalg.norm(case.wrong_path[-1] - case.source.truth.centroids[-1])
         assert ends > 0.7 * APART
 
 
-def test_the_truth_is_perfect_and_baselines_are_not(some: list[Case]) -> None:
+def test_the_truth_is_perfect_and_baselines_are_not(some: list[ClipEdit]) -> None:
     for case in some:
         truth = case.measure(case.edited.clip)
         assert truth["psnr_db"] == truth["background_psnr_db"] == 99
@@ -61,7 +61,7 @@ def test_the_truth_is_perfect_and_baselines_are_not(some: list[Case]) -> None:
     assert np.mean([case.measure(case.source.clip)["attribute_accuracy"] for case in some]) == 0
 
 
-def test_an_object_that_is_not_found_is_half_the_side_away(some: list[Case]) -> None:
+def test_an_object_that_is_not_found_is_half_the_side_away(some: list[ClipEdit]) -> None:
     empty = some[0].edited.background.expand(8, -1, -1, -1)
     found = some[0].measure(empty)
     assert found["trajectory_error_px"] == 32

@@ -10,7 +10,7 @@ import torch
 
 from calotype import load
 from calotype.evaluation.design_edit import claims, grey_hole, mean_colour, measure, membrane, pasted
-from calotype.evaluation.edit_cases import NEAREST, SIZE, SMOOTH, Case, batches, cases, gradient_energy
+from calotype.evaluation.edit_cases import NEAREST, SIZE, SMOOTH, PictureEdit, batches, cases, gradient_energy
 from calotype.evaluation.experiment import Table
 from calotype.methods.design_edit import DesignEdit
 from calotype.methods.design_edit.regions import Window, dilate
@@ -20,11 +20,11 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def some() -> list[Case]:
+def some() -> list[PictureEdit]:
     return cases("small", "tune", 77, COUNT)
 
 
-def test_cases_are_fixed_by_seed_and_sound(some: list[Case]) -> None:
+def test_cases_are_fixed_by_seed_and_sound(some: list[PictureEdit]) -> None:
     again = cases("small", "tune", 77, COUNT)
     assert [(case.scene, case.number, case.shift) for case in again] == [(case.scene, case.number, case.shift) for case in some]
     assert [case.kind for case in some] == ["removal"] * COUNT + ["move"] * COUNT
@@ -39,7 +39,7 @@ def test_cases_are_fixed_by_seed_and_sound(some: list[Case]) -> None:
     assert [len(batch) for batch in batches(some, 4)] == [4, 2, 4, 2]
 
 
-def test_the_answer_is_perfect_and_doing_nothing_is_not(some: list[Case]) -> None:
+def test_the_answer_is_perfect_and_doing_nothing_is_not(some: list[PictureEdit]) -> None:
     for case in some:
         right, wrong = case.measure(case.answer, case.picture, 4), case.measure(case.picture, case.picture, 4)
         smooth = case.scene.background.name in SMOOTH
@@ -54,14 +54,14 @@ def test_the_answer_is_perfect_and_doing_nothing_is_not(some: list[Case]) -> Non
             assert wrong["position_error_px"] > 4
 
 
-def test_the_composite_shows_the_moved_object_where_the_answer_does(some: list[Case]) -> None:
+def test_the_composite_shows_the_moved_object_where_the_answer_does(some: list[PictureEdit]) -> None:
     for case in some[COUNT:]:
         inner = ~dilate(~case.place, 1)
         assert (case.task.composite - case.answer)[:, inner].abs().max() < 0.02
         assert case.measure(pasted(case, case.clean), case.picture, 4)["iou"] > 0.9
 
 
-def test_cheap_fills_are_what_they_say(some: list[Case]) -> None:
+def test_cheap_fills_are_what_they_say(some: list[PictureEdit]) -> None:
     for case in some[:COUNT]:
         assert case.measure(mean_colour(case), case.picture, 4)["residue_share"] < 0.05
         inner = ~dilate(~case.hole, 1)
@@ -75,7 +75,7 @@ def test_cheap_fills_are_what_they_say(some: list[Case]) -> None:
     assert np.mean(better) > 0
 
 
-def test_the_blend_of_the_proof_is_the_users(some: list[Case]) -> None:
+def test_the_blend_of_the_proof_is_the_users(some: list[PictureEdit]) -> None:
     case = some[0]
     edited = blend(case.task, torch.zeros(3, SIZE, SIZE), Window(0, 0, SIZE, SIZE), 4, 4)
     far = ~dilate(case.mask, 4)

@@ -9,7 +9,7 @@ import pytest
 
 import calotype
 from calotype.evaluation.experiment import Table
-from calotype.evaluation.harmonized_customization import FEW, MAIN, PLAIN, Case, claims, measure
+from calotype.evaluation.harmonized_customization import FEW, MAIN, PLAIN, PoseChange, claims, measure
 from calotype.methods.harmonized_customization import HarmonizedCustomization
 from calotype.world import paint
 from calotype.world.creatures.drawing import looks_of, sample_creature
@@ -23,22 +23,22 @@ ROWS = (
 
 
 def test_cases_ask_for_another_pose_of_an_unseen_creature() -> None:
-    cases = [Case.of("eval", 3, index) for index in range(60)]
+    cases = [PoseChange.of("eval", 3, index) for index in range(60)]
     assert all(case.wanted != case.subject.creature.pose and case.wanted in case.prompt for case in cases)
     assert {case.subject.creature.look for case in cases} <= set(looks_of("eval"))
     assert len({case.wanted for case in cases}) == 6
-    assert Case.of("eval", 3, 7).prompt == cases[7].prompt
+    assert PoseChange.of("eval", 3, 7).prompt == cases[7].prompt
     assert not any(word in cases[0].prompt for word in ("creature", cases[0].subject.creature.look.body))
 
 
 def test_a_perfect_answer_and_a_copied_pose_are_told_apart() -> None:
-    case = Case.of("tune", 5, 1)
+    case = PoseChange.of("tune", 5, 1)
     answer = sample_creature(split="tune", seed=5, index=1, pose=case.wanted)
     right, copied = (case.measure(one) for one in recognise_creatures(paint([answer, case.subject])))
     assert (right["pose_accuracy"], right["pose_copy_rate"], right["prompt_accuracy"], right["not_found"]) == (1.0, 0.0, 1.0, 0.0)
     assert (copied["pose_accuracy"], copied["pose_copy_rate"], copied["prompt_accuracy"]) == (0.0, 1.0, 0.0)
     assert right["identity_error"] < 2.0
-    other = Case.of("tune", 5, 2)
+    other = PoseChange.of("tune", 5, 2)
     assert other.measure(recognise_creatures(paint([answer]))[0])["identity_error"] > 10.0
 
 

@@ -9,7 +9,7 @@ import torch
 
 from calotype import load
 from calotype.core.events import SILENT
-from calotype.evaluation.ovam import Case, Experiment, annotated, cases, centre_disc, chance, measure, untrained
+from calotype.evaluation.ovam import AbsentWord, MaskExperiment, annotated, cases, centre_disc, chance, measure, untrained
 from calotype.methods.ovam import OpenVocabularyAttentionMaps
 from calotype.metrics.regions import area_under_curve, iou
 from tests import tiny
@@ -21,11 +21,11 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def some() -> list[Case]:
+def some() -> list[AbsentWord]:
     return cases("tune", 55, 6)
 
 
-def test_the_caption_names_the_other_thing_only(some: list[Case]) -> None:
+def test_the_caption_names_the_other_thing_only(some: list[AbsentWord]) -> None:
     assert [case.scene for case in cases("tune", 55, 6)] == [case.scene for case in some]
     for case in some:
         named = case.scene.objects[1 - case.asked].category
@@ -38,8 +38,8 @@ def test_the_caption_names_the_other_thing_only(some: list[Case]) -> None:
     assert annotated("house").scene.split == "tune"
 
 
-def test_a_perfect_map_scores_one_and_cheap_ones_do_not(some: list[Case]) -> None:
-    test = Experiment(OpenVocabularyAttentionMaps(self_attention=1.0, refine="none", threshold=0.5), some, 0, SILENT)
+def test_a_perfect_map_scores_one_and_cheap_ones_do_not(some: list[AbsentWord]) -> None:
+    test = MaskExperiment(OpenVocabularyAttentionMaps(self_attention=1.0, refine="none", threshold=0.5), some, 0, SILENT)
     truths = torch.stack([case.truth for case in some])
     test.cut("perfect", "method", truths.float())
     test.cut("flat", "baseline", torch.ones_like(truths, dtype=torch.float32))
@@ -51,7 +51,7 @@ def test_a_perfect_map_scores_one_and_cheap_ones_do_not(some: list[Case]) -> Non
     assert max(luck) < 0.5
 
 
-def test_the_disc_has_the_true_area_in_the_middle(some: list[Case]) -> None:
+def test_the_disc_has_the_true_area_in_the_middle(some: list[AbsentWord]) -> None:
     disc, nearness = centre_disc(some[0].truth)
     assert int(disc.sum()) == int(some[0].truth.sum())
     assert bool(disc[31:33, 31:33].all())

@@ -15,7 +15,7 @@ import calotype
 from calotype.embedded.qsm import QSMRecipe
 from calotype.evaluation.experiment import Table
 from calotype.evaluation.qsm_baselines import GRIDS, SOLVERS, TUNED, settings_for, solve, sweep
-from calotype.evaluation.qsm_cases import CROP, Case, Head, heads, scan
+from calotype.evaluation.qsm_cases import CROP, Head, Scan, heads, scan
 from calotype.evaluation.qsmdiff import CLEAN_PPM, NOISE_PPM, TILT_DEGREES, claims, measure
 from calotype.evaluation.report import Claim
 from calotype.methods.qsmdiff import QSMDiff
@@ -28,7 +28,7 @@ def two() -> list[Head]:
 
 
 @pytest.fixture(scope="module")
-def noisy(two: list[Head]) -> list[Case]:
+def noisy(two: list[Head]) -> list[Scan]:
     return [scan(head, noise_ppm=NOISE_PPM) for head in two]
 
 
@@ -66,7 +66,7 @@ def test_tilt_is_in_the_affine(two: list[Head]) -> None:
         assert errors[1] > 0.2
 
 
-def test_the_truth_is_perfect_and_nothing_is_not(noisy: list[Case]) -> None:
+def test_the_truth_is_perfect_and_nothing_is_not(noisy: list[Scan]) -> None:
     for case in noisy:
         truth = case.head.brain.susceptibility
         found = case.measure(truth + 0.1)
@@ -96,7 +96,7 @@ def test_recorded_settings_cover_every_condition_and_are_the_grids() -> None:
     assert clean["ndi"] > strong["ndi"]
 
 
-def test_tuned_settings_beat_their_neighbours_and_tv_all(noisy: list[Case]) -> None:
+def test_tuned_settings_beat_their_neighbours_and_tv_all(noisy: list[Scan]) -> None:
     chosen = settings_for(NOISE_PPM)
     errors = sweep("tkd", noisy)
     assert len(errors) == len(GRIDS["tkd"])

@@ -13,7 +13,7 @@ from calotype.core.events import SILENT
 from calotype.core.timetravel import Reinject
 from calotype.evaluation.baselines import cross_fade, cut, image_to_video
 from calotype.evaluation.pairs import FRAMES, LEAST_DISTANCE, Pair, at_end, bank_of, directed_twin, distance, symmetric_pairs
-from calotype.evaluation.time_reversal_fusion import Experiment, claims, exact_model, exact_rows, measure, notes
+from calotype.evaluation.time_reversal_fusion import PairExperiment, claims, exact_model, exact_rows, measure, notes
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
 from calotype.metrics import psnr
 from calotype.world.scenes.exact import ExactImageToVideo
@@ -98,7 +98,7 @@ def test_replacing_the_last_frame_changes_nothing_else_of_the_baseline(pairs: li
 
 
 def test_the_exact_rows_see_the_same_scenes_and_cost_what_they_should(pairs: list[Pair]) -> None:
-    test = Experiment(77, SILENT)
+    test = PairExperiment(77, SILENT)
     exact_rows(test, QUICK, pairs[3:5], "rocket", bank=64)
     found = {row.variant: row for row in test.rows}
     assert {row.n for name, row in found.items() if "directed" not in name} == {2}

@@ -111,7 +111,7 @@ def one_step(model: Any, kind: str, injection: Injection, *, equal: bool = False
     trajectory = Trajectory(torch.tensor([2.0], dtype=torch.float64), (x,))
     with AttentionControl(model, roles=(SOURCE, NEGATIVE, EDIT)) as control:
         injection.add(control)
-        hidden = control.add(Capture(what="hidden", rows=SOURCE, dtype=torch.float32))
+        hidden = control.add(Capture(what="attn_output", rows=SOURCE, dtype=torch.float32))
         denoise = model.denoiser(conditions, BesideSource.of(2.0, trajectory, EVERYWHERE), control=control)
         estimate = denoise.at(StepContext(0, 1, 2.0))(x, 2.0)
     return estimate, [tensor for _, tensor in sorted(hidden.tensors.items())]

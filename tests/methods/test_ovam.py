@@ -345,6 +345,22 @@ def test_words_of_one_file_name_keep_their_results(sd: Any, words: str, stems: l
     assert len({name.casefold() for name in found}) == len(found)
 
 
+def test_a_fitted_token_is_a_result_and_an_input(sd: Any, tmp_path: Path) -> None:
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[:, :32] = True
+    found = PLAIN(sd, noisy_picture(0), words="ball", mask=Mask(mask))
+    assert list(found) == ["picture", "ball-map", "ball-mask", "token"]
+    token = found["token"]
+    assert isinstance(token, Token)
+    token.save(tmp_path / "ball.safetensors")
+    asked = [
+        PLAIN(sd, noisy_picture(0), token=given) for given in (token, tmp_path / "ball.safetensors", str(tmp_path / "ball.safetensors"))
+    ]
+    for each in asked:
+        assert list(each) == ["picture", "ball-map", "ball-mask"]
+        assert torch.equal(each["ball-map"].pixels, found["ball-map"].pixels)
+
+
 REFUSED: Sequence[tuple[dict[str, Any], str]] = (
     ({"words": ""}, "no words were given"),
     ({"words": "ball,,red"}, "empty entry"),

@@ -11,7 +11,7 @@ import torch
 
 import calotype
 from calotype.evaluation.qsm_baselines import TUNED, solve
-from calotype.evaluation.qsm_cases import Case, heads, scan
+from calotype.evaluation.qsm_cases import Scan, heads, scan
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
 
@@ -28,7 +28,7 @@ def test_a_map_from_its_files_is_within_the_claims(tmp_path: Path) -> None:
     Volume(brain.mask, affine).save(tmp_path / "M.nii.gz")
     method = replace(QSMDiff.toy(), num_inference_steps=12, num_samples=1)
     chi = method(calotype.load("toy-qsm"), tmp_path / "F.nii.gz", tmp_path / "M.nii.gz", seed=1).chi.values
-    case = Case(head, 0.006, 0.0, scan(head, noise_ppm=0.006).field.with_values(field), Volume(brain.mask, affine))
+    case = Scan(head, 0.006, 0.0, scan(head, noise_ppm=0.006).field.with_values(field), Volume(brain.mask, affine))
     found = case.measure(chi)
     tkd, l2, tv = (case.measure(solve(name, case, TUNED[0.006, 0.0][name])) for name in ("tkd", "l2", "tv"))
     assert found["nrmse_percent"] < 0.7 * min(tkd["nrmse_percent"], l2["nrmse_percent"])

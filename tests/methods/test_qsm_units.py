@@ -14,6 +14,7 @@ from calotype.data.volumes import masked_values
 from calotype.errors import InputError
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff import QSMDiff
+from calotype.methods.qsmdiff.inputs import read_measurement
 from calotype.methods.qsmdiff.units import field_in_ppm
 from tests.fuzz.mutations import reads_or_refuses
 from tests.methods.test_qsmdiff import White
@@ -203,12 +204,12 @@ def test_the_main_field_is_read_off_the_scanners_placement(
     nibabel.save(image, tmp_path / "f.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.ones(SIZE, np.uint8), None, image.header), tmp_path / "m.nii.gz")
     notes = Recorder()
-    method, given = QSMDiff(num_inference_steps=1), {"field_unit": None, "te_ms": None, "b0_tesla": None}
-    *_, b0 = method._measured(tmp_path / "f.nii.gz", tmp_path / "m.nii.gz", b0_direction=None, **given, events=notes)  # type: ignore[arg-type]
+    given = {"quantity": "field", "field_unit": None, "te_ms": None, "b0_tesla": None}
+    *_, b0 = read_measurement(tmp_path / "f.nii.gz", tmp_path / "m.nii.gz", b0_direction=None, **given, events=notes)  # type: ignore[arg-type]
     assert np.allclose(b0, [0, np.sin(np.radians(degrees)), np.cos(np.radians(degrees))], atol=1e-5)
     assert any("give --b0-direction" in note for note in notes.notes) == noted
     notes = Recorder()
-    *_, b0 = method._measured(tmp_path / "f.nii.gz", tmp_path / "m.nii.gz", b0_direction=(0, 3, 4), **given, events=notes)  # type: ignore[arg-type]
+    *_, b0 = read_measurement(tmp_path / "f.nii.gz", tmp_path / "m.nii.gz", b0_direction=(0, 3, 4), **given, events=notes)  # type: ignore[arg-type]
     assert np.allclose(b0, [0, 0.6, 0.8])
     assert not any("--b0-direction" in note for note in notes.notes)
 

@@ -282,7 +282,6 @@ def test_a_record_that_kept_a_file_as_text_is_read_as_before(tmp_path: Path) -> 
     """Earlier versions recorded the path of a token's file as a plain argument, and an empty text where there was none."""
     from calotype.registry import resolve_method
     from calotype.runs.recorded import prepared
-    from tests.runs.test_trust import Heard
 
     Token(("house",), torch.zeros(2, 8)).save(tmp_path / "house.safetensors")
     picture = Image(torch.rand(3, 32, 32))
@@ -292,7 +291,7 @@ def test_a_record_that_kept_a_file_as_text_is_read_as_before(tmp_path: Path) -> 
         arguments = {"words": "" if token else "house", "prompt": "", "token": token, "save_token": ""}
         record.update(method="ovam", parameters={}, arguments=arguments, status="interrupted")
 
-    options: dict[str, Any] = {"resolve_method": resolve_method, "source": "it", "folder": done.folder, "extra": None, "events": Heard()}
+    options: dict[str, Any] = {"resolve_method": resolve_method, "source": "it", "folder": done.folder, "extra": None, "events": Events()}
     edit(done.folder, lambda record: before(record, ""))
     found = prepared(read_record(done.folder)[0], trust=False, **options)
     assert (found.plain["words"], "token" in found.values) == ("house", False)

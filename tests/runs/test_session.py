@@ -16,7 +16,7 @@ import torch
 
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
-from calotype.core.roles import Model
+from calotype.core.roles import Denoises
 from calotype.errors import InputError
 from calotype.imaging.types import Image
 from calotype.runs import ModelRequest, Session, call_parameters, compare
@@ -52,7 +52,7 @@ class ToyPair(Method):
     role: ClassVar[str] = "Model"
     presets: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, model: Any, vit: Model | None = None, *, seed: int = 0, events: Events = SILENT) -> Image:
+    def __call__(self, model: Any, vit: Denoises | None = None, *, seed: int = 0, events: Events = SILENT) -> Image:
         """Ask.
 
         Args:
@@ -120,7 +120,7 @@ def test_runs_on_one_network_wait_for_one_another_and_others_do_not(tmp_path: Pa
 
 def test_every_network_of_a_run_is_recorded_and_watched(tmp_path: Path) -> None:
     assert [(item.name, item.kind) for item in call_parameters(ToyPair)] == [("vit", "model")]
-    assert needed_models(ToyPair) == {"model": "Model", "vit": "Model"}
+    assert needed_models(ToyPair) == {"model": "Model", "vit": "Denoises"}
     session, seen = Session(lambda request: Network(request.name)), []
 
     @contextmanager

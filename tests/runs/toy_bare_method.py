@@ -10,7 +10,8 @@ from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.noise import noise
 from calotype.data import as_image, as_mask
-from calotype.evaluation import Claim, Report, Row
+from calotype.errors import InputError
+from calotype.evaluation import Claim, Evaluation, Report, Row
 from calotype.metrics import Interval
 
 
@@ -47,6 +48,30 @@ def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: 
     found = Interval(max(errors), min(errors), max(errors))
     rows = [Row.of("method", "method", {"error": errors})]
     return Report("toy-negative", seed, number, device, 0.1, rows, [Claim.at_most("twice the negative is the picture", found, 1e-6)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyTimes(Evaluation):
+    """Is the negative of the negative the picture, however often it is taken?"""
+
+    slug: ClassVar[str] = "toy-smooth"
+    default_count: ClassVar[int] = 4
+    quick_count: ClassVar[int] = 2
+
+    times: int = 2
+    """How often the negative is taken."""
+
+    def check(self, *, count: int | None, record: bool) -> None:
+        """Refuse an odd number."""
+        if self.times % 2:
+            raise InputError(f"times is {self.times}; it must be even")
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """Count."""
+        number = self.scenes(count, quick)
+        return Report(self.slug, seed, number, device, 0.1, [Row.of("method", "method", {"times": [float(self.times)] * number})])
 
 
 def nothing(**_: object) -> None:

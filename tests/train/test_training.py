@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 
 import calotype
 from calotype.cli import app
+from calotype.data import manifest
 from calotype.errors import DataError, InputError
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.training import QSMDiffTraining
 from calotype.train.state import read_counters
-from tests.train.narrow import Heard
+from tests.recorder import Recorder
 
 SMALL: dict[str, Any] = {
     "window": (16, 16, 16), "channels": (8, 8), "norm_num_groups": 4, "batch_size": 2, "held_out_windows": 4, "spacing": (4.0, 4.0, 4.0),
@@ -191,6 +192,33 @@ def test_changed_data_are_another_training(maps: Path, tmp_path: Path) -> None:
     training = QSMDiffTraining(**SMALL)
     training(folder, tmp_path / "prior", budget="1steps", device="cpu")
     write_map(folder / "sub-50", 50)
-    heard = Heard()
+    heard = Recorder()
     with pytest.raises(InputError, match="holds a training with data"):
         training(folder, tmp_path / "prior", budget="1steps", device="cpu", events=heard)
+
+
+def test_a_second_start_reads_no_map_that_is_as_it_was(maps: Path, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    record = manifest._record
+    monkeypatch.setattr(manifest, "_record", lambda root, path, look: (read.append(path), record(root, path, look))[1])
+    QSMDiffTraining(**SMALL)(maps, straight, budget="10steps", device="cpu")
+    assert read == []
+    lines = (straight / "training" / "data" / manifest.NAME).read_text().splitlines()
+    assert len(lines) == 1 + 6 + 3
+    assert json.loads(lines[1])["group"] == "sub-00"
+
+
+def test_results_within_the_data_folder_are_refused(maps: Path) -> None:
+    with pytest.raises(InputError, match="lies in the data folder"):
+        QSMDiffTraining(**SMALL)(maps, maps / "prior", budget="1steps", device="cpu")
+    assert not (maps / "prior").exists()
+
+
+def test_a_map_that_changes_after_the_check_is_noticed(maps: Path, tmp_path: Path) -> None:
+    shutil.copytree(maps, tmp_path / "maps")
+    data = QSMDiffTraining(**SMALL).data_set(tmp_path / "maps", tmp_path / "kept")
+    assert data.fingerprint
+    for path in (tmp_path / "maps").glob("*_Chimap.nii.gz"):
+        os.utime(path, (5, 5))
+    with pytest.raises(InputError, match=r"Chimap\.nii\.gz changed since the training began"):
+        data.rows([0])

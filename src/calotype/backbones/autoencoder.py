@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from calotype.backbones.components import Components
 from calotype.backbones.source import CheckpointSource
 from calotype.core.offload import in_precision
-from calotype.core.roles import Role
 from calotype.errors import ShapeError
 
 PIXELS_PER_CHUNK = 8 * 576 * 1024
@@ -100,7 +99,7 @@ class LatentSpace:
 class Autoencoder:
     """The role `Autoencoder`: one AutoencoderKL on its own (toy-vae). Latents are [B, C, h, w], scaled."""
 
-    role: Role = "Autoencoder"
+    role = "Autoencoder"
 
     def __init__(self, source: CheckpointSource, vae: nn.Module, device: torch.device, *, decode_chunk_size: int | None = None) -> None:
         self.source = source

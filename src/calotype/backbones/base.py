@@ -17,7 +17,6 @@ from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.source import CheckpointSource
 from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import BranchInputs, Guidance
-from calotype.core.roles import Role
 from calotype.core.schedule import SamplerName
 from calotype.core.stepping import StepContext, StepControl, check_bound
 from calotype.errors import InputError, ShapeError
@@ -41,7 +40,10 @@ class Observer(Protocol):
 class DiffusionModel:
     """Base of the two diffusion roles. Holds networks, changes nothing about them."""
 
-    role: Role
+    role: str
+    """What it is for, as its layout says."""
+    stands_for: tuple[str, ...] = ()
+    """Further roles that it can be used in."""
     observer: Observer | None = None
 
     def __init__(

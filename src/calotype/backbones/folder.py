@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calotype.backbones.headers import MOST_VOCABULARY_BYTES, damage, excess, read_json, tensor_count
 from calotype.backbones.layouts import Layout, Network, known_pipelines, known_singles, pipeline_layout, single_layout
 from calotype.errors import InputError, MissingError
 from calotype.imaging.boundary import refusing
-
-if TYPE_CHECKING:
-    from calotype.core.roles import Role
 
 INT8, ROUNDED = "int8", "model.int8.safetensors"
 """The variant and the file of networks that are stored in 8 bits (`calotype.backbones.quantized`)."""
@@ -50,7 +47,7 @@ class Checkpoint:
     """The content of model_index.json; nothing for a folder that is one network."""
 
     @property
-    def role(self) -> Role:
+    def role(self) -> str:
         """The role that its adapter has."""
         return self.layout.role
 

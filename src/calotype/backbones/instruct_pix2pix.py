@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,30 @@ from torch import Tensor
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.text import encode_prompts
 from calotype.core.denoiser import Condition
+from calotype.core.roles import Denoises
 from calotype.core.schedule import SamplerName, start_scale
 from calotype.errors import InputError
+
+
+@runtime_checkable
+class PictureEditor(Denoises, Protocol):
+    """Picture and instruction to edited picture: InstructPix2Pix. Latents are [B, C, h, w], scaled."""
+
+    def condition(self, images: Tensor, instruction: str) -> Condition:
+        """One row per picture; pixels [B, 3, H, W] in [0, 1]."""
+        ...
+
+    def without_picture(self, condition: Condition) -> Condition:
+        """The same rows without the picture."""
+        ...
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """[C, h, w] for a picture of that height and width."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pixels [B, 3, H, W] in [0, 1]."""
+        ...
 
 
 class InstructPix2Pix(DiffusionModel):

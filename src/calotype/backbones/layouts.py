@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from calotype.core.roles import Role
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,8 @@ class Layout:
 
     class_name: str
     """The pipeline's class in model_index.json; of a `single` one, the network's class in config.json."""
-    role: Role
+    role: str
+    """What its adapter is for: the name that methods ask for and that the adapter says as `role`."""
     adapter: str
     """Import string of the class whose `from_components` makes the model."""
     parts: Mapping[str, tuple[Network, ...]]
@@ -59,6 +57,11 @@ class Layout:
     problem: Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], str] = _no_problem
     """Why a checkpoint can't be used, by model_index.json and the configs of its networks (none where they aren't known yet), as the end of
     a message that begins with its name; "" if nothing speaks against it."""
+
+
+def known_roles() -> set[str]:
+    """The roles that checkpoints can have."""
+    return {layout.role for layout in LAYOUTS}
 
 
 def resolve(target: str) -> Any:

@@ -57,7 +57,7 @@ def load(
         decode_chunk_size: pictures or frames that are decoded at once; None takes 8 frames at 576x1024, more of smaller ones.
 
     Returns:
-        A `TextToImage`, `ImageToVideo`, `PictureEditor`, `VolumePrior` or `Autoencoder` model (`calotype.core.roles`).
+        A model of the role that the checkpoint's layout says (`calotype.backbones.layouts`), a `calotype.backbones.components.Adapter`.
 
     Raises:
         InputError: no such name (near misses are listed), a checkpoint of an unknown kind, or files that can't be read as one.

@@ -7,8 +7,9 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.backbones.instruct_pix2pix import PictureEditor
 from calotype.core.events import Events
-from calotype.core.roles import ImageToVideo, PictureEditor, TextToImage
+from calotype.core.roles import ImageToVideo, TextToImage
 from calotype.data.fitting import resize_pixels
 from calotype.imaging.types import Image
 from calotype.index import MODELS

@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 
-from calotype.backbones.autoencoder import Autoencoder
-from calotype.backbones.base import DiffusionModel
-from calotype.backbones.volume_prior import MonaiVolumePrior
+from calotype.backbones.components import Adapter
 from calotype.imaging.files import file_digest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def describe(model: DiffusionModel | Autoencoder | MonaiVolumePrior) -> dict[str, Any]:
+def describe(model: Adapter) -> dict[str, Any]:
     """Plain facts for a run record: name, role, class, folder, revision, licence, dtype, device, size, parameters."""
     source = model.source
     return {
@@ -35,7 +33,7 @@ def describe(model: DiffusionModel | Autoencoder | MonaiVolumePrior) -> dict[str
     }
 
 
-def checkpoint_hash(model: DiffusionModel | Autoencoder | MonaiVolumePrior) -> str:
+def checkpoint_hash(model: Adapter) -> str:
     """SHA-256 over the names and hashes of the weight files; over the weights themselves for a pipeline object.
 
     Files in the hub's cache are named by their hash and aren't read; others are read once a process.

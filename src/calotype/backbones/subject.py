@@ -59,6 +59,7 @@ class SubjectDiffusion(StableDiffusion):
     """A Stable Diffusion model whose text encoder takes visual rows; `condition` alone is a plain prompt without a subject."""
 
     role = "SubjectToImage"
+    stands_for = ("TextToImage",)
     subject_word = ""
     """What the subject is called where the user doesn't say; "" asks for a word."""
     plain_ground: tuple[float, float, float] | None = None

@@ -14,14 +14,13 @@ from calotype.backbones.components import Components
 from calotype.backbones.layouts import other_channels
 from calotype.backbones.text import encode_prompts, encode_prompts_penultimate
 from calotype.core.denoiser import Condition
-from calotype.core.roles import Role
 from calotype.errors import InputError
 
 
 class StableDiffusion(DiffusionModel):
     """SD 1.x and 2.x: one text encoder, its last hidden state. Conditions hold `text` [B, tokens, width]."""
 
-    role: Role = "TextToImage"
+    role = "TextToImage"
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)

@@ -13,7 +13,7 @@ from calotype.backbones.components import Components
 from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.source import CheckpointSource
 from calotype.backbones.volume_network import VolumeNetwork
-from calotype.core.roles import CountingDenoiser, Role
+from calotype.core.roles import CountingDenoiser
 from calotype.core.schedule import SamplerName
 from calotype.errors import InputError
 
@@ -22,7 +22,7 @@ from calotype.errors import InputError
 class VolumePrior(Protocol):
     """An unconditional model of volumes, trained on windows of them: toy-qsm. Windows are [B, 1, *window], in units of `scale`."""
 
-    role: Role
+    role: str
     name: str
     """The name that it was loaded by."""
     window: tuple[int, int, int]
@@ -54,7 +54,7 @@ class MonaiVolumePrior:
         InputError: the folder's facts are no window that suits the network, voxel size or scale.
     """
 
-    role: Role = "VolumePrior"
+    role = "VolumePrior"
 
     def __init__(
         self,

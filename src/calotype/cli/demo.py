@@ -118,14 +118,14 @@ def pair_report(pair: Pair, done: Run, model: Any, method: Any, seed: int, event
     """The pair's table: the clip that was just made, plain image-to-video with the same caption and noise, and a cross-fade."""
     from calotype.evaluation import Report
     from calotype.evaluation.baselines import cross_fade
-    from calotype.evaluation.time_reversal_fusion import Experiment, continued, fixed
+    from calotype.evaluation.time_reversal_fusion import PairExperiment, continued, fixed
     from calotype.imaging.types import Video
 
     clip = done.results["result"]
     if not isinstance(clip, Video):
         raise InputError(f"{SLUG} made a {type(clip).__name__}; a clip is expected")
     events.stage("baselines", 2)
-    test = Experiment(seed - pair.index, events)
+    test = PairExperiment(seed - pair.index, events)
     cost = {"seconds": done.record.seconds["method"], "model_calls": done.record.metrics.get("model_calls", math.nan)}
     test.add("method", "method", [{**pair.measure(clip.frames), **cost}])
     test.run("image-to-video", "baseline", [pair], continued(model, method, captions=True))

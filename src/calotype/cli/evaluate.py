@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
 from calotype.errors import InputError
-from calotype.registry import did_you_mean
+from calotype.index import EMBEDDED
+from calotype.registry import did_you_mean, find_evaluation, known_evaluations
+
+if TYPE_CHECKING:
+    from calotype.evaluation import Evaluation
 
 CLAIM_FAILED = 1
 
@@ -35,10 +40,6 @@ class EvalOptions(Common):
     """Write results/NAME.csv, from which the tables of the docs are made."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
-    noise: float | None = None
-    """qsmdiff: noise of the field in ppm, 0.006 by default."""
-    data: Path | None = None
-    """qsmdiff: a folder of the QSM challenge or of qsm-forward, whose heads are scored in place of synthetic ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +67,22 @@ class WorldOptions(Common):
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """`calotype eval NAME`."""
+    """`calotype eval NAME`: the fields of the name's evaluation are flags beside the common ones."""
+    known = known_evaluations()
+    declared = _declared(next((argument for argument in arguments if argument in known), ""), quiet="--quiet" in arguments)
     page = Help(
-        "calotype eval NAME [--seed N] [--count N]",
+        f"calotype eval {declared.slug if declared else 'NAME'} [--seed N] [--count N]",
         "The proof on ground truth: one table of the method against its baselines and ablations, then its claims, each with its bar.",
         "Exit status 1 if a claim fails.",
-        ("calotype eval time-reversal-fusion --seed 7", "calotype eval toy-i2v --json"),
+        (f"calotype eval {known[0]} --seed 7", "calotype eval toy-i2v --json"),
     )
-    options = parse(EvalOptions, arguments, page)
+    settings: dict[str, Any] = {}
+    if declared is None:
+        options = parse(EvalOptions, arguments, page)
+    else:
+        groups = {"options": "Options", "settings": f"Settings of {declared.slug}"}
+        parsed: Any = parse(_with_settings(declared), arguments, page, groups=groups)
+        options, settings = parsed.options, vars(parsed.settings)
 
     from calotype import evaluation
 
@@ -86,14 +95,30 @@ def evaluate(arguments: Sequence[str]) -> int:
             device=options.device,
             events=events,
             record=options.record,
-            noise=options.noise,
-            data=options.data,
+            **settings,
         )
     if options.json:
         print_json(report.to_dict())
     else:
         console.results().print(report.render())
     return 0 if report.holds else CLAIM_FAILED
+
+
+def _declared(name: str, *, quiet: bool) -> type[Evaluation] | None:
+    """The class that evaluates something, if it has flags of its own."""
+    if not name or name in EMBEDDED:
+        return None
+    with console.starting(quiet=quiet):
+        found = find_evaluation(name)
+    return found if isinstance(found, type) and dataclasses.fields(found) else None
+
+
+def _with_settings(declared: type[Evaluation]) -> type:
+    """A dataclass of `eval`'s own options and an evaluation's fields."""
+    flat = tyro.conf.arg(name="")
+    groups: list[Any] = [("options", Annotated[EvalOptions, flat]), ("settings", Annotated[declared, flat], declared())]
+    spec: type = dataclasses.make_dataclass("Evaluate", groups, frozen=True, kw_only=True)
+    return spec
 
 
 def world(arguments: Sequence[str]) -> int:

@@ -127,7 +127,7 @@ def run(arguments: Sequence[str]) -> int:
             given[parameter.name] = requests[parameter.name] = named
     with output(options) as events:
         if not _early(rest, "--model") and model:
-            known = "synthetic brains" if method.role == "VolumePrior" else "the toy world"
+            known = MODELS[model].knows
             events.note(f"no --model was given, so this runs on {model}, which knows {known} only; `calotype models` lists others")
         for request in requests.values():
             look(request)

@@ -20,11 +20,12 @@ def show_taps(name: str, *, as_json: bool) -> int:
     """
     import calotype
     from calotype.attention import attention_sites
+    from calotype.core.roles import HasAttention
     from calotype.features import feature_taps
 
     with redirect_stdout(sys.stderr):
         model: Any = calotype.load(name, device="cpu")
-    if not hasattr(model, "unet"):
+    if not isinstance(model, HasAttention):
         raise InputError(f"{name} is of the role {model.role}; sites and taps are those of models of pictures and clips, such as toy-t2i")
     sites, taps = attention_sites(model.unet), feature_taps(model.unet)
     if as_json:

@@ -38,7 +38,7 @@ class Method:
     slug: ClassVar[str]
     """Kebab-case name, as in the index."""
     role: ClassVar[str]
-    """The role that the model must have (`calotype.core.roles.Role`); "" needs no model."""
+    """The role that the model must have (`calotype.backbones.layouts` has them all); "" needs no model."""
     presets: ClassVar[tuple[str, ...]] = ()
     """Class methods that return a ready-made configuration; the first one is the default. Without any, the fields' defaults are."""
 
@@ -84,12 +84,10 @@ class Method:
             capabilities: protocols of `calotype.core.roles` that it must satisfy beside its role's.
 
         Raises:
-            InputError: the model isn't of the role `role`, or of one that stands for it, or lacks a capability.
+            InputError: the model isn't of the role `role` and doesn't stand for it, or lacks a capability.
         """
-        from calotype.core.roles import STANDS_FOR
-
-        own = getattr(model, "role", "")
-        if cls.role not in (own, *STANDS_FOR.get(own, ())) or not all(isinstance(model, capability) for capability in capabilities):
+        roles = (getattr(model, "role", ""), *getattr(model, "stands_for", ()))
+        if cls.role not in roles or not all(isinstance(model, capability) for capability in capabilities):
             raise InputError(f"{getattr(model, 'name', type(model).__name__)} can't be used: {cls.slug} needs {needs}")
 
     @staticmethod

@@ -6,7 +6,7 @@ A protocol that only one adapter's role has stands beside that adapter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,6 @@ from calotype.core.denoiser import Condition, Denoiser
 from calotype.core.guidance import Guidance
 from calotype.core.stepping import StepContext, StepControl
 from calotype.imaging.types import Image, Video
-
-Role = Literal["Autoencoder", "ImageToVideo", "PictureEditor", "SubjectToImage", "TextToImage", "VolumePrior"]
-"""What a checkpoint is for. Every adapter says it as `role`, every method asks for one by name."""
-
-STANDS_FOR: Mapping[str, tuple[Role, ...]] = {"SubjectToImage": ("TextToImage",)}
-"""Roles that can stand in for others: a model of subjects makes pictures of prompts alone, too."""
 
 
 @runtime_checkable
@@ -50,7 +44,7 @@ class BranchedDenoiser(CountingDenoiser, Protocol):
 class Denoises(Protocol):
     """What every diffusion checkpoint offers."""
 
-    role: Role
+    role: str
     """What it is for."""
     name: str
     """The name that it was loaded by."""
@@ -177,25 +171,4 @@ class ImageToVideo(Denoises, Protocol):
 
     def decode(self, latents: Tensor, fps: float) -> Video:
         """Latents [1, F, C, h, w] to a clip."""
-        ...
-
-
-@runtime_checkable
-class PictureEditor(Denoises, Protocol):
-    """Picture and instruction to edited picture: InstructPix2Pix. Latents are [B, C, h, w], scaled."""
-
-    def condition(self, images: Tensor, instruction: str) -> Condition:
-        """One row per picture; pixels [B, 3, H, W] in [0, 1]."""
-        ...
-
-    def without_picture(self, condition: Condition) -> Condition:
-        """The same rows without the picture."""
-        ...
-
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """[C, h, w] for a picture of that height and width."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pixels [B, 3, H, W] in [0, 1]."""
         ...

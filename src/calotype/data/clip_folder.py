@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.data.folders import FolderData, Part, Row, check_folder
-from calotype.data.manifest import AttentionQueries
+from calotype.data.manifest import Inspection
 from calotype.data.videos import measure_clip, read_video
 from calotype.errors import InputError
 
@@ -26,7 +26,7 @@ def look_at_clip(path: Path) -> Mapping[str, int]:
     return {"frames": frames, "height": height, "width": width}
 
 
-CLIPS = Part("clip", ("clips", "videos", ""), CLIP_SUFFIXES, AttentionQueries(look_at_clip, frozenset(("frames", "height", "width"))))
+CLIPS = Part("clip", ("clips", "videos", ""), CLIP_SUFFIXES, Inspection(look_at_clip, frozenset(("frames", "height", "width"))))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self, runtime_checkable
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.data.manifest import AttentionQueries, FileRecord, look_at, read_manifest, refuse_inside, write_manifest
+from calotype.data.manifest import FileRecord, Inspection, look_at, read_manifest, refuse_inside, write_manifest
 from calotype.data.tables import HELD_OUT, LEFT_OUT, TRAIN, Told, read_tables, text_beside
 from calotype.errors import DataError, InputError
 from calotype.imaging.files import user_path
@@ -42,8 +42,8 @@ class DataSet(Protocol):
         """The rows of these numbers, stacked; on the CPU, and always the same."""
         ...
 
-    def split(self, share: float, seed: int = 0) -> tuple[Self, Self]:
-        """Rows to train on, and held-out ones. No group is in both."""
+    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+        """Rows to train on, and held-out ones; no group is in both. Raises `InputError` where it can't be split."""
         ...
 
 
@@ -57,7 +57,7 @@ class Part:
     """Folders that hold it, the first that is there; "" is the data set's folder itself."""
     suffixes: frozenset[str]
     """Endings of its files, in small letters."""
-    look: AttentionQueries
+    look: Inspection
     """Reads one as a whole, and says its size."""
 
 
@@ -294,11 +294,10 @@ class FolderData:
         kept = [row for row in self.content if row.split != LEFT_OUT]
         held = {row.group for row in kept if row.split == HELD_OUT}
         if not held:
-            places = {group: _place(group, seed) for group in {row.group for row in kept}}
-            if len(places) < 2:
-                raise InputError(f"data: {self.root} has {len(places)} group; two are needed, one of them to measure on")
-            order = sorted(places, key=lambda group: (places[group], group))
-            held = {group for group in order[:-1] if places[group] < share} or {order[0]}
+            groups = {row.group for row in kept}
+            if len(groups) < 2:
+                raise InputError(f"data: {self.root} has {len(groups)} group; two are needed, one of them to measure on")
+            held = held_out_groups(groups, share, seed)
         train = tuple(row for row in kept if row.group not in held)
         if not train:
             raise InputError(f"data: {self.root} holds all of its rows out; its tables must leave some with the split {TRAIN}")
@@ -314,6 +313,19 @@ class FolderData:
         if not record.unchanged(self.root):
             raise InputError(f"data: {self.root / record.path} changed since the training began; start it again, and it is checked anew")
         return self.root / record.path
+
+
+def held_out_groups(groups: Collection[str], share: float, seed: int = 0) -> set[str]:
+    """About this share of the groups, by the hash of their names; of two or more, at least one, and not all.
+
+    Example:
+        >>> sorted(held_out_groups({f"sub-{number:02d}" for number in range(20)}, 0.15))
+        ['sub-06', 'sub-17']
+        >>> sorted(held_out_groups({f"sub-{number:02d}" for number in range(40)}, 0.15))
+        ['sub-06', 'sub-17', 'sub-28', 'sub-35', 'sub-37']
+    """
+    order = sorted(groups, key=lambda group: (_place(group, seed), group))
+    return {group for group in order[:-1] if _place(group, seed) < share} or set(order[:1])
 
 
 def _place(group: str, seed: int) -> float:

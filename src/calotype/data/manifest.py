@@ -19,6 +19,8 @@ from calotype.data.files import plain_file
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, json_line
 
+NAME = "manifest.jsonl"
+"""What a manifest is called beside a training's results."""
 FORMAT, VERSION = "calotype-manifest", 1
 _MOST_THREADS = 4
 _DIGEST = "[0-9a-f]{64}"
@@ -27,13 +29,17 @@ _MOST = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class AttentionQueries:
+class Inspection:
     """How a file is looked at."""
 
     read: Callable[[Path], Mapping[str, int]]
     """Reads it as a whole and says what it holds; raises `InputError` where it can't be read."""
     facts: frozenset[str]
     """The names of what it says, such as "height"."""
+
+
+HASHED = Inspection(lambda path: {}, frozenset())
+"""Nothing but the hash: something else reads the files."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 def look_at(
     root: Path,
-    paths: Mapping[str, AttentionQueries],
+    paths: Mapping[str, Inspection],
     known: Mapping[str, FileRecord],
     found: dict[str, FileRecord],
     *,
@@ -105,7 +111,7 @@ def look_at(
     return problems
 
 
-def _record(root: Path, path: str, look: AttentionQueries) -> FileRecord | str:
+def _record(root: Path, path: str, look: Inspection) -> FileRecord | str:
     try:
         file = plain_file(root / path)
         size, time = _state(file)

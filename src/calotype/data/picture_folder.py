@@ -13,7 +13,7 @@ from torch import Tensor
 from calotype.core.events import SILENT, Events
 from calotype.data.folders import FolderData, Part, Row, check_folder
 from calotype.data.images import read_image
-from calotype.data.manifest import AttentionQueries
+from calotype.data.manifest import Inspection
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".jp2"))
 
@@ -24,7 +24,7 @@ def look_at_picture(path: Path) -> Mapping[str, int]:
     return {"height": height, "width": width}
 
 
-PICTURES = Part("image", ("images", "pictures", ""), PICTURE_SUFFIXES, AttentionQueries(look_at_picture, frozenset(("height", "width"))))
+PICTURES = Part("image", ("images", "pictures", ""), PICTURE_SUFFIXES, Inspection(look_at_picture, frozenset(("height", "width"))))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

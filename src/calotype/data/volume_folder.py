@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
+from calotype.data.folders import held_out_groups
+from calotype.data.manifest import HASHED, NAME, FileRecord, look_at, read_manifest, refuse_inside, write_manifest
 from calotype.data.volumes import read_volume
 from calotype.errors import DataError, InputError
 from calotype.imaging.files import atomic_path
@@ -44,6 +46,11 @@ class VolumeFile:
     group: str
     """Whose it is: files of one subject are never on both sides of a split."""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The volume's, and the mask's if there is one."""
+        return (self.path,) if self.mask is None else (self.path, self.mask)
+
 
 class Volumes(Protocol):
     """Volumes by number: [x, y, z], 0 outside their mask, each side at least a window's."""
@@ -57,7 +64,7 @@ class Volumes(Protocol):
 
     def __getitem__(self, number: int) -> Float[Tensor, "x y z"]: ...
 
-    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+    def split(self, share: float, seed: int = 0) -> tuple[Self, Self]:
         """Those for training, and about `share` of them to be held out."""
         ...
 
@@ -92,15 +99,20 @@ class VolumeFolder:
         kept: folder for the prepared volumes.
         key: what `prepare` depends on, beside the files.
         files: those that belong to it; all that are found, by default.
+        records: what is known of their content.
 
     Raises:
-        InputError: there is no such folder, or no volume in it.
+        InputError: there is no such folder, or no volume in it, or `kept` lies in it.
     """
 
-    def __init__(self, folder: Path, prepare: Prepare, *, kept: Path, key: str = "", files: Sequence[VolumeFile] | None = None) -> None:
+    def __init__(
+        self, folder: Path, prepare: Prepare, *, kept: Path, key: str = "", files: Sequence[VolumeFile] | None = None,
+        records: Mapping[str, FileRecord] | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.prepare, self.kept, self.key = folder, prepare, kept, key
         self.files = tuple(find_volumes(folder) if files is None else files)
-        self._marks: dict[Path, str] = {}
+        refuse_inside(kept, folder)
+        self._records = records
 
     def __len__(self) -> int:
         return len(self.files)
@@ -108,6 +120,9 @@ class VolumeFolder:
     def __getitem__(self, number: int) -> Float[Tensor, "x y z"]:
         path = self.kept / f"{self._mark(self.files[number])}.npy"
         if not path.is_file():
+            for file in self.files[number].paths:
+                if not self.records[self._relative(file)].unchanged(self.folder):
+                    raise InputError(f"{file} changed since the training began; give --out another folder to train on it as it is now")
             values = self._prepared(self.files[number], SILENT).half().numpy()
             with atomic_path(path, overwrite=True) as temporary:
                 np.save(temporary, values)
@@ -147,9 +162,11 @@ class VolumeFolder:
         if problems:
             told = f"{len(problems)} of {len(self.files)} files in {self.folder} can't be used; mend them or take them out"
             raise DataError(told, problems)
+        groups = {self._relative(path): file.group for file in self.files for path in file.paths}
+        write_manifest(self.kept / NAME, self.folder, self.records.values(), groups)
 
-    def split(self, share: float, seed: int) -> tuple[VolumeFolder, VolumeFolder]:
-        """Two parts by subject: those for training, and about `share` of the subjects, at least one.
+    def split(self, share: float, seed: int = 0) -> tuple[VolumeFolder, VolumeFolder]:
+        """Two parts by subject: those for training, and about `share` of the subjects, at least one; see `held_out_groups`.
 
         Raises:
             InputError: there is one subject alone.
@@ -160,10 +177,11 @@ class VolumeFolder:
                 f"{self.folder} has one subject ({groups[0]}) and none is left to be held out; give maps of two or more, "
                 "each named sub-... or in a folder of its own"
             )
-        order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 83]))).permutation(len(groups))
-        out = {groups[place] for place in order[: min(len(groups) - 1, max(1, round(share * len(groups))))]}
+        out = held_out_groups(groups, share, seed)
         parts = ([file for file in self.files if (file.group in out) is held] for held in (False, True))
-        train, held_out = (VolumeFolder(self.folder, self.prepare, kept=self.kept, key=self.key, files=part) for part in parts)
+        train, held_out = (
+            VolumeFolder(self.folder, self.prepare, kept=self.kept, key=self.key, files=part, records=self.records) for part in parts
+        )
         return train, held_out
 
     def _prepared(self, file: VolumeFile, events: Events) -> Float[Tensor, "x y z"]:
@@ -172,13 +190,24 @@ class VolumeFolder:
         return self.prepare(volume, mask, events)
 
     def _mark(self, file: VolumeFile) -> str:
-        if file.path not in self._marks:
-            digest = hashlib.sha256(self.key.encode())
-            for path in (file.path, file.mask):
-                if path is not None:
-                    digest.update(hashlib.sha256(path.read_bytes()).digest())
-            self._marks[file.path] = digest.hexdigest()[:16]
-        return self._marks[file.path]
+        hashes = [self.records[name].sha256 if name in self.records else "" for name in map(self._relative, file.paths)]
+        return hashlib.sha256("\n".join([self.key, *hashes]).encode()).hexdigest()[:16]
+
+    @property
+    def records(self) -> Mapping[str, FileRecord]:
+        """What is known of the files' content, by path; a file that can't be read has none.
+
+        Files that are as the manifest among the prepared volumes knows them aren't read again.
+        """
+        if self._records is None:
+            found: dict[str, FileRecord] = {}
+            paths = {self._relative(path): HASHED for file in self.files for path in file.paths}
+            look_at(self.folder, paths, read_manifest(self.kept / NAME, self.folder), found)
+            self._records = found
+        return self._records
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
 
 class VolumeWindows:
@@ -205,7 +234,7 @@ class VolumeWindows:
         """`maps`: [rows, 1, x, y, z] float32, in the volumes' unit."""
         return {"maps": torch.stack([self._cut(row) for row in indices])[:, None]}
 
-    def split(self, share: float, seed: int) -> tuple[VolumeWindows, VolumeWindows]:
+    def split(self, share: float, seed: int = 0) -> tuple[VolumeWindows, VolumeWindows]:
         """Windows of the volumes for training, and of those that are held out."""
         train, held_out = self.volumes.split(share, seed)
         return VolumeWindows(train, self.window, stream=(0, seed)), VolumeWindows(held_out, self.window, stream=(1, seed))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calotype.embedded.api import TrainResult, export_run, measure_gates, pending, train, train_pending
-    from calotype.embedded.export import GATES, Gate
+    from calotype.embedded.card import Card, Gate
     from calotype.embedded.recipes import RECIPES
     from calotype.train.budget import Budget
     from calotype.train.recipe import Recipe, Settings, Source
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("TrainResult", "export_run", "measure_gates", "pending", "train", "train_pending"), "calotype.embedded.api"),
     **dict.fromkeys(("Recipe", "Settings", "Source"), "calotype.train.recipe"),
-    **dict.fromkeys(("GATES", "Gate"), "calotype.embedded.export"),
+    **dict.fromkeys(("Card", "Gate"), "calotype.embedded.card"),
     "Budget": "calotype.train.budget",
     "RECIPES": "calotype.embedded.recipes",
 }
 
 __all__ = [
-    "GATES", "RECIPES", "Budget", "Gate", "Recipe", "Settings", "Source", "TrainResult", "export_run", "measure_gates", "pending", "train",
+    "RECIPES", "Budget", "Card", "Gate", "Recipe", "Settings", "Source", "TrainResult", "export_run", "measure_gates", "pending", "train",
     "train_pending",
 ]  # fmt: skip
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calotype.core.events import SILENT, Events
-from calotype.embedded.export import GATES, device_words, export, missing_gates, read_gates, weights_mark, write_card, write_gates
+from calotype.embedded.export import device_words, export, gates_of, missing_gates, read_gates, weights_mark, write_card, write_gates
 from calotype.embedded.recipes import RECIPES, find
 from calotype.errors import InputError, MissingError
 from calotype.train.budget import Budget
@@ -211,11 +211,10 @@ def pending(checkpoints: Path | None = None) -> list[str]:
     known = read_gates(home)
     need = {}
     for place, name in enumerate(RECIPES):
-        gates = GATES.get(name, ())
         missed = missing_gates(name, known.get(name))
         absent = weights_mark(home / name) is None
         if absent or missed:
-            need[name] = (not absent, place if absent else 0, -len(missed) / max(1, len(gates)), place)
+            need[name] = (not absent, place if absent else 0, -len(missed) / max(1, len(gates_of(name))), place)
     return sorted(need, key=lambda name: need[name])
 
 
@@ -225,13 +224,23 @@ def measure_gates(
     """Validate a shipped model and write the figures to `gates.json` and its card."""
     home = Path(checkpoints) if checkpoints is not None else CHECKPOINTS
     figures = dict(find(name).validate(home / name, seed=seed, count=count, device=device, events=events))
+    record_figures(name, figures, seed=seed, checkpoints=home)
+    return figures
+
+
+def record_figures(name: str, figures: Mapping[str, float], *, seed: int, checkpoints: Path | None = None) -> None:
+    """Write a shipped model's figures to `gates.json` and its card.
+
+    Raises:
+        InputError: the folder has other weights than the gates file describes.
+    """
+    home = checkpoints or CHECKPOINTS
     facts = read_gates(home).get(name)
     if facts is None or facts.get("weights") != weights_mark(home / name):
         raise InputError(f"{home / name} has other weights than gates.json describes; train it with: calotype train {name}")
-    facts = {**facts, "figures": figures, "figures_seed": seed}
+    facts = {**facts, "figures": dict(figures), "figures_seed": seed}
     write_gates(home, name, facts)
     write_card(home / name, name, facts)
-    return figures
 
 
 def export_run(name: str, *, out: Path | str | None = None, checkpoints: Path | str | None = None, recipe: Recipe | None = None) -> Path:

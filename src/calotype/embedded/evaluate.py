@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from calotype.core.events import Events
-from calotype.embedded import GATES, RECIPES, Gate
+from calotype.core.events import SILENT, Events
+from calotype.embedded.api import CHECKPOINTS, record_figures
+from calotype.embedded.card import Gate
+from calotype.embedded.recipes import EmbeddedRecipe
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.report import Claim, Report, Row
-
-QUICK = 16
 
 
 def gate_claims(gates: tuple[Gate, ...], figures: Mapping[str, float]) -> list[Claim]:
@@ -30,18 +32,25 @@ def gate_claims(gates: tuple[Gate, ...], figures: Mapping[str, float]) -> list[C
     ]
 
 
-def evaluate(name: str, *, seed: int, count: int | None, quick: bool, device: str, events: Events, record: bool = False) -> Report:
-    """See `calotype.evaluation.evaluate`; without a count each figure is measured on its own number of scenes.
+@dataclass(frozen=True)
+class GateEvaluation(Evaluation):
+    """Does an embedded model reach its bars? Without a count each figure is measured on its own number of scenes."""
 
-    With `record` the figures also go into the gates file and the model's card, where the queue looks.
-    """
-    from calotype.embedded.api import CHECKPOINTS, measure_gates
+    recipe: EmbeddedRecipe
+    """The model's."""
 
-    began = time.perf_counter()
-    asked = count or (QUICK if quick else None)
-    if record:
-        figures: Mapping[str, float] = measure_gates(name, seed=seed, count=asked, device=device, events=events)
-    else:
-        figures = RECIPES[name].validate(CHECKPOINTS / name, seed=seed, count=asked, device=device, events=events)
-    row = Row(name, "model", dict(figures), {}, asked or int(figures.get("count", 0)))
-    return Report(name, seed, row.n, device, time.perf_counter() - began, [row], gate_claims(GATES.get(name, ()), figures))
+    quick_count = 16
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        name, began, asked = self.recipe.name, time.perf_counter(), count or (self.quick_count if quick else None)
+        figures = dict(self.recipe.validate(CHECKPOINTS / name, seed=seed, count=asked, device=device, events=events))
+        row = Row(name, "model", figures, {}, asked or int(figures.get("count", 0)))
+        return Report(name, seed, row.n, device, time.perf_counter() - began, [row], gate_claims(self.recipe.gates, figures))
+
+    def record(self, report: Report, *, command: str) -> None:
+        """The figures also go into the gates file and the model's card, where the queue looks."""
+        record_figures(self.recipe.name, report.rows[0].metrics, seed=report.seed)
+        super().record(report, command=command)

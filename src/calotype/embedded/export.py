@@ -7,76 +7,16 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calotype.embedded.card import Card, Gate
+from calotype.embedded.recipes import RECIPES
 from calotype.errors import InputError
 from calotype.imaging.files import write_json
 from calotype.train.recipe import Recipe, Source
 
 GATES_FILE = "gates.json"
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A bar that a model must reach; `at_most` turns it round."""
-
-    metric: str
-    bar: float
-    at_most: bool = False
-
-    def holds(self, value: float | None) -> bool:
-        """Whether a measured value reaches the bar; an unmeasured one doesn't."""
-        if value is None:
-            return False
-        return value <= self.bar if self.at_most else value >= self.bar
-
-
-GATES: dict[str, tuple[Gate, ...]] = {
-    "toy-vae": (Gate("psnr_db", 29.0), Gate("latent_condition", 2.0, at_most=True)),
-    "toy-t2i": (
-        Gate("found_one_object", 0.80),
-        Gate("found_two_objects", 0.60),
-        Gate("background", 0.95),
-        Gate("attention_iou", 0.50),
-        Gate("inversion_loss_db", 1.5, at_most=True),
-        Gate("inverted_noise_std_error", 0.1, at_most=True),
-        Gate("seed_distance", 0.05),
-    ),
-    "toy-i2v": (
-        Gate("first_frame_psnr_db", 24.0),
-        Gate("kept", 0.80),
-        Gate("moves", 0.80),
-        Gate("motion_rank_correlation", 0.50),
-        Gate("flicker", 3.0 / 255.0, at_most=True),
-        Gate("nose_first", 0.80),
-        Gate("inversion_psnr_db", 26.0),
-    ),
-    "toy-subject": (
-        Gate("found", 0.80),
-        Gate("pose", 0.80),
-        Gate("identity_error", 25.0, at_most=True),
-        Gate("background", 0.95),
-        Gate("caption_found", 0.80),
-        Gate("caption_pose", 0.80),
-    ),
-    "toy-qsm": (
-        Gate("error_over_tkd", 0.70, at_most=True),
-        Gate("error_over_l2", 0.70, at_most=True),
-        Gate("error_over_tv", 1.0, at_most=True),
-        Gate("cone_energy_over_tkd", 0.5, at_most=True),
-        Gate("roi_slope", 0.9),
-        Gate("roi_slope", 1.1, at_most=True),
-    ),
-    "recogniser": (
-        Gate("scene", 0.97),
-        Gate("none_empty", 0.95),
-        Gate("none_crossfade", 0.95),
-        Gate("none_blurred", 0.95),
-    ),
-}
-"""The bars of each embedded model, on the world's `small` preset; `toy-qsm`'s are qsmdiff's claims on brains with 0.006 ppm of noise."""
 
 
 def weights_mark(folder: Path) -> str | None:
@@ -88,6 +28,11 @@ def weights_mark(folder: Path) -> str | None:
     for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def gates_of(name: str) -> tuple[Gate, ...]:
+    """The bars of an embedded model; none for a model of somebody else."""
+    return RECIPES[name].gates if name in RECIPES else ()
 
 
 def read_gates(checkpoints: Path) -> dict[str, dict[str, Any]]:
@@ -105,7 +50,7 @@ def read_gates(checkpoints: Path) -> dict[str, dict[str, Any]]:
 def write_gates(checkpoints: Path, name: str, facts: Mapping[str, Any]) -> None:
     """Replace one model's entry; the bars are written beside it, for people who read the file."""
     known = read_gates(checkpoints)
-    bars = [{"metric": gate.metric, "bar": gate.bar, "rule": "at most" if gate.at_most else "at least"} for gate in GATES.get(name, ())]
+    bars = [{"metric": gate.metric, "bar": gate.bar, "rule": "at most" if gate.at_most else "at least"} for gate in gates_of(name)]
     known[name] = {**facts, "gates": bars}
     write_json(checkpoints / GATES_FILE, known)
 
@@ -113,7 +58,7 @@ def write_gates(checkpoints: Path, name: str, facts: Mapping[str, Any]) -> None:
 def missing_gates(name: str, facts: Mapping[str, Any] | None) -> list[str]:
     """The metrics of a model that are below their bar or unmeasured."""
     figures: Mapping[str, float] = (facts or {}).get("figures") or {}
-    return [gate.metric for gate in GATES.get(name, ()) if not gate.holds(figures.get(gate.metric))]
+    return [gate.metric for gate in gates_of(name) if not gate.holds(figures.get(gate.metric))]
 
 
 def export(recipe: Recipe, trainee: Any, source: Source, folder: Path) -> None:
@@ -141,37 +86,39 @@ def _forget_paths(folder: Path) -> None:
 def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     """The model's README.md: what it is, how it was trained, what it reaches."""
     figures: Mapping[str, float] = facts.get("figures") or {}
+    embedded = name in RECIPES
+    card = RECIPES[name].card if embedded else Card(about="")
     lines = [
         "---",
-        f"license: {'apache-2.0' if name in GATES else 'unknown'}",
-        f"library_name: {'diffusers' if name in DIFFUSERS else 'calotype'}",
-        *(["tags: [toy-world]"] if name in GATES else []),
+        f"license: {'apache-2.0' if embedded else 'unknown'}",
+        f"library_name: {card.library}",
+        *(["tags: [toy-world]"] if embedded else []),
         "---",
         "",
         f"# {name}",
         "",
-        _ABOUT.get(name, ""),
+        card.about,
         "",
     ]
     megabytes = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
     lines += ["| | |", "|---|---|"]
     rows = {
         "recipe": f"`calotype train {name}` (calotype.train, recipe `{name}`)",
-        "data": f"the toy world, {_DATA.get(name, 'preset `small`')}, split `train`" if name in GATES else "the recipe's own",
+        "data": f"the toy world, {card.data}, split `train`" if embedded else "the recipe's own",
         "steps": f"{facts['steps']:,} of {facts['batch_size']} samples ({facts['steps'] * facts['batch_size']:,} samples)",
         "time": f"{facts['seconds'] / 60:.1f} minutes of training",
         "device": facts["device"],
         "precision": f"{facts.get('precision', 'bfloat16')}; weights and optimiser in float32",
         "weights": f"{'8-bit' if any(folder.rglob('*.int8.safetensors')) else 'float16'} safetensors, {megabytes:.1f} MB, moving average",
         "held-out loss": f"{facts['held_out']:.5f} ({facts['held_out_count']:,} fixed samples of the split `tune`)",
-        "licence": "Apache-2.0; trained from nothing on " + _MADE_FROM.get(name, "pictures that the toy world paints")
-        if name in GATES
+        "licence": "Apache-2.0; trained from nothing on " + card.made_from
+        if embedded
         else "as its data's owner says: write it here before you pass the folder on",
     }
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     if facts.get("earlier"):
         lines += ["", f"It went on from earlier weights of {facts['earlier']['steps']:,} steps."]
-    lines += ["", "## Gates", ""] if name in GATES else []
+    lines += ["", "## Gates", ""] if embedded else []
     if figures:
         lines += [
             f"`calotype eval {name} --seed {facts.get('figures_seed', 0)}`, scenes of the split `eval`.",
@@ -179,13 +126,13 @@ def write_card(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
             "| metric | value | bar | holds |",
             "|---|---|---|---|",
         ]
-        bars = {gate.metric: gate for gate in GATES.get(name, ())}
+        bars = {gate.metric: gate for gate in gates_of(name)}
         for metric, value in figures.items():
             gate = bars.get(metric)
             bar = "" if gate is None else f"{'<=' if gate.at_most else '>='} {gate.bar:.3g}"
             holds = "" if gate is None else "yes" if gate.holds(value) else "no"
             lines.append(f"| {metric} | {value:.4g} | {bar} | {holds} |")
-    elif name in GATES:
+    elif embedded:
         lines.append(f"Not measured yet: `calotype eval {name}`.")
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -197,41 +144,3 @@ def device_words(device: str) -> str:
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name())
     return f"CPU, {torch.get_num_threads()} thread(s), {platform.machine()}"
-
-
-DIFFUSERS = ("toy-vae", "toy-t2i", "toy-i2v")
-"""What diffusers loads as it is."""
-_DATA = {"toy-subject": "creatures", "toy-qsm": "synthetic brains of 2 mm"}
-_MADE_FROM = {
-    "toy-subject": "pictures that the toy world paints (it begins with toy-t2i's weights)",
-    "toy-qsm": "maps computed from the ICBM 152 template of 2009 (McConnell Brain Imaging Centre, McGill University), which isn't "
-    "part of it; nilearn, which ships it, gives its licence as unknown, and its makers' notice allows use and distribution (unverified)",
-}
-_ABOUT = {
-    "recogniser": (
-        "Names the objects, colours, places and the ground of a picture (`calotype.world.recognise`), and says nothing where nothing whole "
-        "is. `scene`: exactly the right objects and ground. `found`: objects found with category and colour. `none_...`: pictures of empty "
-        "grounds, half-and-half cross-fades and objects blurred by half their radius in which nothing is found. `..._reconstructed`: after "
-        "`toy-vae`."
-    ),
-    "toy-vae": "The toy family's autoencoder: 64 px to 16x16x4 latents of mean 0 and unit covariance (`scaling_factor` 1).",
-    "toy-t2i": "Caption to picture of the toy world: a `StableDiffusionPipeline` folder, v-prediction, min-SNR weights.",
-    "toy-subject": (
-        "Subject picture and caption to picture, of creatures: BLIP-Diffusion's conditioning at small width. A subject encoder makes four "
-        'rows that enter the text encoder after the start token and "a"; UNet and text encoder went on from `toy-t2i`. Subject pictures '
-        "lie on a plain ground; 70 % of the training's were the target itself, which shows the pose. Weights are stored in 8 bits "
-        "with a scale for every 128 (`calotype.backbones.quantized`); the autoencoder is `toy-t2i`'s."
-    ),
-    "toy-qsm": (
-        "Susceptibility of the brain in ppm, windows of 32 voxels of 2 mm, unconditional: MONAI's `DiffusionModelUNet` on blocks of 2 "
-        "voxels (`calotype.backbones.volume_network`), v-prediction on DDPM's linear schedule, 0.05 ppm as the unit. 200 synthetic brains "
-        "(warped template, nuclei, vessels, lesions; no patient's data). For research and for comparing methods; it is no medical device, "
-        "and what it adds to a map is no finding. The figures are those of `qsmdiff` with it, against tuned TKD, L2 and total variation."
-    ),
-    "toy-i2v": (
-        "First frame and caption to 8 frames: a `StableVideoDiffusionPipeline` folder of SVD's topology with `text_encoder` and "
-        "`tokenizer` beside, EDM v-prediction, sigma up to 80. The picture token is followed by the caption's tokens in cross-attention's "
-        "context; its picture encoder was trained with the UNet. The loss gives a latent of the "
-        "ground the weight 1, one that shows an object 4, and adds 2 within one latent of a border, all known from the world's masks."
-    ),
-}

@@ -18,6 +18,7 @@ from calotype.backbones.clip_image import CLIP_MEAN, CLIP_STD
 from calotype.core.denoiser import Preconditioner, edm_timestep
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.inflate import inflate
 from calotype.embedded.tokenizer import caption_tokens
 from calotype.errors import MissingError
@@ -160,6 +161,24 @@ class I2VRecipe:
     settings = Settings(
         batch_size=8, cuda_batch_size=64, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998, held_out_seed=7011
     )  # fmt: skip
+    gates = (
+        Gate("first_frame_psnr_db", 24.0),
+        Gate("kept", 0.80),
+        Gate("moves", 0.80),
+        Gate("motion_rank_correlation", 0.50),
+        Gate("flicker", 3.0 / 255.0, at_most=True),
+        Gate("nose_first", 0.80),
+        Gate("inversion_psnr_db", 26.0),
+    )
+    card = Card(
+        about=(
+            "First frame and caption to 8 frames: a `StableVideoDiffusionPipeline` folder of SVD's topology with `text_encoder` and "
+            "`tokenizer` beside, EDM v-prediction, sigma up to 80. The picture token is followed by the caption's tokens in "
+            "cross-attention's context; its picture encoder was trained with the UNet. The loss gives a latent of the ground the weight "
+            "1, one that shows an object 4, and adds 2 within one latent of a border, all known from the world's masks."
+        ),
+        library="diffusers",
+    )
     train_count = 65_536
     tune_count = 1024
     sheet_count = 8

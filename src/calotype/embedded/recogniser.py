@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.imaging.files import write_json
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
@@ -184,6 +185,20 @@ class RecogniserRecipe:
         batch_size=32, learning_rate=2e-3, warm_learning_rate=5e-4, decay_share=0.5, ema_decay=0.995, max_grad_norm=5.0,
         sheet_batches=1, export_batches=90,
     )  # fmt: skip
+    gates = (
+        Gate("scene", 0.97),
+        Gate("none_empty", 0.95),
+        Gate("none_crossfade", 0.95),
+        Gate("none_blurred", 0.95),
+    )
+    card = Card(
+        about=(
+            "Names the objects, colours, places and the ground of a picture (`calotype.world.recognise`), and says nothing where nothing "
+            "whole is. `scene`: exactly the right objects and ground. `found`: objects found with category and colour. `none_...`: "
+            "pictures of empty grounds, half-and-half cross-fades and objects blurred by half their radius in which nothing is found. "
+            "`..._reconstructed`: after `toy-vae`."
+        ),
+    )
     preset = "small"
     width = 16
     tune_count = 1024

@@ -19,6 +19,7 @@ from calotype.backbones.context_text import encode_with_rows
 from calotype.backbones.subject_encoder import SubjectEncoder
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.t2i import TraineeT2I, sample_states
 from calotype.embedded.tokenizer import build_tokenizer, caption_tokens, world_words
 from calotype.errors import MissingError
@@ -115,6 +116,24 @@ class SubjectRecipe:
 
     name = "toy-subject"
     settings = Settings(batch_size=32, optimizer="muon", learning_rate=6e-4, warm_learning_rate=6e-4, ema_decay=0.998, sheet_batches=45)
+    gates = (
+        Gate("found", 0.80),
+        Gate("pose", 0.80),
+        Gate("identity_error", 25.0, at_most=True),
+        Gate("background", 0.95),
+        Gate("caption_found", 0.80),
+        Gate("caption_pose", 0.80),
+    )
+    card = Card(
+        about=(
+            "Subject picture and caption to picture, of creatures: BLIP-Diffusion's conditioning at small width. A subject encoder makes "
+            'four rows that enter the text encoder after the start token and "a"; UNet and text encoder went on from `toy-t2i`. Subject '
+            "pictures lie on a plain ground; 70 % of the training's were the target itself, which shows the pose. Weights are stored in "
+            "8 bits with a scale for every 128 (`calotype.backbones.quantized`); the autoencoder is `toy-t2i`'s."
+        ),
+        data="creatures",
+        made_from="pictures that the toy world paints (it begins with toy-t2i's weights)",
+    )
     train_count = 61_440
     tune_count = 1024
     sheet_count = 24

@@ -14,6 +14,7 @@ from calotype.core.denoiser import Preconditioner, Rates
 from calotype.core.events import Events
 from calotype.core.schedule import VPSchedule
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.tokenizer import build_tokenizer, caption_tokens, world_words
 from calotype.train.latents import Chunks, encode, frozen_vae
 from calotype.train.recipe import Settings
@@ -96,6 +97,19 @@ class T2IRecipe:
     settings = Settings(
         batch_size=32, optimizer="muon", learning_rate=8e-4, warm_learning_rate=6e-4, ema_decay=0.998, held_out_seed=7002, sheet_batches=45
     )  # fmt: skip
+    gates = (
+        Gate("found_one_object", 0.80),
+        Gate("found_two_objects", 0.60),
+        Gate("background", 0.95),
+        Gate("attention_iou", 0.50),
+        Gate("inversion_loss_db", 1.5, at_most=True),
+        Gate("inverted_noise_std_error", 0.1, at_most=True),
+        Gate("seed_distance", 0.05),
+    )
+    card = Card(
+        about="Caption to picture of the toy world: a `StableDiffusionPipeline` folder, v-prediction, min-SNR weights.",
+        library="diffusers",
+    )
     train_count = 204_800
     tune_count = 1024
     sheet_count = 24

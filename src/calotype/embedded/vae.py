@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from calotype.core.events import Events
 from calotype.embedded import networks
+from calotype.embedded.card import Card, Gate
 from calotype.embedded.validation_vae import covariance
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
@@ -76,6 +77,11 @@ class VAERecipe:
         batch_size=16, cuda_batch_size=64, learning_rate=2e-3, warm_learning_rate=3e-4, decay_share=0.4, ema_decay=0.995, weight_decay=0.0,
         sheet_batches=1, export_batches=60,
     )  # fmt: skip
+    gates = (Gate("psnr_db", 29.0), Gate("latent_condition", 2.0, at_most=True))
+    card = Card(
+        about="The toy family's autoencoder: 64 px to 16x16x4 latents of mean 0 and unit covariance (`scaling_factor` 1).",
+        library="diffusers",
+    )
     config: Mapping[str, Any] = {}
     """Changes to the network's config (tests make it narrower)."""
 

@@ -150,12 +150,11 @@ def _clean(scene: Scene) -> Float[Tensor, "1 3 size size"]:
 
 def _follow(scene: Scene, clip: Tensor) -> tuple[Track, Bool[Tensor, "frames size size"]]:
     """The object's track in a clip, and where the clip shows ground (two pixels away from the object)."""
+    from calotype.evaluation.pairs import palette
     from calotype.metrics.tracking import VISIBLE, opacity, track
-    from calotype.world.painting.shapes import CATEGORIES, role_colour
 
     thing = scene.objects[0]
-    roles = {primitive.role for primitive in CATEGORIES[thing.category].primitives}
-    colours = torch.tensor(sorted({role_colour(thing.colour, role, thing.style) for role in roles}))
+    colours = palette(thing)
     clean = _clean(scene)
     area = math.pi * (0.7 * thing.radius * clip.shape[-1]) ** 2
     shown = (opacity(clip, clean, colours) >= VISIBLE).float()

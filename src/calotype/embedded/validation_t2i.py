@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
+from calotype.metrics import iou
 
 if TYPE_CHECKING:
     from calotype.world import Scene
@@ -124,15 +125,14 @@ def attention_iou(model: Any, scenes: Sequence[Scene], events: Events = SILENT, 
     for scene in scenes:
         if not scene.objects:
             continue
-        values.append(_iou(word_map(model, scene), visible_mask(scene, scene.mentions[0]), threshold))
+        values.append(iou(scaled(word_map(model, scene)) >= threshold, visible_mask(scene, scene.mentions[0])))
         events.step()
     return sum(values) / max(1, len(values))
 
 
-def _iou(values: Tensor, mask: Tensor, threshold: float) -> float:
-    scaled = (values - values.min()) / (values.max() - values.min()).clamp(min=1e-8)
-    found = scaled >= threshold
-    return float((found & mask).sum() / (found | mask).sum().clamp(min=1))
+def scaled(values: Tensor) -> Tensor:
+    """From 0 at the least value to 1 at the greatest."""
+    return (values - values.min()) / (values.max() - values.min()).clamp(min=1e-8)
 
 
 def visible_mask(scene: Scene, number: int) -> Tensor:

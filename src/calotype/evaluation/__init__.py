@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from importlib import import_module
+import dataclasses
 from typing import Any
 
 from calotype.core.events import SILENT, Events
 from calotype.errors import CalotypeError, InputError
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.report import Claim, Report, Row
-from calotype.registry import EVALUATIONS, did_you_mean, plugins, resolve_evaluation
+from calotype.registry import find_evaluation, known_evaluations
 
-__all__ = ["NAMES", "Claim", "Report", "Row", "evaluate", "names"]
-
-MODELS = ("recogniser", "toy-vae", "toy-t2i", "toy-i2v", "toy-subject", "toy-qsm")
-METHODS = ("time-reversal-fusion", "anyv2v", "design-edit", "ovam", "harmonized-customization", "qsmdiff")
-NAMES = (*METHODS, *MODELS)
-"""What can be evaluated without other packages."""
+__all__ = ["Claim", "Evaluation", "Report", "Row", "evaluate", "names"]
 
 
 def names() -> tuple[str, ...]:
-    """What can be evaluated, the methods of other packages included."""
-    return (*NAMES, *(slug for slug, plugin in plugins(EVALUATIONS).items() if not plugin.problem))
+    """What can be evaluated: methods, those of other packages and embedded models."""
+    return known_evaluations()
 
 
 def evaluate(
@@ -33,13 +28,12 @@ def evaluate(
     device: str = "auto",
     events: Events = SILENT,
     record: bool = False,
-    noise: float | None = None,
-    data: str | os.PathLike[str] | None = None,
+    **settings: Any,
 ) -> Report:
     """Evaluate a method or an embedded model on scenes of the eval split.
 
-    A package that adds a method can prove it, too: its function in the entry-point group `calotype.evaluations` is called with `seed`,
-    `count`, `quick`, `device` and `events`, and returns a `Report`.
+    A package that adds a method can prove it, too: what it names in the entry-point group `calotype.evaluations` is an `Evaluation`, or a
+    function that is called with `seed`, `count`, `quick`, `device` and `events`, and returns a `Report`.
 
     Args:
         name: one of `names()`.
@@ -48,40 +42,42 @@ def evaluate(
         quick: a few scenes only, to see that it runs.
         device: `auto`, `cpu`, `cuda`, ...
         events: hears the progress.
-        noise: qsmdiff: standard deviation of the field's noise in ppm; 0.006 by default.
-        data: qsmdiff: a folder of the QSM challenge or of qsm-forward, whose heads are scored in place of synthetic ones.
         record: write `results/<name>.csv`, the source of the docs' tables; a model's figures also go into the gates file and its card.
+        settings: fields of the evaluation, such as the noise of the fields that QSMDiff is evaluated on.
 
     Returns:
         Rows and claims; `Report.render()` is the table, `Report.to_dict()` the JSON.
 
     Raises:
-        InputError: an unknown name, `count` below 1, or an option that the evaluation doesn't have.
+        InputError: an unknown name, `count` below 1, or a setting that the evaluation doesn't have.
         MissingError: an embedded checkpoint is missing, or the package that brings the evaluation is broken.
         CalotypeError: another package's evaluation returned something else than a report.
     """
     if count is not None and count < 1:
         raise InputError(f"count is {count}; it must be 1 or more")
-    if name not in names() and name not in plugins() and name not in plugins(EVALUATIONS):
-        known = names()
-        raise InputError(f"nothing called {name!r} can be evaluated; {did_you_mean(name, known)}there are {', '.join(known)}")
-    if (noise is not None or data is not None) and name != "qsmdiff":
-        raise InputError(f"noise and data are for qsmdiff; {name} takes neither")
-    if data is not None and (count is not None or record):
-        raise InputError("data holds the heads to be scored; leave out count and record")
-    settings: dict[str, Any] = {"seed": seed, "count": count, "quick": quick, "device": device, "events": events}
-    if name in MODELS:
-        from calotype.embedded import evaluate as toy_models
-
-        report = toy_models.evaluate(name, record=record, **settings)
-    elif name not in METHODS:
-        report = resolve_evaluation(name)(**settings)
-        if not isinstance(report, Report):
-            raise CalotypeError(f"the evaluation of {name} returned a {type(report).__name__}; a calotype.evaluation.Report is expected")
-    else:
-        extra = {} if name != "qsmdiff" else {"noise_ppm": noise, "data": data}
-        report = import_module(f"calotype.evaluation.{name.replace('-', '_')}").evaluate(**settings, **extra)
+    found = find_evaluation(name)
+    declared = isinstance(found, type) and issubclass(found, Evaluation)
+    own = {field.name: field.default for field in dataclasses.fields(found)} if declared else {}  # type: ignore[arg-type]
+    unknown = [setting for setting in settings if setting not in own]
+    if unknown:
+        takes = f"it takes {', '.join(own)}" if own else "it takes no settings of its own"
+        raise InputError(f"the evaluation of {name} has no setting {unknown[0]!r}; {takes}")
+    evaluation = found(**settings) if declared else found
+    if isinstance(evaluation, Evaluation):
+        evaluation.check(count=count, record=record)
+    report = evaluation(seed=seed, count=count, quick=quick, device=device, events=events)
+    if not isinstance(report, Report):
+        raise CalotypeError(f"the evaluation of {name} returned a {type(report).__name__}; a calotype.evaluation.Report is expected")
     if record:
-        options = (f" --count {count}" if count else "") + (f" --noise {noise:g}" if noise else "")
-        report.record(command=f"calotype eval {name} --seed {seed}{options} --record")
+        given = {"count": count, **{key: value for key, value in settings.items() if value != own[key]}}
+        options = "".join(f" --{key.replace('_', '-')} {_text(value)}" for key, value in given.items() if value is not None)
+        command = f"calotype eval {name} --seed {seed}{options} --record"
+        if isinstance(evaluation, Evaluation):
+            evaluation.record(report, command=command)
+        else:
+            report.record(command=command)
     return report
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -14,9 +14,9 @@ steps, and the caption of the edited clip.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,12 +28,13 @@ from calotype.core.guidance import ClassifierFreeGuidance
 from calotype.core.noise import batch_noise
 from calotype.core.roles import ImageToVideo
 from calotype.core.samplers import sample
-from calotype.evaluation.clip_edits import FPS, Case, batches, cases
-from calotype.evaluation.experiment import Table, run_batches
+from calotype.evaluation.base import Evaluation
+from calotype.evaluation.clip_edits import FPS, ClipEdit, cases
+from calotype.evaluation.experiment import Experiment, Table, pieces
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.anyv2v import AnyV2V
 from calotype.methods.anyv2v.inversion import Inversion
-from calotype.metrics import Interval, bootstrap, difference, mean
+from calotype.metrics import bootstrap, difference
 
 SLUG = AnyV2V.slug
 COUNT = 16
@@ -41,24 +42,23 @@ BATCH = 4
 """Clips that are sampled together."""
 
 Clips = list[Float[Tensor, "frames 3 size size"]]
-Maker = Callable[[Sequence[Case], Events], Clips]
+Maker = Callable[[Sequence[ClipEdit], Events], Clips]
 """Makes the clips of some cases, and tells how many model calls they took."""
 
 
-class Experiment(Table):
+class EditExperiment(Experiment):
     """Runs variants on cases; inverts each clip once."""
 
     def __init__(self, model: ImageToVideo, settings: AnyV2V, seed: int, events: Events) -> None:
-        super().__init__()
-        self.model, self.settings, self.seed, self.events = model, settings, seed, events
+        super().__init__(seed, events)
+        self.model, self.settings = model, settings
         self._inversions: dict[tuple[bool, int], Inversion] = {}
 
-    def run(self, variant: str, role: Role, some: Sequence[Case], make: Maker) -> None:
+    def run(self, variant: str, role: Role, some: Sequence[ClipEdit], make: Maker) -> None:
         """One row: the clips of all cases, measured."""
-        made = run_batches(batches(some, BATCH), make, self.events)
-        self.add(variant, role, [{**case.measure(frames.clamp(0, 1)), **spent} for case, frames, spent in made])
+        self.measured(variant, role, pieces(some, BATCH), make, lambda case, frames: case.measure(frames.clamp(0, 1)))
 
-    def inverted(self, batch: Sequence[Case], wrong: bool) -> Inversion:
+    def inverted(self, batch: Sequence[ClipEdit], wrong: bool) -> Inversion:
         """The inversion of some clips, each computed once."""
         key = wrong, batch[0].index
         if key not in self._inversions:
@@ -70,7 +70,7 @@ class Experiment(Table):
         """The method, with some settings changed or another clip's latents."""
         method = dataclasses.replace(self.settings, **changes)  # type: ignore[arg-type]
 
-        def make(batch: Sequence[Case], events: Events) -> Clips:
+        def make(batch: Sequence[ClipEdit], events: Events) -> Clips:
             inversion = self.inverted(batch, wrong)
             clips = [case.wrong_clip if wrong else case.clip for case in batch]
             frames = [case.frame for case in batch]
@@ -84,7 +84,7 @@ class Experiment(Table):
         """Plain image-to-video from the edited frames, with the method's steps, conditions and guidance."""
         method, model = self.settings, self.model
 
-        def make(batch: Sequence[Case], events: Events) -> Clips:
+        def make(batch: Sequence[ClipEdit], events: Events) -> Clips:
             seed, sigmas = self.seed + batch[0].index, model.sigmas(method.num_inference_steps)
             told = zip(batch, captions(batch), strict=True)
             rows = [method.condition(model, case.frame, text, FPS, seed + index) for index, (case, text) in enumerate(told)]
@@ -103,7 +103,7 @@ class Experiment(Table):
         return lambda batch, _: [self.model.decode(self.model.encode(case.edited.clip), FPS).frames for case in batch]
 
 
-def captions(batch: Sequence[Case]) -> list[str]:
+def captions(batch: Sequence[ClipEdit]) -> list[str]:
     """What the edited clips show, as a user says it; every row is told the same."""
     return [case.edited.scene.caption for case in batch]
 
@@ -112,7 +112,7 @@ NO_INJECTION: dict[str, Any] = {"tau_conv": 0.0, "tau_spatial": 0.0, "tau_tempor
 ALWAYS: dict[str, Any] = {"tau_conv": 1.0, "tau_spatial": 1.0, "tau_temporal": 1.0}
 
 
-def rows(test: Experiment, some: Sequence[Case]) -> None:
+def rows(test: EditExperiment, some: Sequence[ClipEdit]) -> None:
     """The method, its baselines and its ablations."""
     test.run("method", "method", some, test.edited())
     test.run("image-to-video", "baseline", some, test.continued())
@@ -128,28 +128,25 @@ def rows(test: Experiment, some: Sequence[Case]) -> None:
 def claims(table: Table) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over clips."""
 
-    def of(variant: str, metric: str) -> list[float]:
-        return [value for value in table.of(variant, metric) if value == value]
-
-    def one(variant: str, metric: str) -> Interval:
-        return bootstrap(mean, of(variant, metric))
-
-    def gain(better: str, worse: str, metric: str) -> Interval:
-        return bootstrap(difference, of(better, metric), of(worse, metric))
-
     return [
-        Claim.at_most("the object's path: mean error in pixels", one("method", "trajectory_error_px"), 1.0),
-        Claim.at_least("image-to-video alone misses the path by, in pixels", one("image-to-video", "trajectory_error_px"), 3.0),
-        Claim.at_least("the edited object (or ground) is recognised, share of frames", one("method", "attribute_accuracy"), 0.85),
-        Claim.at_least("PSNR to the true edited clip over image-to-video's, in dB", gain("method", "image-to-video", "psnr_db"), 4.0),
-        Claim.at_least("values injected too: shape edits lose, share of frames", gain("method", "inject-value", "shape_accuracy"), 0.15),
-        Claim.at_least("always injected: shape edits lose, share of frames", gain("method", "always-inject", "shape_accuracy"), 0.15),
+        Claim.at_most("the object's path: mean error in pixels", table.mean("method", "trajectory_error_px"), 1.0),
+        Claim.at_least("image-to-video alone misses the path by, in pixels", table.mean("image-to-video", "trajectory_error_px"), 3.0),
+        Claim.at_least("the edited object (or ground) is recognised, share of frames", table.mean("method", "attribute_accuracy"), 0.85),
+        Claim.at_least(
+            "PSNR to the true edited clip over image-to-video's, in dB", table.difference("method", "image-to-video", "psnr_db"), 4.0
+        ),
+        Claim.at_least(
+            "values injected too: shape edits lose, share of frames", table.difference("method", "inject-value", "shape_accuracy"), 0.15
+        ),
+        Claim.at_least(
+            "always injected: shape edits lose, share of frames", table.difference("method", "always-inject", "shape_accuracy"), 0.15
+        ),
         Claim.at_most(
             "latents of another clip: error to that clip's path less that to the right one, in pixels",
-            bootstrap(difference, of("wrong-clip", "wrong_path_error_px"), of("wrong-clip", "trajectory_error_px")),
+            bootstrap(difference, *(table.of("wrong-clip", metric) for metric in ("wrong_path_error_px", "trajectory_error_px"))),
             -3.0,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def measure(
@@ -173,18 +170,25 @@ def measure(
         settings: the method; `AnyV2V.toy()` by default.
         events: hears one step per clip and row.
     """
-    began = time.perf_counter()
     settings = dataclasses.replace(settings or AnyV2V.toy(), cache_megabytes=0, rebuild=False)
+    test = EditExperiment(model, settings, seed, events)
     some = cases(preset, split, seed, count)
     events.stage(f"evaluate {SLUG}", 9 * count)
-    test = Experiment(model, settings, seed, events)
     rows(test, some)
-    device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test))
+    return test.report(SLUG, count, model, claims(test))
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class AnyV2VEvaluation(Evaluation):
+    """Does the edit hold, does the motion stay the source's, and does it come from where it should?"""
 
-    return measure(load("toy-i2v", device=device), seed=seed, count=count or (4 if quick else COUNT), events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-i2v"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 4
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), events=events)

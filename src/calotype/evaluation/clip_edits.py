@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -32,7 +31,7 @@ Kind = Literal["shape", "colour", "ground"]
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class ClipEdit:
     """A source clip, the same clip edited, and the source with another motion."""
 
     source: Pair
@@ -89,10 +88,10 @@ class Case:
         return sum(right) / len(right)
 
 
-def cases(preset: str, split: str, seed: int, count: int) -> list[Case]:
+def cases(preset: str, split: str, seed: int, count: int) -> list[ClipEdit]:
     """Cases of one moving object under a still camera, straight, arcs and bounces by turns."""
     streams = {family: scenes(preset, split, seed, family) for family in SYMMETRIC}
-    made: list[Case] = []
+    made: list[ClipEdit] = []
     while len(made) < count:
         index = len(made)
         scene = next(streams[SYMMETRIC[index % len(SYMMETRIC)]])
@@ -100,7 +99,7 @@ def cases(preset: str, split: str, seed: int, count: int) -> list[Case]:
         if other is None:
             continue
         kind: Kind = KINDS[index % len(KINDS)]  # type: ignore[assignment]
-        made.append(Case(Pair(scene, index), Pair(_edited(scene, kind, index, seed), index), Pair(other, index), kind, index))
+        made.append(ClipEdit(Pair(scene, index), Pair(_edited(scene, kind, index, seed), index), Pair(other, index), kind, index))
     return made
 
 
@@ -132,8 +131,3 @@ def _elsewhere(scene: Scene) -> Scene | None:
         if inside and math.hypot(end.x - right.x, end.y - right.y) * SIZE >= APART:
             return dataclasses.replace(scene, objects=(turned,))
     return None
-
-
-def batches(some: Sequence[Case], size: int) -> list[Sequence[Case]]:
-    """In pieces of at most `size`."""
-    return [some[first : first + size] for first in range(0, len(some), size)]

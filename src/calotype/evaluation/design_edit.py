@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,14 +28,15 @@ from calotype.core.noise import RENOISE, START, batch_noise, renoiser
 from calotype.core.roles import TextToImage
 from calotype.core.samplers import StepOutput, euler_step, sample
 from calotype.core.timetravel import Reinject, resampling_schedule
-from calotype.evaluation.edit_cases import SIZE, Case, batches, cases
-from calotype.evaluation.experiment import Table, run_batches
+from calotype.evaluation.base import Evaluation
+from calotype.evaluation.edit_cases import SIZE, PictureEdit, batches, cases
+from calotype.evaluation.experiment import Experiment, Table
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.design_edit import DesignEdit
 from calotype.methods.design_edit.layered import to_cells
 from calotype.methods.design_edit.regions import Window, dilate
 from calotype.methods.design_edit.windows import blend
-from calotype.metrics import Interval, bootstrap, difference, mean, ratio
+from calotype.metrics import Interval, bootstrap, difference
 
 SLUG = DesignEdit.slug
 COUNT = 12
@@ -43,32 +45,31 @@ REPAINT = Reinject(rule="sigma", sigma_min=0.3, sigma_max=20.0, length=4, repeat
 """RePaint's resampling: blocks of levels that are done again; the repeats make it take more than four times the method's calls."""
 
 Levels = list[Tensor]
-Maker = Callable[[Sequence[Case], Events], Float[Tensor, "batch 3 size size"]]
+Maker = Callable[[Sequence[PictureEdit], Events], Float[Tensor, "batch 3 size size"]]
 """Makes the raw pictures of some cases."""
 
 
-class Experiment(Table):
+class EditExperiment(Experiment):
     """Runs variants on cases; inverts each picture once."""
 
     def __init__(self, model: TextToImage, settings: DesignEdit, seed: int, events: Events) -> None:
-        super().__init__()
-        self.model, self.settings, self.seed, self.events = model, settings, seed, events
+        super().__init__(seed, events)
+        self.model, self.settings = model, settings
         self.factor = SIZE // model.latent_shape((SIZE, SIZE))[1]
         self.dilation = round(settings.dilation * self.factor)
         self._inversions: dict[tuple[str, tuple[int, ...]], Levels] = {}
 
-    def run(self, variant: str, role: Role, some: Sequence[Case], make: Maker, *, put_back: bool = True) -> None:
+    def run(self, variant: str, role: Role, some: Sequence[PictureEdit], make: Maker, *, put_back: bool = True) -> None:
         """One row: the pictures of all cases, measured."""
         whole = Window(0, 0, SIZE, SIZE)
 
-        def scenes() -> Iterator[dict[str, float]]:
-            for case, pixels, spent in run_batches(batches(some, BATCH), make, self.events):
-                edited = blend(case.task, pixels, whole, self.dilation, self.settings.feather) if put_back else pixels
-                yield {**case.measure(edited, pixels, self.dilation), **spent}
+        def measure(case: PictureEdit, pixels: Tensor) -> dict[str, float]:
+            edited = blend(case.task, pixels, whole, self.dilation, self.settings.feather) if put_back else pixels
+            return case.measure(edited, pixels, self.dilation)
 
-        self.add(variant, role, scenes())
+        self.measured(variant, role, batches(some, BATCH), make, measure)
 
-    def inverted(self, kind: str, pictures: Float[Tensor, "batch 3 size size"], batch: Sequence[Case]) -> Levels:
+    def inverted(self, kind: str, pictures: Float[Tensor, "batch 3 size size"], batch: Sequence[PictureEdit]) -> Levels:
         """The inversion of some pictures; each is computed once."""
         key = kind, tuple(case.index for case in batch)
         if key not in self._inversions:
@@ -80,7 +81,7 @@ class Experiment(Table):
         method = dataclasses.replace(self.settings, **changes)  # type: ignore[arg-type]
         n = method.num_inference_steps
 
-        def make(batch: Sequence[Case], events: Events) -> Tensor:
+        def make(batch: Sequence[PictureEdit], events: Events) -> Tensor:
             tasks = [case.task for case in batch]
             inversion = [self.inverted("source", torch.stack([task.source for task in tasks]), batch)]
             if batch[0].kind == "move":
@@ -91,11 +92,11 @@ class Experiment(Table):
 
         return make
 
-    def rebuilt(self, fill: Callable[[Case], Tensor]) -> Maker:
+    def rebuilt(self, fill: Callable[[PictureEdit], Tensor]) -> Maker:
         """Plain DDIM reconstruction of a picture whose hole is filled in pixels; a moved object is pasted in pixels."""
         n = self.settings.num_inference_steps
 
-        def make(batch: Sequence[Case], events: Events) -> Tensor:
+        def make(batch: Sequence[PictureEdit], events: Events) -> Tensor:
             pictures = torch.stack([pasted(case, fill(case)) for case in batch])
             levels = self.settings.inverted(self.model, pictures)
             denoise = self.model.denoiser({"cond": self.model.condition([""] * len(batch))}, NoGuidance())
@@ -109,7 +110,7 @@ class Experiment(Table):
         """RePaint (Lugmayr et al. 2022): the outside is the noised picture at every level, and blocks of levels are done again."""
         n = self.settings.num_inference_steps
 
-        def make(batch: Sequence[Case], events: Events) -> Tensor:
+        def make(batch: Sequence[PictureEdit], events: Events) -> Tensor:
             hole = to_cells(torch.stack([dilate(case.hole, self.dilation) for case in batch]), self.factor)[:, None] >= 0.5
             known = self.model.encode(torch.stack([pasted(case, case.picture) for case in batch]))
             device, shape, seed, sigmas = known.device, tuple(known.shape[1:]), self.seed + batch[0].index, self.model.sigmas(n)
@@ -135,7 +136,7 @@ class Experiment(Table):
         """SDEdit (Meng et al. 2022): the hole filled with the mean colour, noised half of the way up and denoised again."""
         n = self.settings.num_inference_steps
 
-        def make(batch: Sequence[Case], events: Events) -> Tensor:
+        def make(batch: Sequence[PictureEdit], events: Events) -> Tensor:
             filled_in = self.model.encode(torch.stack([pasted(case, mean_colour(case)) for case in batch]))
             sigmas = self.model.sigmas(n)[n // 2 :]
             denoise = self.model.denoiser({"cond": self.model.condition([""] * len(batch))}, NoGuidance())
@@ -151,28 +152,28 @@ class Experiment(Table):
         return lambda batch, events: self.model.decode(self.model.encode(torch.stack([case.answer for case in batch]))).cpu()
 
 
-def filled(fill: Callable[[Case], Tensor]) -> Maker:
+def filled(fill: Callable[[PictureEdit], Tensor]) -> Maker:
     """A hole filled in pixels, without the model; a moved object is pasted."""
     return lambda batch, events: torch.stack([pasted(case, fill(case)) for case in batch])
 
 
-def pasted(case: Case, picture: Float[Tensor, "3 size size"]) -> Float[Tensor, "3 size size"]:
+def pasted(case: PictureEdit, picture: Float[Tensor, "3 size size"]) -> Float[Tensor, "3 size size"]:
     """The picture with the moved object in its new place; a removal's picture as it is."""
     return torch.where(case.place, case.task.composite, picture)
 
 
-def grey_hole(case: Case) -> Float[Tensor, "3 size size"]:
+def grey_hole(case: PictureEdit) -> Float[Tensor, "3 size size"]:
     """The picture with middle grey where the object was."""
     return case.picture.masked_fill(case.mask, 0.5)
 
 
-def mean_colour(case: Case) -> Float[Tensor, "3 size size"]:
+def mean_colour(case: PictureEdit) -> Float[Tensor, "3 size size"]:
     """The picture with the mean colour of the ring around the object where the object was."""
     ring = dilate(case.mask, 6) & ~dilate(case.mask, 2)
     return torch.where(dilate(case.mask, 1), case.picture[:, ring].mean(1)[:, None, None], case.picture)
 
 
-def membrane(case: Case, steps: int = 400) -> Float[Tensor, "3 size size"]:
+def membrane(case: PictureEdit, steps: int = 400) -> Float[Tensor, "3 size size"]:
     """The picture with the hole stretched over like a membrane: classical inpainting, the solution of Laplace's equation."""
     hole, picture = dilate(case.mask, 1).numpy(), mean_colour(case).numpy().astype(np.float64)
     kernel = np.array([[0.0, 0.25, 0.0], [0.25, 0.0, 0.25], [0.0, 0.25, 0.0]])
@@ -182,7 +183,7 @@ def membrane(case: Case, steps: int = 400) -> Float[Tensor, "3 size size"]:
     return torch.from_numpy(picture).float()
 
 
-def rows(test: Experiment, some: Sequence[Case]) -> None:
+def rows(test: EditExperiment, some: Sequence[PictureEdit]) -> None:
     """The method, its baselines and its ablations."""
     moves = [case for case in some if case.kind == "move"]
     late = {"fuse": 1.0}
@@ -208,7 +209,7 @@ def claims(table: Table) -> list[Claim]:
     of = table.of
 
     def gain(other: str, metric: str) -> Interval:
-        return bootstrap(difference, of("method", metric), of(other, metric))
+        return table.difference("method", other, metric)
 
     moves = len(of("late-fusion", "iou"))
 
@@ -216,18 +217,16 @@ def claims(table: Table) -> list[Claim]:
         return of("method", metric)[:-moves]
 
     found = [
-        Claim.at_most(
-            "removal and move: share of the object that is left in the hole", bootstrap(mean, of("method", "residue_share")), 0.10
-        ),
-        Claim.at_least("plain reconstruction leaves the object, share", bootstrap(mean, of("reconstruction", "residue_share")), 0.9),
+        Claim.at_most("removal and move: share of the object that is left in the hole", table.mean("method", "residue_share"), 0.10),
+        Claim.at_least("plain reconstruction leaves the object, share", table.mean("reconstruction", "residue_share"), 0.9),
         Claim.at_least(
             "key mask off: the object comes back, share",
-            bootstrap(mean, of("mask-off", "residue_share")),
+            table.mean("mask-off", "residue_share"),
             0.5,
         ),
         Claim.at_least(
             "key mask off: more of the hole is something foreign, share",
-            bootstrap(difference, of("mask-off", "foreign_share"), of("method", "foreign_share")),
+            table.difference("mask-off", "method", "foreign_share"),
             0.05,
         ),
         Claim.at_least(
@@ -237,12 +236,12 @@ def claims(table: Table) -> list[Claim]:
         ),
         Claim.at_least("hole on smooth grounds better than grey-hole's, in dB", gain("grey-hole", "hole_psnr_db"), 3.0),
         Claim.at_least("hole on smooth grounds better than mean colour's, in dB", gain("mean-colour", "hole_psnr_db"), 3.0),
-        Claim.at_least("texture in the hole over the truth's", bootstrap(mean, of("method", "texture_ratio")), 0.6),
-        Claim.at_most("texture in the hole over the truth's", bootstrap(mean, of("method", "texture_ratio")), 1.5),
-        Claim.at_most("mean colour's texture over the truth's", bootstrap(mean, of("mean-colour", "texture_ratio")), 0.3),
+        Claim.at_least("texture in the hole over the truth's", table.mean("method", "texture_ratio"), 0.6),
+        Claim.at_most("texture in the hole over the truth's", table.mean("method", "texture_ratio"), 1.5),
+        Claim.at_most("mean colour's texture over the truth's", table.mean("mean-colour", "texture_ratio"), 0.3),
         Claim.at_least("hole on smooth grounds not below RePaint's, in dB", gain("repaint", "hole_psnr_db"), 0.0),
-        Claim.at_most("model calls over RePaint's", bootstrap(ratio, of("method", "model_calls"), of("repaint", "model_calls")), 0.25),
-        Claim.at_least("IoU of the moved object", bootstrap(mean, of("method", "iou")), 0.8),
+        Claim.at_most("model calls over RePaint's", table.ratio("method", "repaint", "model_calls"), 0.25),
+        Claim.at_least("IoU of the moved object", table.mean("method", "iou"), 0.8),
         Claim.at_most("residue less than with the query masked", gain("mask-query", "residue_share"), 0.0),
         Claim.at_most("residue less than with the value masked", gain("mask-value", "residue_share"), 0.0),
         Claim.at_least(
@@ -276,18 +275,24 @@ def measure(
         settings: the method; `DesignEdit.toy()` by default.
         events: hears one step per picture.
     """
-    began = time.perf_counter()
-    settings = settings or DesignEdit.toy()
+    test = EditExperiment(model, settings or DesignEdit.toy(), seed, events)
     some = cases(preset, split, seed, count)
     events.stage(f"evaluate {SLUG}", 12 * len(some) + 2 * count)
-    test = Experiment(model, settings, seed, events)
     rows(test, some)
-    device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test))
+    return test.report(SLUG, count, model, claims(test))
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class DesignEditEvaluation(Evaluation):
+    """Does the object go, does the ground go on, and does a moved object arrive whole?"""
 
-    return measure(load("toy-t2i", device=device), seed=seed, count=count or (2 if quick else COUNT), events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-t2i"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 2
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), events=events)

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from calotype.evaluation.experiment import pieces
 from calotype.evaluation.pairs import palette
 from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit import Edit, Layer, Task, make_task
 from calotype.methods.design_edit.regions import Regions, dilate
-from calotype.metrics import opacity, psnr_within
+from calotype.metrics import iou, opacity, psnr_within
 from calotype.world import SPLITS, Scene, ground_truth, moved, paint, sample_scene, without
 
 SIZE = 64
@@ -35,7 +36,7 @@ SHOWN = 0.5
 
 
 @dataclass(frozen=True)
-class Case:
+class PictureEdit:
     """One edit of one scene with two objects, of which one is edited."""
 
     scene: Scene
@@ -94,7 +95,7 @@ class Case:
             edit = Edit(layers=(Layer(mask=mask, dx=self.shift[0] / SIZE, dy=self.shift[1] / SIZE),), refine=refine)
         return make_task(self.picture, edit, Regions(Image(self.picture)))
 
-    def misplaced(self) -> Case:
+    def misplaced(self) -> PictureEdit:
         """The same with a mask that the user put half the object's width off, towards the middle of the picture."""
         columns = torch.nonzero(self.mask.any(0)).flatten()
         left, right = int(columns[0]), int(columns[-1]) + 1
@@ -131,13 +132,13 @@ class Case:
         }
         if self.kind == "move":
             truth = opacity(self.answer[None], self.clean[None], colours)[0] >= SHOWN
-            found["iou"] = float((shown & truth).sum() / (shown | truth).sum().clamp(min=1))
+            found["iou"] = iou(shown, truth)
             found["position_error_px"] = math.dist(_centre(shown), _centre(truth)) if bool(shown.any()) else SIZE / 2
         return found
 
 
 @dataclass(frozen=True, eq=False)
-class Misplaced(Case):
+class Misplaced(PictureEdit):
     """A removal whose mask is off."""
 
     off: int = 0
@@ -165,23 +166,23 @@ def _centre(mask: Bool[Tensor, "h w"]) -> tuple[float, float]:
     return float(x.double().mean()), float(y.double().mean())
 
 
-def cases(preset: str, split: str, seed: int, count: int) -> list[Case]:
+def cases(preset: str, split: str, seed: int, count: int) -> list[PictureEdit]:
     """`count` removals and as many moves, on the same scenes: two whole objects apart from each other, of which one is edited.
 
     The two grounds with and without texture take turns, so that each metric has half of the scenes.
     """
-    found: dict[bool, list[Case]] = {True: [], False: []}
+    found: dict[bool, list[PictureEdit]] = {True: [], False: []}
     wanted = {True: (count + 1) // 2, False: count // 2}
     for index in itertools.count():
         scene = sample_scene(preset, split=split, seed=seed, index=index, objects=2)
         smooth = scene.background.name in SMOOTH
         if len(found[smooth]) < wanted[smooth] and (shift := _shift(scene, index % 2, seed)) is not None:
-            found[smooth].append(Case(scene, 0, index % 2, shift))
+            found[smooth].append(PictureEdit(scene, 0, index % 2, shift))
         if all(len(found[kind]) == wanted[kind] for kind in found):
             break
     mixed = [case for pair in itertools.zip_longest(found[True], found[False]) for case in pair if case is not None]
-    moves = [Case(case.scene, place, case.number, case.shift) for place, case in enumerate(mixed)]
-    return [Case(case.scene, case.index, case.number) for case in moves] + moves
+    moves = [PictureEdit(case.scene, place, case.number, case.shift) for place, case in enumerate(mixed)]
+    return [PictureEdit(case.scene, case.index, case.number) for case in moves] + moves
 
 
 def _shift(scene: Scene, number: int, seed: int) -> tuple[int, int] | None:
@@ -205,7 +206,7 @@ def _shift(scene: Scene, number: int, seed: int) -> tuple[int, int] | None:
     return None
 
 
-def batches(some: Sequence[Case], size: int) -> list[list[Case]]:
+def batches(some: Sequence[PictureEdit], size: int) -> list[Sequence[PictureEdit]]:
     """In pieces of one kind each, so that removals and moves are worked on apart."""
     kinds = ([case for case in some if case.kind == kind] for kind in ("removal", "move"))
-    return [same[first : first + size] for same in kinds for first in range(0, len(same), size)]
+    return [piece for same in kinds for piece in pieces(same, size)]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from calotype.core.events import Events
-from calotype.evaluation.report import Role, Row
+from calotype.evaluation.report import Claim, Report, Role, Row
+from calotype.metrics import Interval, bootstrap, difference, mean, ratio
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -60,10 +61,70 @@ class Table:
         """A row's numbers, one per scene."""
         return self._scenes[variant][metric]
 
+    def mean(self, variant: str, metric: str) -> Interval:
+        """A row's mean with its bootstrap interval; scenes without a number are left out, here and below."""
+        return bootstrap(mean, self.of(variant, metric))
+
+    def difference(self, variant: str, other: str, metric: str) -> Interval:
+        """By how much one row is above another that has the same scenes, on average."""
+        return bootstrap(difference, self.of(variant, metric), self.of(other, metric))
+
+    def ratio(self, variant: str, other: str, metric: str) -> Interval:
+        """The mean of one row over that of another that has the same scenes."""
+        return bootstrap(ratio, self.of(variant, metric), self.of(other, metric))
+
     def scenes(self, variant: str) -> list[dict[str, float]]:
         """A row scene by scene."""
         numbers = self._scenes[variant]
         return [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
+
+
+class Experiment(Table):
+    """Makes a table's rows, and the report of it.
+
+    Args:
+        seed: of scenes and noise.
+        events: hears one step per scene and row.
+    """
+
+    def __init__(self, seed: int, events: Events) -> None:
+        super().__init__()
+        self.seed, self.events, self._began = seed, events, time.perf_counter()
+
+    def measured(
+        self,
+        variant: str,
+        role: Role,
+        batches: Iterable[Sequence[Item]],
+        make: Callable[[Sequence[Item], Events], Iterable[Made]],
+        measure: Callable[[Item, Made], Mapping[str, float]],
+    ) -> None:
+        """A row: every item's result, measured, with its cost; see `run_batches`."""
+        made = run_batches(batches, make, self.events)
+        self.add(variant, role, ({**measure(item, one), **spent} for item, one, spent in made))
+
+    def report(self, slug: str, count: int, model: object, claims: Sequence[Claim] = (), notes: Sequence[str] = ()) -> Report:
+        """The report of all rows so far; its time is that since the experiment was made.
+
+        Args:
+            slug: name of the method.
+            count: scenes of the main experiment.
+            model: that it ran on; one without a device is on the CPU.
+            claims: what was claimed.
+            notes: what a reader has to know.
+        """
+        device = str(getattr(model, "device", "cpu"))
+        return Report(slug, self.seed, count, device, time.perf_counter() - self._began, self.rows, claims, notes)
+
+
+def pieces(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """In pieces of at most `size`.
+
+    Example:
+        >>> pieces("abcde", 2)
+        ['ab', 'cd', 'e']
+    """
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def run_batches(

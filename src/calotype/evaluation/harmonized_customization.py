@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from calotype.backbones.subject import SubjectToImage
 from calotype.core.events import SILENT, Events
-from calotype.evaluation.experiment import Table, run_batches
+from calotype.evaluation.base import Evaluation
+from calotype.evaluation.experiment import Experiment, Table, pieces
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.imaging.types import Image
 from calotype.methods.harmonized_customization import HarmonizedCustomization
@@ -49,7 +49,7 @@ MAIN = ("method", "concatenation", "projection", "random-subspace")
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class PoseChange:
     """A creature in pose A, and a prompt for pose B."""
 
     subject: CreatureScene
@@ -58,7 +58,7 @@ class Case:
     """Pose B."""
 
     @classmethod
-    def of(cls, split: str, seed: int, index: int) -> Case:
+    def of(cls, split: str, seed: int, index: int) -> PoseChange:
         """Scene `index` of the stream; the pose asked for is one of the five others."""
         scene = sample_creature(split=split, seed=seed, index=index)
         others = [pose for pose in POSES if pose != scene.creature.pose]
@@ -94,18 +94,18 @@ class Case:
         }
 
 
-class Experiment:
+class PoseExperiment(Experiment):
     """Runs variants on cases."""
 
     def __init__(self, model: SubjectToImage, settings: HarmonizedCustomization, seed: int, events: Events) -> None:
-        self.model, self.settings, self.seed, self.events = model, settings, seed, events
-        self.table = Table()
+        super().__init__(seed, events)
+        self.model, self.settings = model, settings
 
-    def run(self, variant: str, role: Role, some: Sequence[Case], *, wrong: bool = False, **changes: Any) -> None:
+    def run(self, variant: str, role: Role, some: Sequence[PoseChange], *, wrong: bool = False, **changes: Any) -> None:
         """One row: a picture for each case, measured."""
         method = dataclasses.replace(self.settings, **changes)
 
-        def make(batch: Sequence[Case], events: Events) -> Iterable[dict[str, float]]:
+        def make(batch: Sequence[PoseChange], events: Events) -> Iterable[dict[str, float]]:
             start, listener = some.index(batch[0]), Listener(events)
             others = [some[(start + i + 1) % len(some)].picture for i in range(len(batch))] if wrong else None
             pixels = method.generate(
@@ -115,15 +115,14 @@ class Experiment:
             seen = recognise_creatures(pixels.cpu())
             return [{**case.measure(one), **listener.numbers} for case, one in zip(batch, seen, strict=True)]
 
-        batches = [list(some[start : start + BATCH]) for start in range(0, len(some), BATCH)]
-        self.table.add(variant, role, [{**found, **spent} for _, found, spent in run_batches(batches, make, self.events)])
+        self.measured(variant, role, pieces(some, BATCH), make, lambda _, found: found)
 
-    def limit(self, some: Sequence[Case]) -> None:
+    def limit(self, some: Sequence[PoseChange]) -> None:
         """The answer itself through the autoencoder: what the recogniser makes of the best that any method on these latents can do."""
         answers = paint([sample_creature(split=c.subject.split, seed=c.subject.seed, index=c.subject.index, pose=c.wanted) for c in some])
         pixels = self.model.decode(self.model.encode(answers)).cpu()
         seen = recognise_creatures(pixels)
-        self.table.add("autoencoder", "ceiling", [case.measure(one) for case, one in zip(some, seen, strict=True)])
+        self.add("autoencoder", "ceiling", [case.measure(one) for case, one in zip(some, seen, strict=True)])
 
 
 class Listener(Events):
@@ -145,7 +144,7 @@ class Listener(Events):
         self._events.check()
 
 
-def run_rows(test: Experiment, some: Sequence[Case]) -> None:
+def run_rows(test: PoseExperiment, some: Sequence[PoseChange]) -> None:
     """The method, its baselines, its controls, and single switches."""
     few = some[:FEW]
     test.run("method", "method", some)
@@ -208,19 +207,25 @@ def measure(
         settings: the method; `HarmonizedCustomization.toy()` by default.
         events: hears one step per picture.
     """
-    began = time.perf_counter()
-    settings = settings or HarmonizedCustomization.toy()
-    some = [Case.of(split, seed, index) for index in range(count)]
+    test = PoseExperiment(model, settings or HarmonizedCustomization.toy(), seed, events)
+    some = [PoseChange.of(split, seed, index) for index in range(count)]
     events.stage(f"evaluate {SLUG}", len(MAIN) * count + 11 * min(count, FEW))
-    test = Experiment(model, settings, seed, events)
     run_rows(test, some)
-    device = str(getattr(model, "device", "cpu"))
     notes = ["This is a reconstruction: the paper has no public code and no numbers that could be compared with these."]
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.table.rows, claims(test.table), notes)
+    return test.report(SLUG, count, model, claims(test), notes)
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class HarmonizedCustomizationEvaluation(Evaluation):
+    """Does the pose come from the prompt, and do the looks come from the subject?"""
 
-    return measure(load("toy-subject", device=device), seed=seed, count=count or (4 if quick else COUNT), events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-subject"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 4
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), events=events)

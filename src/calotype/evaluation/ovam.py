@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,13 +31,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.evaluation.experiment import CallCounter, Table
+from calotype.evaluation.base import Evaluation
+from calotype.evaluation.experiment import CallCounter, Experiment
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.imaging.types import Image
 from calotype.methods.ovam import AttentionQueries, OpenVocabularyAttentionMaps
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.tokens import Token, fit_token
-from calotype.metrics import bootstrap, difference, ratio
+from calotype.metrics import bootstrap, ratio
 from calotype.metrics.regions import area_under_curve, iou
 from calotype.world import PRESETS, Scene, ground_truth, paint, sample_scene
 
@@ -56,7 +57,7 @@ Maps = Float[Tensor, "scenes height width"]
 
 
 @dataclass(frozen=True)
-class Case:
+class AbsentWord:
     """A scene of two different things: one is named, the other is looked for."""
 
     scene: Scene
@@ -87,29 +88,29 @@ class Case:
         return ground_truth(self.scene, SIZE).masks[0, self.asked]
 
 
-def cases(split: str, seed: int, count: int, preset: str = "small") -> list[Case]:
+def cases(split: str, seed: int, count: int, preset: str = "small") -> list[AbsentWord]:
     """The first scenes of a stream that have two things of different categories; the asked one is by turns the hind and the fore one."""
-    found: list[Case] = []
+    found: list[AbsentWord] = []
     for index in itertools.count():
         scene = sample_scene(preset, split=split, seed=seed, index=index, objects=2)
         if len({thing.category for thing in scene.objects}) == 2:
-            found.append(Case(scene, len(found) % 2))
+            found.append(AbsentWord(scene, len(found) % 2))
         if len(found) == count:
             return found
     raise AssertionError("the stream of scenes has no end")
 
 
-def pictures(some: Sequence[Case]) -> list[Image]:
+def pictures(some: Sequence[AbsentWord]) -> list[Image]:
     """The rendered scenes."""
     return [Image(picture) for picture in paint([case.scene for case in some], size=SIZE)]
 
 
-class Experiment(Table):
+class MaskExperiment(Experiment):
     """Rows of per-scene numbers, under one rule for masks."""
 
-    def __init__(self, settings: Settings, some: Sequence[Case], seed: int, events: Events) -> None:
-        super().__init__()
-        self.settings, self.cases, self.seed, self.events = settings, list(some), seed, events
+    def __init__(self, settings: Settings, some: Sequence[AbsentWord], seed: int, events: Events) -> None:
+        super().__init__(seed, events)
+        self.settings, self.cases = settings, list(some)
         self.pictures = paint([case.scene for case in some], size=SIZE)
         self.masks: dict[str, Bool[Tensor, "scenes height width"]] = {}
 
@@ -185,7 +186,7 @@ def token_maps(looks: Sequence[AttentionQueries], words: Sequence[str], tokens: 
     return torch.stack(found)
 
 
-def best_in_prompt(test: Experiment, looks: Sequence[AttentionQueries], settings: Settings) -> tuple[Tensor, Maps]:
+def best_in_prompt(test: MaskExperiment, looks: Sequence[AttentionQueries], settings: Settings) -> tuple[Tensor, Maps]:
     """Masks and maps of whichever of the caption's words has the best mask in the end."""
     masks, maps, place = [], [], 0
     for look in looks:
@@ -211,13 +212,13 @@ def centre_disc(truth: Bool[Tensor, "height width"]) -> tuple[Tensor, Tensor]:
     return disc.view(truth.shape), nearness
 
 
-def annotated(category: str, preset: str = "small", seed: int = TUNE_SEED) -> Case:
+def annotated(category: str, preset: str = "small", seed: int = TUNE_SEED) -> AbsentWord:
     """The one annotated scene of a category: the first of the tune split's two-thing scenes that has it once."""
     for index in itertools.count():
         scene = sample_scene(preset, split="tune", seed=seed, index=index, objects=2)
         names = [thing.category for thing in scene.objects]
         if names.count(category) == 1 and len(set(names)) == 2:
-            return Case(scene, names.index(category))
+            return AbsentWord(scene, names.index(category))
     raise AssertionError("the stream of scenes has no end")
 
 
@@ -289,26 +290,22 @@ def sum_error(looks: Sequence[AttentionQueries], words: Sequence[str], settings:
     return found
 
 
-def claims(test: Experiment, sums: Sequence[float]) -> list[Claim]:
+def claims(test: MaskExperiment, sums: Sequence[float]) -> list[Claim]:
     """The claims, with bars fixed beforehand; each is decided by the 90 % bootstrap interval over scenes."""
-
-    def of(variant: str) -> list[float]:
-        return test.of(variant, "miou")
-
     luck = chance(test.masks["shuffled-mask"], [case.truth for case in test.cases])
     return [
         Claim.at_least(
-            "a word that is not in the prompt: IoU over the best in-prompt map's", bootstrap(ratio, of("method"), of("best-in-prompt")), 2.0
+            "a word that is not in the prompt: IoU over the best in-prompt map's", test.ratio("method", "best-in-prompt", "miou"), 2.0
         ),
-        Claim.at_least("IoU over a centre disc's of the true area", bootstrap(ratio, of("method"), of("centre-disc")), 2.0),
+        Claim.at_least("IoU over a centre disc's of the true area", test.ratio("method", "centre-disc", "miou"), 2.0),
         Claim.at_least(
             "one fitted token (one annotated scene): gain over the plain word asked alike (method@alone), IoU",
-            bootstrap(difference, of("optimised"), of("method@alone")),
+            test.difference("optimised", "method@alone", "miou"),
             0.10,
         ),
         Claim.at_most(
             "a token fitted to a shuffled mask: IoU over that of the same masks on other scenes",
-            bootstrap(ratio, of("shuffled-mask"), luck),
+            bootstrap(ratio, test.of("shuffled-mask", "miou"), luck),
             1.25,
         ),
         Claim("every word's map: largest distance from the closed-form total", max(sums), 1e-4, max(sums) <= 1e-4),
@@ -338,13 +335,12 @@ def measure(
         fit_steps: gradient steps of each fitted token.
         events: hears one step per scene and look, and per token.
     """
-    began = time.perf_counter()
     settings = settings or OpenVocabularyAttentionMaps.toy()
     some = cases(split, seed, count, preset)
     words, captions = [case.word for case in some], [case.caption for case in some]
     categories = sorted(set(words))
     events.stage(f"evaluate {SLUG}", 4 * count + 2 * len(categories))
-    test = Experiment(settings, some, seed, events)
+    test = MaskExperiment(settings, some, seed, events)
     prompted = dataclasses.replace(settings, mode="in-prompt", branch="cond", self_attention=1.0)
 
     def timed(make: Callable[[], Any]) -> tuple[Any, float]:
@@ -384,11 +380,10 @@ def measure(
     test.cut(
         "method@plain", "ablation", word_maps(looks, words, settings), seconds=spent, settings=dataclasses.replace(settings, refine="none")
     )
-    device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test, sums), notes(test))
+    return test.report(SLUG, count, model, claims(test, sums), notes(test))
 
 
-def notes(test: Experiment) -> list[str]:
+def notes(test: MaskExperiment) -> list[str]:
     """How the numbers are to be read."""
     rule = test.settings
     luck = float(np.mean(chance(test.masks["method"], [case.truth for case in test.cases])))
@@ -399,14 +394,17 @@ def notes(test: Experiment) -> list[str]:
     ]
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class OVAMEvaluation(Evaluation):
+    """Is a thing found that the caption doesn't name, and what else would find it?"""
 
-    return measure(
-        load("toy-t2i", device=device),
-        seed=seed,
-        count=count or (8 if quick else COUNT),
-        fit_steps=10 if quick else FIT_STEPS,
-        events=events,
-    )
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-t2i"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 8
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), fit_steps=10 if quick else FIT_STEPS, events=events)

@@ -12,7 +12,7 @@ from torch import Tensor
 from calotype.core.dipole import DipoleOperator
 from calotype.core.events import SILENT, Events
 from calotype.errors import InputError
-from calotype.evaluation.qsm_cases import Case, heads, scan
+from calotype.evaluation.qsm_cases import Scan, heads, scan
 from calotype.methods.qsmdiff.classical import l2, ndi, tkd, tv
 from calotype.metrics.volumes import nrmse_percent
 
@@ -44,7 +44,7 @@ TUNED: Mapping[tuple[float, float], Settings] = MappingProxyType(
 """By noise in ppm and tilt in degrees; `python scripts/tune_qsm_baselines.py` prints it."""
 
 
-def solve(name: str, case: Case, setting: float) -> Float[Tensor, "x y z"]:
+def solve(name: str, case: Scan, setting: float) -> Float[Tensor, "x y z"]:
     """The map of one baseline in ppm.
 
     Raises:
@@ -55,7 +55,7 @@ def solve(name: str, case: Case, setting: float) -> Float[Tensor, "x y z"]:
     return SOLVERS[name](case.field.values, case.dipole, setting)
 
 
-def sweep(name: str, cases: Sequence[Case], events: Events = SILENT) -> dict[float, float]:
+def sweep(name: str, cases: Sequence[Scan], events: Events = SILENT) -> dict[float, float]:
     """Mean error in % over the cases for every setting of the baseline's grid."""
     found: dict[float, float] = {}
     for setting in GRIDS[name]:

@@ -37,7 +37,7 @@ class Head:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Scan:
     """A head in the scanner."""
 
     head: Head
@@ -102,7 +102,7 @@ def heads(split: str, seed: int, count: int, *, first: int = 0) -> list[Head]:
     return made
 
 
-def scan(head: Head, *, noise_ppm: float, tilt_degrees: float = 0.0) -> Case:
+def scan(head: Head, *, noise_ppm: float, tilt_degrees: float = 0.0) -> Scan:
     """The field of a head that is tilted about its left-right axis; the noise of a head is the same draws in every position.
 
     Raises:
@@ -114,10 +114,10 @@ def scan(head: Head, *, noise_ppm: float, tilt_degrees: float = 0.0) -> Case:
     affine, brain = turn @ head.brain.affine, head.brain
     values = measured_field(brain, noise_ppm=noise_ppm, split=head.split, seed=head.seed, index=head.index, direction=b0_direction(affine))
     placed = torch.from_numpy(affine)
-    return Case(head, noise_ppm, tilt_degrees, Volume(values, placed, "ppm"), Volume(brain.mask.float(), placed))
+    return Scan(head, noise_ppm, tilt_degrees, Volume(values, placed, "ppm"), Volume(brain.mask.float(), placed))
 
 
-def scan_thick(case: Case, factor: tuple[int, int, int]) -> tuple[Volume, Volume]:
+def scan_thick(case: Scan, factor: tuple[int, int, int]) -> tuple[Volume, Volume]:
     """The field of a head in voxels that are `factor` times as thick, with the case's noise, and its mask.
 
     The scanner stops at a lower frequency (`Resolution`): each thick voxel's field is that of the map without its finest detail.

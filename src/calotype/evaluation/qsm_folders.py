@@ -7,7 +7,7 @@ import torch
 from calotype.core.events import SILENT, Events
 from calotype.data.qsm_folder import DEEP_GREY, QSMFiles
 from calotype.data.volumes import read_volume, volume_mask
-from calotype.evaluation.qsm_cases import Case, Head
+from calotype.evaluation.qsm_cases import Head, Scan
 from calotype.imaging.grids import check_same_grid
 from calotype.imaging.types import Volume
 from calotype.world.brains.anatomy import Brain
@@ -16,7 +16,7 @@ from calotype.world.brains.field import measured_field
 
 def read_head(
     files: QSMFiles, noise_ppm: float | None, seed: int, number: int, events: Events = SILENT, *, unknown_noise_ppm: float = 0.006
-) -> Case:
+) -> Scan:
     """One head of a folder, its field computed from the true map where none lies there.
 
     Args:
@@ -49,4 +49,4 @@ def read_head(
         values = measured_field(brain, noise_ppm=noise_ppm or 0.0, split="eval", seed=seed, index=number, padding=2.0)
         told = noise_ppm or 0.002
     head = Head(brain, torch.zeros(truth.size), "eval", seed, number)
-    return Case(head, told, 0.0, truth.with_values(values, "ppm"), Volume(mask.float(), truth.affine, header=truth.header))
+    return Scan(head, told, 0.0, truth.with_values(values, "ppm"), Volume(mask.float(), truth.affine, header=truth.header))

@@ -14,10 +14,10 @@ of the split `tune`.
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -27,15 +27,17 @@ from calotype.backbones.volume_prior import VolumePrior
 from calotype.core.dipole import DipoleOperator
 from calotype.core.events import SILENT, Events
 from calotype.data.qsm_folder import find_qsm_files
-from calotype.evaluation.experiment import Table, run_batches
+from calotype.errors import InputError
+from calotype.evaluation.base import Evaluation
+from calotype.evaluation.experiment import Experiment, Table, pieces
 from calotype.evaluation.qsm_baselines import SOLVERS, settings_for, solve
-from calotype.evaluation.qsm_cases import Case, Head, heads, scan, scan_thick
+from calotype.evaluation.qsm_cases import Head, Scan, heads, scan, scan_thick
 from calotype.evaluation.qsm_folders import read_head
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.qsmdiff import QSMDiff
 from calotype.methods.qsmdiff.guidance import Measurement
 from calotype.methods.qsmdiff.resolution import Resolution
-from calotype.metrics import Interval, bootstrap, difference, mean, ratio
+from calotype.metrics import Interval
 
 SLUG = QSMDiff.slug
 COUNT = 4
@@ -46,34 +48,33 @@ THICK, SLICES = (1, 1, 2), "@slices-4mm"
 """Fine voxels per measured one in the experiment with thick slices, and the end of its rows' names."""
 
 Map = Float[Tensor, "x y z"]
-Maker = Callable[[Case, Events], Map]
+Maker = Callable[[Scan, Events], Map]
 """Finds the map of a case in ppm, and tells how many model calls it took."""
 
 
-class Experiment(Table):
+class MapExperiment(Experiment):
     """Runs variants on heads; a condition's fields are measured once."""
 
     def __init__(self, model: VolumePrior, settings: QSMDiff, some: Sequence[Head], seed: int, events: Events) -> None:
-        super().__init__()
-        self.model, self.settings, self.heads, self.seed, self.events = model, settings, some, seed, events
-        self._cases: dict[tuple[float, float], list[Case]] = {}
+        super().__init__(seed, events)
+        self.model, self.settings, self.heads = model, settings, some
+        self._cases: dict[tuple[float, float], list[Scan]] = {}
 
-    def cases(self, noise_ppm: float, tilt_degrees: float) -> list[Case]:
+    def cases(self, noise_ppm: float, tilt_degrees: float) -> list[Scan]:
         """The heads in one condition."""
         key = noise_ppm, tilt_degrees
         if key not in self._cases:
             self._cases[key] = [scan(head, noise_ppm=noise_ppm, tilt_degrees=tilt_degrees) for head in self.heads]
         return self._cases[key]
 
-    def run(self, variant: str, role: Role, some: Sequence[Case], make: Maker) -> None:
+    def run(self, variant: str, role: Role, some: Sequence[Scan], make: Maker) -> None:
         """One row: the maps of all cases, measured."""
-        made = run_batches([[case] for case in some], lambda batch, events: [make(case, events) for case in batch], self.events)
-        self.add(variant, role, [{**case.measure(chi), **spent} for case, chi, spent in made])
+        self.measured(variant, role, pieces(some, 1), lambda batch, events: [make(case, events) for case in batch], Scan.measure)
 
     def found(self, *, b0_direction: tuple[float, float, float] | None = None, **changes: object) -> Maker:
         """The method, told the noise, with some settings changed or another main field."""
 
-        def make(case: Case, events: Events) -> Map:
+        def make(case: Scan, events: Events) -> Map:
             method = dataclasses.replace(self.settings, **{"noise": case.noise_ppm, **changes})  # type: ignore[arg-type]
             return method(
                 self.model, case.field, case.mask, b0_direction=b0_direction, seed=self.seed + case.head.index, events=events
@@ -84,7 +85,7 @@ class Experiment(Table):
     def without_prior(self) -> Maker:
         """The guidance from an empty map, once for each step of the method."""
 
-        def make(case: Case, events: Events) -> Map:
+        def make(case: Scan, events: Events) -> Map:
             method = dataclasses.replace(self.settings, noise=case.noise_ppm)
             dipole, mask = case.dipole.without_mask(), case.mask.values > 0
             guide = method.guide(Measurement(case.field.values / self.model.scale, mask, dipole, self.model.scale))
@@ -102,14 +103,14 @@ class Experiment(Table):
     def finer(self) -> Maker:
         """The method from a field of thick slices."""
 
-        def make(case: Case, events: Events) -> Map:
+        def make(case: Scan, events: Events) -> Map:
             method = dataclasses.replace(self.settings, noise=case.noise_ppm, task="both", factor=THICK)
             return method(self.model, *scan_thick(case, THICK), seed=self.seed + case.head.index, events=events).chi.values
 
         return make
 
     @staticmethod
-    def interpolated_tv(case: Case, events: Events) -> Map:
+    def interpolated_tv(case: Scan, events: Events) -> Map:
         """Total variation at the thick slices, then the band-limited map through its voxels."""
         field, mask = scan_thick(case, THICK)
         dipole = DipoleOperator(field.size, field.spacing, case.direction, mask=mask.values > 0)
@@ -117,7 +118,7 @@ class Experiment(Table):
         return Resolution(field.size, THICK).refine(thick) * case.mask.values
 
 
-def rows(test: Experiment, noise_ppm: float) -> None:
+def rows(test: MapExperiment, noise_ppm: float) -> None:
     """The method, its baselines and its ablations; the clean and the turned head."""
     main = test.cases(noise_ppm, 0.0)
     test.run("method", "method", main, test.found())
@@ -141,17 +142,11 @@ def claims(table: Table, noise_ppm: float = NOISE_PPM) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over brains."""
     clean, turned = f"@noise-{CLEAN_PPM:g}", f"@tilt-{TILT_DEGREES:g}"
 
-    def one(variant: str, metric: str) -> Interval:
-        return bootstrap(mean, table.of(variant, metric))
-
-    def share(variant: str, of: str, metric: str = "nrmse_percent") -> Interval:
-        return bootstrap(ratio, table.of(variant, metric), table.of(of, metric))
-
-    def more(variant: str) -> Interval:
-        return bootstrap(difference, table.of(variant, "nrmse_percent"), table.of("method", "nrmse_percent"))
+    def share(variant: str, of: str) -> Interval:
+        return table.ratio(variant, of, "nrmse_percent")
 
     def fair(variant: str, noise: float, bar: float) -> Claim:
-        value = one(variant, "nrmse_percent").value
+        value = table.mean(variant, "nrmse_percent").value
         return Claim(f"the table counts: tuned TV's error at {noise:g} ppm is at most, in %", value, bar, value <= bar)
 
     against = [
@@ -165,11 +160,11 @@ def claims(table: Table, noise_ppm: float = NOISE_PPM) -> list[Claim]:
         Claim.at_most(f"the same with the head turned by {TILT_DEGREES:g} degrees", share(f"method{turned}", f"tv{turned}"), 1.0),
         Claim.at_most(f"the same at {CLEAN_PPM:g} ppm", share(f"method{clean}", f"tv{clean}"), 1.0),
         Claim.at_most("error of a 2 mm map from 4 mm slices, over interpolated TV's", share(f"method{SLICES}", f"tv{SLICES}"), 1.0),
-        Claim.at_most("streak energy in the cone as a share of TKD's", share("method", "tkd", "cone_energy"), 0.5),
-        Claim.at_least("slope of the regions' means over the true ones, not below", one("method", "roi_slope"), 0.9),
-        Claim.at_most("slope of the regions' means over the true ones, not above", one("method", "roi_slope"), 1.1),
+        Claim.at_most("streak energy in the cone as a share of TKD's", table.ratio("method", "tkd", "cone_energy"), 0.5),
+        Claim.at_least("slope of the regions' means over the true ones, not below", table.mean("method", "roi_slope"), 0.9),
+        Claim.at_most("slope of the regions' means over the true ones, not above", table.mean("method", "roi_slope"), 1.1),
         *(
-            Claim.at_least(f"{name}: error above the method's, in points", more(name), 5.0)
+            Claim.at_least(f"{name}: error above the method's, in points", table.difference(name, "method", "nrmse_percent"), 5.0)
             for name in ("no-prior", "no-guidance", "patch-guidance", "wrong-b0")
         ),
         fair(f"tv{clean}", CLEAN_PPM, 28.0),
@@ -201,15 +196,13 @@ def measure(
     Raises:
         InputError: noise that isn't positive.
     """
-    began = time.perf_counter()
-    test = Experiment(model, settings or QSMDiff.toy(), heads(split, seed, count), seed, events)
+    test = MapExperiment(model, settings or QSMDiff.toy(), heads(split, seed, count), seed, events)
     events.stage(f"evaluate {SLUG}", (5 + 4 + 2 * 5 + 2) * count)
     rows(test, noise_ppm)
-    device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, claims(test, noise_ppm))
+    return test.report(SLUG, count, model, claims(test, noise_ppm))
 
 
-def gates(folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
+def prior_figures(folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
     """The claims of the main experiment as figures of a prior: toy-qsm's gates.
 
     Returns:
@@ -217,7 +210,7 @@ def gates(folder: Path, *, seed: int, count: int | None, device: str, events: Ev
     """
     from calotype.backbones import load
 
-    test = Experiment(load(str(folder), device=device), QSMDiff.toy(), heads("eval", seed, count or COUNT), seed, events)
+    test = MapExperiment(load(str(folder), device=device), QSMDiff.toy(), heads("eval", seed, count or COUNT), seed, events)
     events.stage(f"evaluate {folder.name}", 4 * len(test.heads))
     main = test.cases(NOISE_PPM, 0.0)
     test.run("method", "method", main, test.found())
@@ -225,12 +218,12 @@ def gates(folder: Path, *, seed: int, count: int | None, device: str, events: Ev
         test.run(name, "baseline", main, test.classical(name))
 
     def over(name: str, metric: str = "nrmse_percent") -> float:
-        return bootstrap(ratio, test.of("method", metric), test.of(name, metric)).value
+        return test.ratio("method", name, metric).value
 
     return {
         **{f"error_over_{name}": over(name) for name in ("tkd", "l2", "tv")},
         "cone_energy_over_tkd": over("tkd", "cone_energy"),
-        **{metric: bootstrap(mean, test.of("method", metric)).value for metric in ("roi_slope", "nrmse_percent")},
+        **{metric: test.mean("method", metric).value for metric in ("roi_slope", "nrmse_percent")},
         "count": float(len(test.heads)),
     }
 
@@ -260,32 +253,41 @@ def measure_folder(
     Raises:
         InputError: an unknown folder, a file that is refused, or files of one head on different grids.
     """
-    began = time.perf_counter()
     found = enumerate(find_qsm_files(folder))
     cases = [read_head(files, noise_ppm, seed, number, events, unknown_noise_ppm=NOISE_PPM) for number, files in found]
-    test = Experiment(model, settings or QSMDiff.toy(), [case.head for case in cases], seed, events)
+    test = MapExperiment(model, settings or QSMDiff.toy(), [case.head for case in cases], seed, events)
     events.stage(f"evaluate {SLUG}", (1 + len(SOLVERS)) * len(cases))
     test.run("method", "method", cases, test.found())
     for name in SOLVERS:
         test.run(name, "baseline", cases, test.classical(name))
-    return Report(SLUG, seed, len(cases), str(getattr(model, "device", "cpu")), time.perf_counter() - began, test.rows, [])
+    return test.report(SLUG, len(cases), model)
 
 
-def evaluate(
-    *,
-    seed: int,
-    count: int | None,
-    quick: bool,
-    device: str,
-    events: Events,
-    noise_ppm: float | None = None,
-    data: str | os.PathLike[str] | None = None,
-) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class QSMDiffEvaluation(Evaluation):
+    """Is the map right where the field is blind, and do prior, guidance, scope and main field matter?"""
 
-    model = load("toy-qsm", device=device)
-    if data is not None:
-        return measure_folder(data, model, noise_ppm=noise_ppm, seed=seed, events=events)
-    noise = NOISE_PPM if noise_ppm is None else noise_ppm
-    return measure(model, seed=seed, count=count or (1 if quick else COUNT), noise_ppm=noise, events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-qsm"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 1
+
+    noise: float | None = None
+    """Standard deviation of the field's noise in ppm; 0.006 by default."""
+    data: Path | None = None
+    """A folder of the QSM challenge or of qsm-forward, whose heads are scored in place of synthetic ones."""
+
+    def check(self, *, count: int | None, record: bool) -> None:
+        """Refuse what a folder's heads leave no room for."""
+        if self.data is not None and (count is not None or record):
+            raise InputError("data holds the heads to be scored; leave out count and record")
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        model = self.load(device)
+        if self.data is not None:
+            return measure_folder(self.data, model, noise_ppm=self.noise, seed=seed, events=events)
+        noise = NOISE_PPM if self.noise is None else self.noise
+        return measure(model, seed=seed, count=self.scenes(count, quick), noise_ppm=noise, events=events)

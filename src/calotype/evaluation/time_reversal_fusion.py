@@ -13,24 +13,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.core.roles import ImageToVideo
 from calotype.core.timetravel import Reinject
+from calotype.evaluation.base import Evaluation
 from calotype.evaluation.baselines import cross_fade, cut, image_to_video
-from calotype.evaluation.experiment import CallCounter, Table, run_batches
+from calotype.evaluation.experiment import CallCounter, Experiment, Table, pieces
 from calotype.evaluation.pairs import FRAMES, SIZE, Pair, at_end, bank_of, directed_twin, symmetric_pairs
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.imaging.types import Image, Video
 from calotype.methods.time_reversal_fusion import TimeReversalFusion
-from calotype.metrics import Interval, bootstrap, difference, mean, psnr, ratio, rmse
+from calotype.metrics import Interval, bootstrap, difference, psnr, ratio, rmse
 from calotype.world import PRESETS
 from calotype.world.scenes.exact import ExactImageToVideo
 
@@ -48,12 +49,8 @@ Maker = Callable[[Sequence[Pair], int, Events], Clips]
 """Makes the clips of some pairs with the noise of that seed."""
 
 
-class Experiment(Table):
+class PairExperiment(Experiment):
     """Runs variants on pairs."""
-
-    def __init__(self, seed: int, events: Events) -> None:
-        super().__init__()
-        self.seed, self.events = seed, events
 
     def run(
         self,
@@ -65,9 +62,7 @@ class Experiment(Table):
         batch: int = BATCH,
     ) -> None:
         """One row: the clips of all pairs, measured."""
-        batches = [pairs[first : first + batch] for first in range(0, len(pairs), batch)]
-        made = run_batches(batches, lambda some, events: make(some, self.seed + some[0].index, events), self.events)
-        self.add(variant, role, ({**measure(pair, clip), **spent} for pair, clip, spent in made))
+        self.measured(variant, role, pieces(pairs, batch), lambda some, events: make(some, self.seed + some[0].index, events), measure)
 
 
 def _frames(videos: Sequence[Video]) -> Clips:
@@ -119,7 +114,7 @@ def loop_measure(model: ImageToVideo) -> Callable[[Pair, Tensor], dict[str, floa
 
 
 def main_rows(
-    test: Experiment, model: ImageToVideo, settings: TimeReversalFusion, pairs: Sequence[Pair], at: str = "", batch: int = BATCH
+    test: PairExperiment, model: ImageToVideo, settings: TimeReversalFusion, pairs: Sequence[Pair], at: str = "", batch: int = BATCH
 ) -> None:
     """T1: the method, its baselines and its ablations."""
     bare = dataclasses.replace(settings, reinject=Reinject(repeats=0))
@@ -132,7 +127,7 @@ def main_rows(
     test.run("sequential" + at, "ablation", pairs, fused(model, dataclasses.replace(bare, fusion="sequential")))
 
 
-def trained_rows(test: Experiment, model: ImageToVideo, settings: TimeReversalFusion, pairs: Sequence[Pair], nosed: str) -> None:
+def trained_rows(test: PairExperiment, model: ImageToVideo, settings: TimeReversalFusion, pairs: Sequence[Pair], nosed: str) -> None:
     """T1, T2 and T3 on a trained model."""
     main_rows(test, model, settings, pairs)
     straight = [pair for pair in pairs if pair.family == "straight"]
@@ -144,17 +139,17 @@ def trained_rows(test: Experiment, model: ImageToVideo, settings: TimeReversalFu
     test.run("frozen@loop", "baseline", loops, fixed(lambda start, _, frames: cut(start, start, frames)), measure)
 
 
-def exact_rows(test: Experiment, settings: TimeReversalFusion, pairs: Sequence[Pair], nosed: str, bank: int = EXACT_BANK) -> None:
+def exact_rows(test: PairExperiment, settings: TimeReversalFusion, pairs: Sequence[Pair], nosed: str, bank: int = EXACT_BANK) -> None:
     """T1, T2 and T3 on an exact model of each pair: banks of clips that start with its first and with its last picture."""
     found: dict[str, tuple[Role, list[dict[str, float]]]] = {}
 
-    def keep(test_of_one: Experiment) -> None:
+    def keep(test_of_one: PairExperiment) -> None:
         for row in test_of_one.rows:
             found.setdefault(row.variant, (row.role, []))[1].extend(test_of_one.scenes(row.variant))
 
     for pair in pairs:
         small = Pair(pair.scene, pair.index, EXACT_SIZE)
-        one = Experiment(test.seed, CallCounter(test.events))
+        one = PairExperiment(test.seed, CallCounter(test.events))
         model = exact_model(small, bank)
         main_rows(one, model, settings, [small], "@exact")
         loop, measure = ExactImageToVideo([model.banks[0]]), loop_measure(model)
@@ -184,16 +179,16 @@ def claims(table: Table, exact: bool = False) -> list[Claim]:
     at, where = ("@exact", "exact model: ") if exact else ("", "")
     of = table.of
 
-    def both(metric: str, other: str, compare: Callable[..., NDArray[np.float64]]) -> Interval:
-        return bootstrap(compare, of("method" + at, metric), of(other + at, metric))
+    def over(other: str, metric: str) -> Interval:
+        return table.ratio("method" + at, other + at, metric)
 
-    gain = both("end_psnr_db", "image-to-video", difference)
+    gain = table.difference("method" + at, "image-to-video" + at, "end_psnr_db")
     found = [
         Claim.at_least(f"{where}last frame better than plain image-to-video's, in dB", gain, 6.0),
-        Claim.at_most(f"{where}mid-frame error over plain image-to-video's", both("mid_centroid_error_px", "image-to-video", ratio), 0.6),
-        Claim.at_most(f"{where}mid-frame error over a cut's", both("mid_centroid_error_px", "cut", ratio), 0.7),
-        Claim.at_most(f"{where}ghosts over a cross-fade's", both("ghost_share", "crossfade", ratio), 0.5),
-        Claim.at_most(f"{where}largest over mean step (jump_ratio)", bootstrap(mean, of("method" + at, "jump_ratio")), 2.5),
+        Claim.at_most(f"{where}mid-frame error over plain image-to-video's", over("image-to-video", "mid_centroid_error_px"), 0.6),
+        Claim.at_most(f"{where}mid-frame error over a cut's", over("cut", "mid_centroid_error_px"), 0.7),
+        Claim.at_most(f"{where}ghosts over a cross-fade's", over("crossfade", "ghost_share"), 0.5),
+        Claim.at_most(f"{where}largest over mean step (jump_ratio)", table.mean("method" + at, "jump_ratio"), 2.5),
     ]
     if exact:
         return found
@@ -203,7 +198,7 @@ def claims(table: Table, exact: bool = False) -> list[Claim]:
     return [
         *found,
         Claim.at_most("loop: first to last frame over the autoencoder's own error, RMSE", closes, 1.5),
-        Claim.at_least("loop: the object moves, in pixels", bootstrap(mean, of("method@loop", "motion_px")), 1.0),
+        Claim.at_least("loop: the object moves, in pixels", table.mean("method@loop", "motion_px"), 1.0),
         Claim.at_least("limit: nose-first things ping-pong, monotonicity below that of the same paths without a nose", lower, 0.15),
     ]
 
@@ -214,8 +209,7 @@ def notes(table: Table) -> list[str]:
     for at, where in (("", "on the trained model"), ("@exact", "on the exact model")):
         if "method" + at not in table:
             continue
-        ours, theirs = table.of("method" + at, "ghost_share"), table.of("no-reinjection" + at, "ghost_share")
-        found = bootstrap(difference, ours, theirs)
+        found = table.difference("method" + at, "no-reinjection" + at, "ghost_share")
         word = "fewer" if found.high < 0 else "more" if found.low > 0 else "no fewer"
         interval = f"{found.value:+.3f}, 90 % interval {found.low:+.3f} to {found.high:+.3f}"
         lines.append(f"re-injection {where}: {word} ghosts than without it (share {interval})")
@@ -245,24 +239,30 @@ def measure(
         settings: the method; `TimeReversalFusion.toy()` by default.
         events: hears one step per clip, or per pair of the exact model.
     """
-    began = time.perf_counter()
-    settings = settings or TimeReversalFusion.toy()
+    test, settings = PairExperiment(seed, events), settings or TimeReversalFusion.toy()
     pairs = symmetric_pairs(preset, split, seed, count)
     straight = sum(pair.family == "straight" for pair in pairs)
     events.stage(f"evaluate {SLUG}", 7 * count + 4 * straight + (count if exact else 0))
     nosed = PRESETS[preset].directed[0]
-    test = Experiment(seed, events)
     trained_rows(test, model, settings, pairs, nosed)
     found = claims(test)
     if exact:
         exact_rows(test, settings, pairs, nosed)
         found += claims(test, exact=True)
-    device = str(getattr(model, "device", "cpu"))
-    return Report(SLUG, seed, count, device, time.perf_counter() - began, test.rows, found, notes(test))
+    return test.report(SLUG, count, model, found, notes(test))
 
 
-def evaluate(*, seed: int, count: int | None, quick: bool, device: str, events: Events) -> Report:
-    """See `calotype.evaluation.evaluate`."""
-    from calotype.backbones import load
+@dataclass(frozen=True, kw_only=True)
+class TimeReversalFusionEvaluation(Evaluation):
+    """Does the clip reach the end picture, on the true path, with one object; and where does it fail?"""
 
-    return measure(load("toy-i2v", device=device), seed=seed, count=count or (4 if quick else COUNT), exact=not quick, events=events)
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-i2v"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 4
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), exact=not quick, events=events)

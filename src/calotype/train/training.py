@@ -10,12 +10,14 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import mapping, parse_json
+from calotype.data.folders import DataSet
+from calotype.data.manifest import NAME
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, json_line, write_json
 from calotype.train.budget import Budget
@@ -27,30 +29,6 @@ FACTS, RUN = "training.json", "training"
 """In the folder of a training: what is trained on what, and the folder of its state, log, plot and sheets."""
 SPLIT_SEED = 0
 """Of the split, which is the same whatever the training's seed is."""
-Rows = TypeVar("Rows", bound="DataSet")
-
-
-class DataSet(Protocol):
-    """Rows by number. The same number always gives the same row."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of everything in it."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def rows(self, indices: list[int]) -> dict[str, Tensor]:
-        """CPU tensors whose first dimension is `len(indices)`."""
-        ...
-
-    def split(self, share: float, seed: int) -> tuple[Self, Self]:
-        """Rows for training, and about `share` of them that are held out; what belongs together stays together.
-
-        Raises:
-            InputError: it can't be split.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,20 +73,19 @@ class Training:
         )  # fmt: skip
 
     def data_set(self, data: Path, kept: Path) -> DataSet:
-        """The user's data; nothing but their names and sizes is read. `kept` is a folder for what is worth keeping of them.
+        """The user's data. `kept` is a folder for what is worth keeping of them; it isn't made before something is.
 
         Raises:
-            InputError: there are none.
+            InputError: there are none, or (as `DataError`) some can't be used.
         """
         raise NotImplementedError
 
     def check(self, data: Any, events: Events = SILENT) -> None:
-        """AttentionQueries through the whole of `data_set`'s result.
+        """Look through all that `data_set` gave, where opening it didn't; done before a new training alone.
 
         Raises:
             DataError: something in it can't be used; it has a line for each problem.
         """
-        raise NotImplementedError
 
     def build(self, *, seed: int, start: Path | None = None) -> nn.Module:
         """What is trained, from `seed` or from a checkpoint folder. See `calotype.train.loop.Trainer`."""
@@ -250,8 +227,8 @@ def _facts(target: Path) -> dict[str, Any] | None:
     path = target / FACTS
     if path.is_file():
         return mapping(parse_json(path.read_bytes(), str(path), "delete the folder to start anew"), str(path))
-    # A kill between the making of the folder and its facts leaves the empty folders of a training.
-    if target.is_dir() and any(place.name != "lock" for place in target.rglob("*") if place.is_file()):
+    # A kill between the making of the folder and its facts leaves the empty folders of a training, and what is known of its data.
+    if target.is_dir() and any(place.name not in ("lock", NAME) for place in target.rglob("*") if place.is_file()):
         raise InputError(f"{target} holds files that are no training's; give --out another folder")
     return None
 

@@ -5,11 +5,11 @@ T. Brooks, A. Holynski, A. A. Efros: "InstructPix2Pix: Learning to Follow Image 
 
 from __future__ import annotations
 
+from calotype.backbones.instruct_pix2pix import PictureEditor
 from calotype.backbones.preprocessing import working_size
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import InstructionGuidance
 from calotype.core.noise import batch_noise
-from calotype.core.roles import PictureEditor
 from calotype.core.samplers import sample
 from calotype.data import resize_pixels
 from calotype.errors import InputError

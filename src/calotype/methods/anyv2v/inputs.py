@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calotype.core.events import Events
-from calotype.data import as_video
+from calotype.core.events import SILENT, Events
+from calotype.data import as_image, as_video
 from calotype.data.videos import VideoLike
 from calotype.errors import InputError
 from calotype.imaging.types import Image, Video
@@ -43,6 +43,24 @@ def check_pair(clip: Video, frame: Image) -> None:
             f"edited_first_frame is {width}x{height} px and the clip {clip_width}x{clip_height}, another shape; edit the clip's own"
             f" first frame without cropping it, at {clip_width}x{clip_height} or a multiple"
         )
+
+
+def check_inputs(arguments: Mapping[str, Any], excerpt: Mapping[str, Any]) -> None:
+    """A call's arguments, as far as they are there, before a model is loaded.
+
+    Args:
+        arguments: of `AnyV2V.__call__`.
+        excerpt: see `read_clip`.
+
+    Raises:
+        InputError: they can't be used, or don't fit together.
+    """
+    frame, clip = arguments.get("edited_first_frame"), arguments.get("video")
+    check_choice(frame is not None, str(arguments.get("instruction", "")), arguments.get("editor") is not None)
+    if clip is not None:
+        read = read_clip(clip, excerpt, SILENT)
+        if frame is not None:
+            check_pair(read, as_image(frame, name="edited_first_frame"))
 
 
 def check_choice(framed: bool, instruction: str, editor: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.core.denoiser import Condition, Denoiser
+from calotype.core.denoiser import Changed, Condition, Denoiser
 from calotype.core.events import Events
 from calotype.core.guidance import NoGuidance
 from calotype.core.inversion import Trajectory, invert
@@ -19,6 +19,7 @@ from calotype.core.roles import CountingDenoiser, ImageToVideo
 from calotype.core.samplers import Step, dpmpp_2m_step, euler_step, heun_step, sample
 from calotype.core.schedule import Sigmas
 from calotype.data.cache import TensorCache, content_key
+from calotype.errors import InputError
 from calotype.imaging.types import Image, Video
 from calotype.metrics import psnr
 
@@ -53,6 +54,19 @@ class Windows:
     size: int
     overlap: int
 
+    def __post_init__(self) -> None:
+        if self.frames > self.size and self.overlap >= self.size:
+            raise InputError(
+                f"overlap is {self.overlap} and a window has {self.size} frames; windows must share fewer frames than they have"
+            )
+
+    def note(self, events: Events) -> None:
+        """Say that there are several, if so."""
+        if len(self.starts) > 1:
+            events.note(
+                f"video: {self.frames} frames are edited in {len(self.starts)} windows of {self.length}, each from the last one's result"
+            )
+
     @property
     def paths(self) -> list[Path]:
         """The windows as paths over the clip's latents."""
@@ -73,6 +87,25 @@ class Windows:
     def fused(self, denoise: Denoiser) -> Denoiser:
         """One denoiser of the whole clip; its conditions hold the windows' rows one window after the other."""
         return denoise if len(self.starts) == 1 else fuse(denoise, self.paths)
+
+
+def joined(denoise: Denoiser, known: Float[Tensor, "clips shared ..."]) -> Denoiser:
+    """The estimate, fused at its beginning with frames that are there already; weights rise and fall as those of overlapping windows."""
+    shared = known.shape[1]
+    if not shared:
+        return denoise
+    weight = (torch.arange(1, shared + 1) / (shared + 1)).view(1, shared, 1, 1, 1)
+    return Changed(denoise, lambda x0: torch.cat([torch.lerp(known.to(x0), x0[:, :shared], weight.to(x0)), x0[:, shared:]], dim=1))
+
+
+def identity(model: ImageToVideo, **settings: Any) -> dict[str, Any]:
+    """What a trajectory depends on besides clip and levels; nothing for a model without a checkpoint, whose work isn't kept."""
+    if getattr(model, "source", None) is None:
+        return {}
+    from calotype.backbones import checkpoint_hash
+
+    own = {name: str(getattr(model, name, "")) for name in ("dtype", "device")}
+    return {"checkpoint": checkpoint_hash(model), **own, **settings}  # type: ignore[arg-type]
 
 
 def nested_tables(sigmas: Callable[[int], Sigmas], inversion_steps: int, steps: int, start: int = 0) -> tuple[Sigmas, Sigmas]:

@@ -30,26 +30,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl
+from calotype.backbones.instruct_pix2pix import PictureEditor
 from calotype.backbones.preprocessing import note_unfamiliar
 from calotype.core import fields
-from calotype.core.denoiser import Changed, Condition, Denoiser
+from calotype.core.denoiser import Condition
 from calotype.core.events import SILENT, Events
 from calotype.core.inversion import Trajectory
-from calotype.core.method import Evaluations, Method, Place
+from calotype.core.method import Evaluations, Method
 from calotype.core.noise import batch_noise
-from calotype.core.roles import HasAttention, ImageToVideo, PictureEditor
+from calotype.core.roles import HasAttention, ImageToVideo
 from calotype.core.samplers import sample
 from calotype.core.stepping import check_bound
 from calotype.data import as_image
 from calotype.data.cache import TensorCache
 from calotype.data.images import ImageLike
 from calotype.data.videos import VideoLike
-from calotype.errors import InputError
 from calotype.imaging.types import Image, Video
 from calotype.methods.anyv2v.editor import edit_picture
 from calotype.methods.anyv2v.injection import EDIT, NEGATIVE, SOURCE, BesideSource, Injection, sigma_of_tau
-from calotype.methods.anyv2v.inputs import check_choice, check_pair, read_clip
-from calotype.methods.anyv2v.inversion import SOLVERS, Inversion, Inverter, Solver, Windows, nested_tables
+from calotype.methods.anyv2v.inputs import check_choice, check_inputs, check_pair, read_clip
+from calotype.methods.anyv2v.inversion import SOLVERS, Inversion, Inverter, Solver, Windows, identity, joined, nested_tables
 
 NEGATIVE_PROMPT = "Distorted, discontinuous, ugly, blurry, low resolution, motionless, static"
 """Words for what the result shouldn't be, as the official code has them."""
@@ -217,11 +217,7 @@ class AnyV2V(Method):
         clip = read_clip(whole, {}, events, size)
         frame = as_image(edited_first_frame, size=size, name="edited_first_frame", events=events)
         note_unfamiliar(model, frame, events, name="edited_first_frame", expect="a poor clip")
-        plan = self.windows(model, len(clip))
-        if len(plan.starts) > 1:
-            events.note(
-                f"video: {len(clip)} frames are edited in {len(plan.starts)} windows of {plan.length}, each from the last one's result"
-            )
+        self.windows(model, len(clip)).note(events)
         inversion = self.invert(model, [clip], seed=seed, events=events)
         for value in inversion.rebuilt_psnr_db:
             events.metric("rebuilt_psnr_db", value)
@@ -229,15 +225,8 @@ class AnyV2V(Method):
         return self.edit(model, [clip], [frame], inversion, prompts=[prompt], seed=seed, events=events)[0]
 
     def windows(self, model: ImageToVideo, frames: int) -> Windows:
-        """How a clip of so many frames is cut.
-
-        Raises:
-            InputError: the windows would not share fewer frames than they have.
-        """
-        size = self.window or model.num_frames
-        if frames > size and self.overlap >= size:
-            raise InputError(f"overlap is {self.overlap} and a window has {size} frames; windows must share fewer frames than they have")
-        return Windows(frames, size, self.overlap)
+        """How a clip of so many frames is cut; `InputError` where windows would not share fewer frames than they have."""
+        return Windows(frames, self.window or model.num_frames, self.overlap)
 
     def invert(
         self, model: ImageToVideo, clips: Sequence[Video], *, seed: int = 0, events: Events = SILENT, key: str = "anyv2v"
@@ -252,7 +241,7 @@ class AnyV2V(Method):
             seed=seed,
             windows=self.windows(model, len(clips[0])),
             rebuild=self.rebuild,
-            told=self._identity(model),
+            told=identity(model, told_fps=self.fps, **self._motion) if self.cache_megabytes else {},
             cache=TensorCache(CACHE, self.cache_megabytes),
         )
         inversion = inverter(clips, events, key)
@@ -282,24 +271,35 @@ class AnyV2V(Method):
             seed, events: see `__call__`; hears the metric `model_calls`.
             key: name of the stages and of the saved state.
         """
-        texts = list(prompts) or [""] * len(clips)
+
+        def told(images: Sequence[Image], texts: Sequence[str]) -> Condition:
+            rows = enumerate(zip(clips, images, texts, strict=True))
+            return Condition.cat([self.condition(model, image, text, clip.fps, seed + index) for index, (clip, image, text) in rows])
+
         plan, sigmas = self.windows(model, len(clips[0])), inversion.trajectory.table
         whole = self._start(model, inversion.trajectory, sigmas, seed)
-        down = _WayDown(self, model, sigmas, texts, [clip.fps for clip in clips], seed)
+        nothing = [""] * len(clips)
         firsts, done, calls = list(frames), whole[:, :0], 0
         for number, first in enumerate(plan.starts):
             if number:
                 firsts = [Image(model.decode(row[None, first : first + 1], 1.0).frames[0].clamp(0, 1)) for row in done]
-            x, used = down(
-                whole[:, first : first + plan.length],
-                inversion.cut(first, plan.length),
-                [clip[first] for clip in clips],
-                firsts,
-                known=done[:, first:],
-                events=events,
-                key=f"{key}-{number}" if number else key,
-            )
-            done, calls = torch.cat([done[:, :first].to(x), x], dim=1), calls + used
+            conditions = {SOURCE: told([clip[first] for clip in clips], nothing), EDIT: told(firsts, prompts or nothing)}
+            if self.guidance_scale > 1:
+                conditions[NEGATIVE] = model.unconditional(told(firsts, [self.negative_prompt] * len(clips)))
+            guidance = BesideSource.of(self.guidance_scale, inversion.cut(first, plan.length), self.injection)
+            with AttentionControl(model) as control:
+                denoise = model.denoiser(conditions, guidance, control=control)
+                self.injection.add(control, guidance.guidance.labels)
+                x = sample(
+                    joined(denoise, done[:, first:]),
+                    whole[:, first : first + plan.length].to(getattr(model, "device", whole.device)),
+                    sigmas,
+                    step=SOLVERS[self.solver],
+                    preview=lambda estimate: model.decode(estimate[:1], clips[0].fps),
+                    events=events,
+                    key=f"{key}-{number}" if number else key,
+                )
+            done, calls = torch.cat([done[:, :first].to(x), x], dim=1), calls + denoise.calls
         events.metric("model_calls", float(calls + inversion.calls))
         return [model.decode(row[None], clip.fps) for row, clip in zip(done, clips, strict=True)]
 
@@ -316,19 +316,12 @@ class AnyV2V(Method):
 
     def condition(self, model: ImageToVideo, image: Image, prompt: str, fps: float, seed: int) -> Condition:
         """One row: what a clip starts from."""
-        return model.condition(
-            image,
-            prompt=prompt,
-            fps=self.fps or max(1, round(fps)),
-            motion_bucket_id=self.motion_bucket_id,
-            noise_aug_strength=self.noise_aug_strength,
-            seed=seed,
-        )
+        return model.condition(image, prompt=prompt, fps=self.fps or max(1, round(fps)), **self._motion, seed=seed)
 
-    def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
-        """The editor's checkpoint."""
-        editor = str(arguments.get("editor") or "")
-        return (*super().places(arguments), *((Place("editor", "loads", editor),) if editor else ()))
+    @property
+    def _motion(self) -> dict[str, Any]:
+        """What models of SVD's kind are told."""
+        return {"motion_bucket_id": self.motion_bucket_id, "noise_aug_strength": self.noise_aug_strength}
 
     def reading(self) -> Mapping[str, Mapping[str, Any]]:
         """Only the frames that are asked for; where both sides of the result are known, no larger than it needs them."""
@@ -341,13 +334,7 @@ class AnyV2V(Method):
         Raises:
             InputError: the clip or the frame can't be used, or they don't fit together.
         """
-        check_choice(
-            arguments.get("edited_first_frame") is not None, str(arguments.get("instruction", "")), arguments.get("editor") is not None
-        )
-        if arguments.get("video") is not None:
-            clip = read_clip(arguments["video"], self.reading()["video"], SILENT)
-            if arguments.get("edited_first_frame") is not None:
-                check_pair(clip, as_image(arguments["edited_first_frame"], name="edited_first_frame"))
+        check_inputs(arguments, self.reading()["video"])
 
     def _start(self, model: ImageToVideo, trajectory: Trajectory, sigmas: Float[Tensor, " levels"], seed: int) -> Tensor:
         """The saved latents of the level that the way down begins at, with a share of fresh noise of the same variance."""
@@ -356,85 +343,3 @@ class AnyV2V(Method):
             return x
         fresh = batch_noise(tuple(x.shape[1:]), seed, len(x)) * model.init_noise_sigma(sigmas)
         return sqrt(1 - self.random_ratio) * x + sqrt(self.random_ratio) * fresh
-
-    def _identity(self, model: ImageToVideo) -> dict[str, Any]:
-        """What a trajectory depends on besides clip and levels; nothing for a model without a checkpoint, whose work isn't kept."""
-        if self.cache_megabytes == 0 or getattr(model, "source", None) is None:
-            return {}
-        from calotype.backbones import checkpoint_hash
-
-        return {
-            "checkpoint": checkpoint_hash(model),  # type: ignore[arg-type]
-            "dtype": str(getattr(model, "dtype", "")),
-            "device": str(getattr(model, "device", "")),
-            "told_fps": self.fps,
-            "motion_bucket_id": self.motion_bucket_id,
-            "noise_aug_strength": self.noise_aug_strength,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class _WayDown:
-    """Sampling of one window from its saved noise, with the source beside it."""
-
-    method: AnyV2V
-    model: ImageToVideo
-    sigmas: Float[Tensor, " levels"]
-    prompts: Sequence[str]
-    rates: Sequence[float]
-    seed: int
-
-    def __call__(
-        self,
-        x: Float[Tensor, "clips frames ..."],
-        trajectory: Trajectory,
-        sources: Sequence[Image],
-        firsts: Sequence[Image],
-        *,
-        known: Float[Tensor, "clips shared ..."],
-        events: Events,
-        key: str,
-    ) -> tuple[Tensor, int]:
-        """The edited latents, and the rows that were evaluated.
-
-        Args:
-            x: where to start.
-            trajectory: the sources at every level.
-            sources: the sources' first frames.
-            firsts: the edited first frames.
-            known: frames at the beginning that the window before has made already; both windows' estimates are fused there.
-            events, key: see `calotype.core.samplers.sample`.
-        """
-        method, model = self.method, self.model
-        conditions = {SOURCE: self._conditions(sources, [""] * len(sources)), EDIT: self._conditions(firsts, self.prompts)}
-        if method.guidance_scale > 1:
-            conditions[NEGATIVE] = model.unconditional(self._conditions(firsts, [method.negative_prompt] * len(firsts)))
-        guidance = BesideSource.of(method.guidance_scale, trajectory, method.injection)
-        with AttentionControl(model) as control:
-            branches = model.denoiser(conditions, guidance, control=control)
-            method.injection.add(control, guidance.guidance.labels)
-            edited = sample(
-                _joined(branches, known),
-                x.to(getattr(model, "device", x.device)),
-                self.sigmas,
-                step=SOLVERS[method.solver],
-                preview=lambda estimate: model.decode(estimate[:1], self.rates[0]),
-                events=events,
-                key=key,
-            )
-        return edited, branches.calls
-
-    def _conditions(self, images: Sequence[Image], prompts: Sequence[str]) -> Condition:
-        rows = zip(images, prompts, self.rates, strict=True)
-        return Condition.cat(
-            [self.method.condition(self.model, image, text, fps, self.seed + index) for index, (image, text, fps) in enumerate(rows)]
-        )
-
-
-def _joined(denoise: Denoiser, known: Float[Tensor, "clips shared ..."]) -> Denoiser:
-    """The estimate, fused at its beginning with frames that are there already; weights rise and fall as those of overlapping windows."""
-    shared = known.shape[1]
-    if not shared:
-        return denoise
-    weight = (torch.arange(1, shared + 1) / (shared + 1)).view(1, shared, 1, 1, 1)
-    return Changed(denoise, lambda x0: torch.cat([torch.lerp(known.to(x0), x0[:, :shared], weight.to(x0)), x0[:, shared:]], dim=1))

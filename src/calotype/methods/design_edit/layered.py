@@ -16,6 +16,8 @@ from calotype.core.denoiser import Denoiser
 from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.roles import BranchedDenoiser
 from calotype.core.samplers import StepOutput, move_to
+from calotype.methods.design_edit.regions import dilate
+from calotype.methods.design_edit.tasks import Task
 
 Cells = Bool[Tensor, "batch h w"]
 """A mask at the latents' size."""
@@ -24,6 +26,17 @@ PLAIN, MASKED, SOURCE, FOREGROUND = ROLES = "plain", "masked", "source", "foregr
 _NO_HISTORY: Mapping[str, Tensor] = {}
 _DROPPED = -1e4
 """A score that leaves nothing, and is a number where a whole row has it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """What came out of the model, before anything is put back."""
+
+    latents: Float[Tensor, "batch channels h w"]
+    pixels: Float[Tensor, "batch 3 height width"]
+    """Decoded, in [0, 1]."""
+    calls: int
+    """Evaluations of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +131,30 @@ class LayeredStep:
         return torch.where(self.hidden[:, None].to(x.device), mean + sigma * fresh, canvas)
 
 
+@dataclass(frozen=True, eq=False)
+class CellMasks:
+    """A task's masks at the latents' size."""
+
+    hole: Cells
+    refine: Cells
+    layers: Cells
+    hidden: Cells
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task], factor: int, radius: int) -> CellMasks:
+        """The tasks' masks, grown by `radius` pixels; a cell has `factor` of them on each side."""
+
+        def grown(name: str, by: int) -> Tensor:
+            return to_cells(torch.stack([dilate(getattr(task, name), by) for task in tasks]), factor)
+
+        hole, refine, layers = grown("hole", radius), grown("refine", radius // 2), grown("layers", 0)
+        # Around a layer the composite is the picture itself, so that its border comes along; but not where the old place is filled.
+        filled = to_cells(torch.stack([task.hole & ~task.layers for task in tasks]), factor) > 0.25
+        layers = (layers >= 0.5) | ((grown("layers", radius) >= 0.5) & ~filled)
+        hidden = (grown("hidden", 0) > 0.25) & ~(grown("layers", 0) >= 0.75)
+        return cls(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Masking:
     """What is done to the masked rows' self-attention."""
@@ -125,6 +162,16 @@ class Masking:
     what: Masked
     drop: bool
     """Masked keys are left out of the attention altogether, instead of being set to 0."""
+
+    def add_all(self, control: AttentionControl, cells: CellMasks, schedule: Schedule, pasting: bool) -> None:
+        """The rules of a run: hole and refining mask, then the hole alone, and on the canvas the hidden parts."""
+        first, stop = schedule.mask.start, schedule.mask.stop
+        background_stop = min(stop, schedule.fuse) if pasting else stop
+        wide = min(schedule.refine_stop, background_stop) if bool(cells.refine.any()) else first
+        self.add(control, (cells.hole | cells.refine).float(), first, wide)
+        self.add(control, cells.hole.float(), max(first, wide), background_stop)
+        if pasting:
+            self.add(control, cells.hidden.float(), max(first, schedule.fuse), stop)
 
     def add(self, control: AttentionControl, mask: Float[Tensor, "batch h w"], first: int, stop: int) -> None:
         """A rule for the steps `first` to `stop` - 1; none where nothing is masked."""
@@ -136,16 +183,6 @@ class Masking:
         else:
             part: Literal["k", "q", "v"] = {"key": "k", "query": "q", "value": "v"}[self.what]  # type: ignore[assignment]
             control.add(KeyScale(mask=mask, rows=MASKED, what=part, select=where, steps=steps))
-
-
-@dataclass(frozen=True, eq=False)
-class CellMasks:
-    """A task's masks at the latents' size."""
-
-    hole: Cells
-    refine: Cells
-    layers: Cells
-    hidden: Cells
 
 
 def to_cells(mask: Bool[Tensor, "batch height width"], factor: int) -> Float[Tensor, "batch h w"]:

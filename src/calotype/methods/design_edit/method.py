@@ -38,24 +38,13 @@ from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
 from calotype.imaging.types import Image, Mask
 from calotype.methods.design_edit.arguments import check, chosen_edits, named_files, recorded, with_pictures, word_finder
-from calotype.methods.design_edit.layered import PLAIN, ROLES, CellMasks, LayeredStep, Masked, Masking, Schedule, to_cells
+from calotype.methods.design_edit.layered import PLAIN, ROLES, CellMasks, Edited, LayeredStep, Masked, Masking, Schedule
 from calotype.methods.design_edit.plan import Flip, Plan, single_edits
-from calotype.methods.design_edit.regions import Regions, Window, dilate
+from calotype.methods.design_edit.regions import Regions, Window
 from calotype.methods.design_edit.tasks import Task, make_task
 from calotype.methods.design_edit.windows import blend, note_window, window_of
 
 _NEEDS = "a text-to-image model with a UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL (stabilityai/stable-diffusion-xl-base-1.0)"
-
-
-@dataclass(frozen=True, eq=False)
-class Edited:
-    """What came out of the model, before anything is put back."""
-
-    latents: Float[Tensor, "batch channels h w"]
-    pixels: Float[Tensor, "batch 3 height width"]
-    """Decoded, in [0, 1]."""
-    calls: int
-    """Evaluations of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +264,8 @@ class DesignEdit(Method):
         size = tasks[0].size
         condition = model.condition(list(prompts) or [""] * len(tasks), size=size)
         sigmas = model.sigmas(self.num_inference_steps)
-        cells = self._cells(tasks, size[0] // model.latent_shape(size)[1])
+        factor = size[0] // model.latent_shape(size)[1]
+        cells = CellMasks.of(tasks, factor, round(self.dilation * factor))
         pasting = bool((cells.layers | cells.hidden).any())
         device, calls = next(iter(condition.tensors.values())).device, 0
         if not inversion:
@@ -285,9 +275,10 @@ class DesignEdit(Method):
             levels, calls = self._inverted(model, condition, clean, sigmas, events, key)
             inversion = [[level[: len(tasks)] for level in levels], [level[len(tasks) :] for level in levels]]
         schedule = self._schedule(bool(cells.hidden.any()))
+        masking = Masking(what=self.masked, drop=self.key_mask == "drop" and self.masked == "key")
         with AttentionControl(model, roles=ROLES) as control:
             network = model.denoiser(dict.fromkeys(ROLES, condition), NoGuidance(PLAIN), control=control)
-            self._add_rules(control, cells, schedule, pasting)
+            masking.add_all(control, cells, schedule, pasting)
             step = LayeredStep(
                 network=network,
                 schedule=schedule,
@@ -353,31 +344,6 @@ class DesignEdit(Method):
             pull_start=n - round(self.pull * n),
             fuse=max(1, round((min(self.early_fuse, self.fuse) if early else self.fuse) * n)),
         )
-
-    def _cells(self, tasks: Sequence[Task], factor: int) -> CellMasks:
-        """The tasks' masks at the latents' size, grown by the dilation."""
-        radius = round(self.dilation * factor)
-
-        def grown(name: str, by: int) -> Tensor:
-            return to_cells(torch.stack([dilate(getattr(task, name), by) for task in tasks]), factor)
-
-        hole, refine, layers = grown("hole", radius), grown("refine", radius // 2), grown("layers", 0)
-        # Around a layer the composite is the picture itself, so that its border comes along; but not where the old place is filled.
-        filled = to_cells(torch.stack([task.hole & ~task.layers for task in tasks]), factor) > 0.25
-        layers = (layers >= 0.5) | ((grown("layers", radius) >= 0.5) & ~filled)
-        hidden = (grown("hidden", 0) > 0.25) & ~(grown("layers", 0) >= 0.75)
-        return CellMasks(hole >= 0.5, refine >= 0.5, layers & ~hidden, hidden)
-
-    def _add_rules(self, control: AttentionControl, cells: CellMasks, schedule: Schedule, pasting: bool) -> None:
-        masking = Masking(what=self.masked, drop=self.key_mask == "drop" and self.masked == "key")
-        first, stop = schedule.mask.start, schedule.mask.stop
-        background_stop = min(stop, schedule.fuse) if pasting else stop
-        wide = min(schedule.refine_stop, background_stop) if bool(cells.refine.any()) else first
-        hole = cells.hole.float()
-        masking.add(control, (cells.hole | cells.refine).float(), first, wide)
-        masking.add(control, hole, max(first, wide), background_stop)
-        if pasting:
-            masking.add(control, cells.hidden.float(), max(first, schedule.fuse), stop)
 
 
 METHOD = DesignEdit

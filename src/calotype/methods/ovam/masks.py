@@ -164,3 +164,31 @@ def to_mask(
     # The binary mask as 90 % evidence; the official code gives the field 0 and 1, which its logarithm has to clip.
     evidence = torch.where(soft > threshold, 0.9, 0.1)
     return dense_field(evidence, picture) > 0.5
+
+
+def cut(
+    maps: Float[Tensor, "batch words height width"],
+    pictures: Float[Tensor, "batch 3 height width"],
+    refined: Float[Tensor, "batch words height width"] | None = None,
+    *,
+    compete: bool = False,
+    threshold: float,
+    scaling: Scaling = "minmax",
+    refine: Refinement = "none",
+) -> Bool[Tensor, "batch words height width"]:
+    """`to_mask` for all words of all pictures.
+
+    Args:
+        maps: the words' shares.
+        pictures: of the same size.
+        refined: what to cut in the maps' place.
+        compete: a pixel also has to prefer its word to all others, and to an even share (1 over words plus one).
+        threshold, scaling, refine: see `to_mask`.
+    """
+    rows = []
+    for row, picture in zip(maps if refined is None else refined, pictures, strict=True):
+        rows.append(torch.stack([to_mask(one, picture, threshold=threshold, scaling=scaling, refine=refine) for one in row]))
+    found = torch.stack(rows)
+    if compete and maps.shape[1] > 1:
+        found = found & (maps == maps.amax(dim=1, keepdim=True)) & (maps > 1 / (maps.shape[1] + 1))
+    return found

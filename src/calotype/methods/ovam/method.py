@@ -20,32 +20,30 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl
-from calotype.attention.overlays import RAINBOW, overlay
 from calotype.backbones.preprocessing import note_unfamiliar, working_size
 from calotype.core import fields
-from calotype.core.denoiser import Denoiser, at_step
 from calotype.core.events import SILENT, Events, Stateless
 from calotype.core.guidance import ClassifierFreeGuidance, Guidance, NoGuidance
 from calotype.core.inversion import invert
 from calotype.core.method import Evaluations, Method, Place
-from calotype.core.noise import RENOISE, batch_noise
+from calotype.core.noise import batch_noise
 from calotype.core.roles import HasAttention, HasText
 from calotype.core.samplers import sample
-from calotype.core.stepping import StepContext
-from calotype.data import as_image, as_mask, resize_pixels
+from calotype.data import as_image, resize_pixels
 from calotype.data.images import ImageLike
 from calotype.errors import InputError
-from calotype.imaging.files import file_stems, refuse_existing
 from calotype.imaging.types import Image, Mask
+from calotype.methods.ovam.arguments import as_token, check_arguments, check_fit
 from calotype.methods.ovam.maps import resize
-from calotype.methods.ovam.masks import Refinement, Scaling, received, scaled, to_mask
-from calotype.methods.ovam.queries import AttentionQueries, Watch, question
-from calotype.methods.ovam.tokens import Token, check_token_path, fit_token
+from calotype.methods.ovam.masks import Refinement, Scaling, cut, received, scaled
+from calotype.methods.ovam.queries import AttentionQueries, Watch, look_at_noise, question
+from calotype.methods.ovam.results import shown
+from calotype.methods.ovam.tokens import Token, fit_token
 from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, places_in_prompt, whole_prompts
 
 TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
-FIT_STEPS, FIT_RATE = 100, 0.1
+FIT: dict[str, Any] = {"num_steps": 100, "learning_rate": 0.1}
 NEEDS = "the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
 CAPABILITIES = (HasText, HasAttention)
 
@@ -171,7 +169,7 @@ class OpenVocabularyAttentionMaps(Method):
         save_token: str = "",
         seed: int = 0,
         events: Events = SILENT,
-    ) -> dict[str, Image | Mask]:
+    ) -> dict[str, Image | Mask | Token]:
         """Maps and masks of words, in a picture or in one made from a prompt.
 
         Args:
@@ -186,41 +184,32 @@ class OpenVocabularyAttentionMaps(Method):
             events: hears steps and notes, and the metrics `model_calls` and, per word, its largest share.
 
         Returns:
-            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; the
-            names are those of `calotype.imaging.files.file_stems`.
+            The `picture`, and for each word its map laid over it (`WORD-map`) and its mask (`WORD-mask`), all of one size; with `mask`
+            the fitted `token`. The names are those of `calotype.imaging.files.file_stems`.
 
         Raises:
             InputError: `model` has another role, a word has no token, or the picture, the mask or the token file can't be used.
         """
         self.refuse_other_roles(model, needs=NEEDS, capabilities=CAPABILITIES)
-        known = _token(token)
+        known = as_token(token)
         asked = known.words if known is not None else listed(words)
         if known is not None:
             known.question(model)
         else:
             self.questions(model, asked, (prompt,))  # What can't be asked is said before anything is sampled.
         picture = None if image is None else as_image(image, name="image", events=events)
-        _refuse_nothing(picture, prompt)
-        self._check_fit(asked, picture, mask, known, save_token)
+        check_fit(asked, picture, prompt, mask, known, save_token, asks_later=self._asks_later)
         if picture is None:
             look = self.generate(model, [prompt], words=asked, seed=seed, events=events)
         else:
             note_unfamiliar(model, picture, events, name="image", expect="poor maps")
             look = self.look(model, [picture], prompts=[prompt], words=asked, seed=seed, events=events)
         if mask is not None:
-            known = fit_token(
-                look,
-                asked,
-                mask.values[None, None],
-                context=self.context,
-                num_steps=FIT_STEPS,
-                learning_rate=FIT_RATE,
-                branch=self.branch,
-                events=events,
-            )
+            known = fit_token(look, asked, mask.values[None, None], context=self.context, branch=self.branch, **FIT, events=events)
             if save_token:
                 known.save(save_token)
-        return self.results(look, asked, events, token=known)
+        found: dict[str, Image | Mask | Token] = {**self.results(look, asked, events, token=known)}
+        return {**found, "token": known} if mask is not None and known is not None else found
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse what can't be used, as far as that shows without the model.
@@ -228,40 +217,21 @@ class OpenVocabularyAttentionMaps(Method):
         Raises:
             InputError: nothing to look for or in, a token file or a mask that can't be used.
         """
-        image, mask, token = arguments.get("image"), arguments.get("mask"), _token(arguments.get("token"))
-        words = token.words if token is not None else listed(arguments.get("words", ""))
-        _refuse_nothing(image, arguments.get("prompt", ""))
-        picture = None if image is None else as_image(image, name="image")
-        self._check_fit(words, picture, None if mask is None else as_mask(mask), token, arguments.get("save_token", ""))
+        check_arguments(arguments, self._asks_later)
+
+    @property
+    def _asks_later(self) -> bool:
+        """Whether anything can still be asked after the look."""
+        return self.mode == "open" and self.store == "queries"
 
     def places(self, arguments: Mapping[str, Any]) -> tuple[Place, ...]:
         """The file that a token is written to."""
         named = str(arguments.get("save_token") or "")
         return (*super().places(arguments), *((Place("save_token", "writes", named),) if named else ()))
 
-    def _check_fit(self, words: Sequence[str], picture: Image | None, mask: Mask | None, token: Token | None, save_token: str) -> None:
-        if (token is not None or mask is not None) and (self.mode == "in-prompt" or self.store == "maps"):
-            raise InputError("tokens need mode open and store queries: they are asked for after the look")
-        if save_token:
-            check_token_path(save_token)
-            refuse_existing(save_token)
-            if mask is None:
-                raise InputError("--save-token was given without --mask; a token is fitted to the mask of one word in a picture")
-        if mask is None:
-            return
-        if picture is None or token is not None or len(words) != 1:
-            raise InputError(
-                "a token is fitted to the mask of one word in a given picture: give --image, --mask and one word in --words, no --token"
-            )
-        if mask.size != picture.size:
-            (height, width), (h, w) = mask.size, picture.size
-            raise InputError(f"the mask has {width}x{height} px and the picture {w}x{h}; give a mask of the picture's size")
-        if not bool(mask.values.any()):
-            raise InputError("the mask is empty: no pixel of it is bright; mark the word's pixels in white")
-
     def questions(
         self, model: WatchedModel, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int] | None = None
-    ) -> Questions:
+    ) -> tuple[TokenQuery, ...]:
         """The questions that can be asked before anything is sampled: the words themselves, or in in-prompt mode the whole prompts.
 
         Raises:
@@ -357,7 +327,7 @@ class OpenVocabularyAttentionMaps(Method):
                 sigmas = model.sigmas(self.num_inference_steps)
                 invert(denoise, latents, sigmas, keep=sigmas[:1], events=Stateless(events), key=self.slug)
             else:
-                self._noised(denoise, latents, seed, events)
+                look_at_noise(denoise, latents, self.noise_levels(), seed=seed, events=events, key=self.slug)
         events.metric("model_calls", float(denoise.calls))
         return watch.look(pictures, told, grid)
 
@@ -366,15 +336,6 @@ class OpenVocabularyAttentionMaps(Method):
         low, high = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64).log().tolist()
         return [float(value) for value in torch.linspace(high, low, self.levels, dtype=torch.float64).exp()]
 
-    def _noised(self, denoise: Denoiser, latents: Tensor, seed: int, events: Events) -> None:
-        levels = self.noise_levels()
-        events.stage(self.slug, len(levels))
-        for place, sigma in enumerate(levels):
-            fresh = batch_noise(latents.shape[1:], seed, latents.shape[0], stream=RENOISE + place).to(latents)
-            at_step(denoise, StepContext(place, len(levels), sigma))(latents + sigma * fresh, sigma)
-            events.step()
-            events.check()
-
     def _role(self, guidance: Guidance, events: Events) -> str:
         if self.branch in guidance.labels:
             return self.branch
@@ -382,19 +343,15 @@ class OpenVocabularyAttentionMaps(Method):
         return guidance.labels[0]
 
     def _watch(self, model: WatchedModel, role: str, words: Sequence[str], prompts: Sequence[str], size: tuple[int, int]) -> Watch:
-        questions: Questions = ()
-        if self.store == "maps":
-            if not words:
-                raise InputError("store='maps' keeps the sums of named words only; name them, or take store='queries'")
-            questions = self.questions(model, words, prompts, size)
-        refines = self.self_attention < 1
+        if self.store == "maps" and not words:
+            raise InputError("store='maps' keeps the sums of named words only; name them, or take store='queries'")
         return Watch(
             model=model,
             factors=self.factors,
             role=role,
             every=self.every,
-            questions=questions,
-            self_factors=self.self_attention_factors if refines else (),
+            questions=self.questions(model, words, prompts, size) if self.store == "maps" else (),
+            self_factors=self.self_attention_factors if self.self_attention < 1 else (),
         )
 
     def maps(self, look: AttentionQueries, words: Sequence[str], token: Token | None = None) -> Float[Tensor, "batch words height width"]:
@@ -421,54 +378,16 @@ class OpenVocabularyAttentionMaps(Method):
         pictures: Float[Tensor, "batch 3 height width"],
         refined: Float[Tensor, "batch words height width"] | None = None,
     ) -> Bool[Tensor, "batch words height width"]:
-        """Maps scaled, brought to the pictures' edges, and cut at the threshold.
-
-        With `together` a pixel also has to prefer its word to all others, and to an even share (1 over words plus one).
-
-        Args:
-            maps: the words' shares.
-            pictures: of the same size.
-            refined: what to cut in their place.
-        """
-        rows = []
-        for row, picture in zip(maps if refined is None else refined, pictures, strict=True):
-            rows.append(
-                torch.stack([to_mask(one, picture, threshold=self.threshold, scaling=self.scaling, refine=self.refine) for one in row])
-            )
-        found = torch.stack(rows)
-        if self.together and maps.shape[1] > 1:
-            found = found & (maps == maps.amax(dim=1, keepdim=True)) & (maps > 1 / (maps.shape[1] + 1))
-        return found
+        """Maps scaled, brought to the pictures' edges, and cut at the threshold: see `masks.cut`."""
+        scale: dict[str, Any] = {"threshold": self.threshold, "scaling": self.scaling, "refine": self.refine}
+        return cut(maps, pictures, refined, compete=self.together, **scale)
 
     def results(
         self, look: AttentionQueries, words: Sequence[str], events: Events = SILENT, *, token: Token | None = None
     ) -> dict[str, Image | Mask]:
         """What a run saves, of the first picture: the picture, and each word's overlay and mask."""
         maps = self.maps(look, words, token)
-        masks = self.masks(look, maps)
-        picture = look.pictures[0].float()
-        found: dict[str, Image | Mask] = {"picture": Image(picture)}
-        for name, word, one, mask in zip(file_stems(words), words, maps[0], masks[0], strict=True):
-            peak = float(one.max())
-            events.metric(f"peak_share {word}", peak)
-            if not bool(mask.any()):
-                events.note(f"{word}: no pixel is above the threshold {self.threshold}, so its mask is empty")
-            found[f"{name}-map"] = Image(overlay(picture, scaled(one, "minmax"), RAINBOW, strength=0.5))
-            found[f"{name}-mask"] = Mask(mask)
-        return found
-
-
-def _token(source: Token | str | os.PathLike[str] | None) -> Token | None:
-    """A fitted token, or the one in a file; "" is none."""
-    return source if source is None or isinstance(source, Token) else Token.load(source) if os.fspath(source) else None
-
-
-def _refuse_nothing(image: object, prompt: str) -> None:
-    if image is None and not prompt:
-        raise InputError("neither a picture nor a prompt was given; give --image FILE, or --prompt TEXT to make one")
-
-
-Questions = tuple[TokenQuery, ...]
+        return shown(look.pictures[0].float(), words, maps[0], self.masks(look, maps)[0], self.threshold, events)
 
 
 METHOD = OpenVocabularyAttentionMaps

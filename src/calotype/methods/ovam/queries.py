@@ -11,6 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.attention import AttentionControl, Capture, KeySums, Site, StepContext, sites
+from calotype.core.denoiser import Denoiser, at_step
+from calotype.core.events import Events
+from calotype.core.noise import RENOISE, batch_noise
 from calotype.core.offload import awake
 from calotype.core.roles import HasAttention
 from calotype.errors import InputError
@@ -224,6 +227,18 @@ class Watch:
         # Column sums of a coarse grid spread over fewer pixels; as multiples of the even share all grids have mean 1.
         even = [grid / grid.mean(dim=(-2, -1), keepdim=True) for grid in grids]
         return torch.stack([resize(grid[:, None], finest)[:, 0] for grid in even]).mean(dim=0).cpu()
+
+
+def look_at_noise(
+    denoise: Denoiser, latents: Float[Tensor, "batch channels h w"], levels: Sequence[float], *, seed: int, events: Events, key: str
+) -> None:
+    """One call of the network at each noise level, with fresh noise; what it answers doesn't matter."""
+    events.stage(key, len(levels))
+    for place, sigma in enumerate(levels):
+        fresh = batch_noise(latents.shape[1:], seed, latents.shape[0], stream=RENOISE + place).to(latents)
+        at_step(denoise, StepContext(place, len(levels), sigma))(latents + sigma * fresh, sigma)
+        events.step()
+        events.check()
 
 
 class QuestionSums:

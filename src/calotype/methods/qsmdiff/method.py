@@ -21,39 +21,36 @@ Results are for research; they are no diagnosis and no basis for one.
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from calotype.backbones.volume_prior import VolumePrior
 from calotype.core import fields
 from calotype.core.denoiser import Denoiser
 from calotype.core.dipole import DipoleOperator
-from calotype.core.dipole import b0_direction as along_z
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.noise import batch_noise, renoiser
 from calotype.core.paths import Path, fuse, volume_windows
 from calotype.core.samplers import ddim_step, sample
 from calotype.core.schedule import karras_sigmas
-from calotype.data.volumes import VolumeLike, as_volume, laid_on, masked_values, volume_mask
+from calotype.data.volumes import VolumeLike
 from calotype.errors import InputError
-from calotype.imaging.nifti import in_scanner_frame
 from calotype.imaging.types import Volume
 from calotype.methods.qsmdiff.grid import SAME, WorkingGrid, finer_grid
 from calotype.methods.qsmdiff.guidance import Guidance, Guide, Measurement, data_consistency, gradient_steps, proximal
+from calotype.methods.qsmdiff.inputs import read_measurement
 from calotype.methods.qsmdiff.resolution import Resolution
-from calotype.methods.qsmdiff.units import FieldUnit, Quantity, field_in_ppm
+from calotype.methods.qsmdiff.units import FieldUnit, Quantity
 
 Task = Literal["inversion", "super-resolution", "both", "denoising"]
 """What was measured: a field; a coarse map; a coarse field; a noisy map."""
-_NEEDS = "a prior of volumes; take toy-qsm, or a folder that `calotype train toy-qsm --out` made"
+_NEEDS = "a prior of volumes; take toy-qsm, or a folder that `calotype train qsmdiff --data MAPS --out FOLDER` made"
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +165,8 @@ class QSMDiff(Method):
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Refuse volumes that don't fit each other, a field in another unit, and a main field without a direction."""
-        known = {name: arguments.get(name) for name in ("b0_direction", "field_unit", "te_ms", "b0_tesla")}
-        self._measured(arguments["field"], arguments["mask"], **known, events=SILENT)
+        known: dict[str, Any] = {name: arguments.get(name) for name in ("b0_direction", "field_unit", "te_ms", "b0_tesla")}
+        read_measurement(arguments["field"], arguments["mask"], quantity=self._quantity, **known)
 
     def __call__(
         self,
@@ -206,15 +203,16 @@ class QSMDiff(Method):
                 b0_direction has no length.
         """
         self.refuse_other_roles(model, needs=_NEEDS)
-        measured, brain, b0 = self._measured(
-            field, mask, b0_direction=b0_direction, field_unit=field_unit, te_ms=te_ms, b0_tesla=b0_tesla, events=events
-        )
+        measured, brain, b0 = read_measurement(
+            field, mask, quantity=self._quantity, b0_direction=b0_direction, field_unit=field_unit, te_ms=te_ms, b0_tesla=b0_tesla,
+            events=events,
+        )  # fmt: skip
         grid = WorkingGrid(brain, measured.affine, spacing=model.spacing, least=model.window, factor=self.factor)
         self._note_grid(model, grid, events)
         direction = grid.direction(b0)
         values, known = grid.enter(measured.values, brain)
         device, dipole = getattr(model, "device", "cpu"), None
-        if self.task in ("inversion", "both"):
+        if self._quantity == "field":
             dipole = DipoleOperator(grid.shape, grid.spacing, direction, padding=self.padding, device=device)
         at = Measurement(values.to(device) / model.scale, known.to(device), dipole, model.scale)
         x = self.sample(model, at, grid.factor, seed=seed, events=events)
@@ -276,6 +274,10 @@ class QSMDiff(Method):
             return proximal(measured, noise=self.noise, strength=self.strength, steps=self.num_guidance_steps)
         return gradient_steps(measured, steps=self.num_guidance_steps, size=self.step_size, tv=self.tv)
 
+    @property
+    def _quantity(self) -> Quantity:
+        return "field" if self.task in ("inversion", "both") else "map"
+
     def _guided_windows(self, network: Denoiser, paths: Sequence[Path], measured: Measurement, model: VolumePrior) -> Denoiser:
         """The prior with every window corrected by its own part of the field, as if nothing lay beyond; the parts travel as channels."""
         whole = measured.dipole
@@ -296,37 +298,6 @@ class QSMDiff(Method):
             return fused(torch.cat([x, beside.expand(len(x), -1, -1, -1, -1)], dim=1), sigma)[:, :1]
 
         return windowed
-
-    def _measured(
-        self,
-        field: VolumeLike,
-        mask: VolumeLike,
-        *,
-        b0_direction: Sequence[float] | None,
-        field_unit: FieldUnit | None,
-        te_ms: float | None,
-        b0_tesla: float | None,
-        events: Events,
-    ) -> tuple[Volume, Bool[Tensor, "x y z"], tuple[float, float, float]]:
-        """The measurement in ppm, the brain, and the main field's direction in the file's axes."""
-        measured = as_volume(field, name="field", finite=False, events=events)
-        if isinstance(mask, str | os.PathLike):
-            mask = as_volume(mask, name="mask", events=events)
-        if isinstance(mask, Volume):
-            measured = laid_on(measured, mask, name="field", reference_name="mask", events=events)
-        b0 = along_z(measured.affine.numpy()) if b0_direction is None else _unit_vector(b0_direction)
-        brain = volume_mask(mask, measured, events=events)
-        measured = masked_values(measured, brain, events=events)
-        if not bool(measured.values[brain].any()):
-            raise InputError("field: it is 0 everywhere in the mask; give the local field in ppm")
-        quantity: Quantity = "field" if self.task in ("inversion", "both") else "map"
-        measured = field_in_ppm(measured, brain, unit=field_unit, te_ms=te_ms, b0_tesla=b0_tesla, quantity=quantity, events=events)
-        if quantity == "field" and b0_direction is None and measured.header and not in_scanner_frame(measured.header):
-            events.note(
-                "field: its header doesn't say how the head lay in the scanner (neither sform nor qform has code 1); the main field "
-                "is taken along its feet-head axis: if the head was tilted, give --b0-direction"
-            )
-        return measured, brain, b0
 
     def _note_grid(self, model: VolumePrior, grid: WorkingGrid, events: Events) -> None:
         fine = [size / times for size, times in zip(grid.spacing, grid.factor, strict=True)]
@@ -359,16 +330,6 @@ class QSMDiff(Method):
         if len(maps) > 1:
             std = fine.with_values(grid.leave(maps.std(0).cpu(), fine=True) * inside, "ppm")
         return SusceptibilityMap(fine.with_values(values, "ppm"), measured.with_values(grid.leave(left.cpu()) * brain, "ppm"), std)
-
-
-def _unit_vector(direction: Sequence[float]) -> tuple[float, float, float]:
-    length = math.hypot(*direction)
-    if len(direction) != 3 or not 0 < length < math.inf:
-        raise InputError(
-            f"b0_direction is {list(direction)}; it must be three numbers that are not all 0, the main field's direction in the file's axes"
-        )
-    x, y, z = direction
-    return float(x) / length, float(y) / length, float(z) / length
 
 
 def _mm(sides: Sequence[float]) -> str:

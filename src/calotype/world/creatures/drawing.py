@@ -40,7 +40,7 @@ PLAIN: RGB = (0.78, 0.78, 0.78)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionQueries:
+class Appearance:
     """An identity: the colour words of the three parts, all different, the body's texture and the head's shape."""
 
     limbs: str
@@ -59,7 +59,7 @@ class AttentionQueries:
 class Creature(SceneObject):
     """A creature of that look in that pose; `category` is `creature`, `colour` its body's."""
 
-    look: AttentionQueries
+    look: Appearance
     pose: str
 
 
@@ -93,20 +93,20 @@ class CreatureScene(Scene):
         plain = {key: value for key, value in thing.items() if key not in ("look", "pose")}
         base = Scene.from_dict({**values, "objects": (plain,)})
         fields = {field.name: getattr(base.objects[0], field.name) for field in dataclasses.fields(SceneObject)}
-        creature = Creature(**fields, look=AttentionQueries(**thing["look"]), pose=thing["pose"])
+        creature = Creature(**fields, look=Appearance(**thing["look"]), pose=thing["pose"])
         made = {field.name: getattr(base, field.name) for field in dataclasses.fields(Scene)}
         return cls(**{**made, "objects": (creature,)})
 
 
 @lru_cache(maxsize=1)
-def looks() -> tuple[AttentionQueries, ...]:
+def looks() -> tuple[Appearance, ...]:
     """Every identity, in an order that never changes: the first `HELD_OUT` are `eval`'s, the next `HELD_OUT` are `tune`'s.
 
     >>> len(looks()), len(set(looks()))
     (1080, 1080)
     """
     every = [
-        AttentionQueries(limbs=limbs, body=body, head=head, texture=texture, shape=shape)
+        Appearance(limbs=limbs, body=body, head=head, texture=texture, shape=shape)
         for limbs, body, head in permutations(COLOURS, 3)
         for texture in TEXTURES
         for shape in HEADS
@@ -118,7 +118,7 @@ def looks() -> tuple[AttentionQueries, ...]:
     return tuple(every)
 
 
-def looks_of(split: str) -> tuple[AttentionQueries, ...]:
+def looks_of(split: str) -> tuple[Appearance, ...]:
     """The identities of a split; no two splits share one.
 
     Raises:
@@ -138,7 +138,7 @@ def sample_creature(
     split: str = "train",
     seed: int = 0,
     index: int = 0,
-    look: AttentionQueries | None = None,
+    look: Appearance | None = None,
     pose: str | None = None,
     background: str | None = None,
 ) -> CreatureScene:
@@ -179,7 +179,7 @@ def sample_creature(
     )
 
 
-def _placed(rng: Rng, look: AttentionQueries, pose: str) -> Creature:
+def _placed(rng: Rng, look: Appearance, pose: str) -> Creature:
     radius = rng.between(RADIUS[0] / 64.0, RADIUS[1] / 64.0)
     room = 0.5 - INSIDE * radius
     x, y = rng.between(0.5 - room, 0.5 + room), rng.between(0.5 - room, 0.5 + room)
@@ -204,7 +204,7 @@ def on_plain_ground(scene: CreatureScene, pose: str | None = None) -> CreatureSc
 
 
 @lru_cache(maxsize=512)
-def primitives(look: AttentionQueries, pose: str) -> tuple[tuple[Primitive, RGB], ...]:
+def primitives(look: Appearance, pose: str) -> tuple[tuple[Primitive, RGB], ...]:
     """What a creature is painted of, with colours, from the hindmost to the foremost; `facing left` is `facing right` mirrored."""
     limbs, body, head = _BODIES["facing right" if pose == "facing left" else pose]
     colours = dict(zip(PARTS, look.colours, strict=True))

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from calotype.errors import ShapeError
-from calotype.world.creatures.drawing import COLOURS, GROUNDS, HEADS, PARTS, TEXTURES, AttentionQueries, Creature
+from calotype.world.creatures.drawing import COLOURS, GROUNDS, HEADS, PARTS, TEXTURES, Appearance, Creature
 from calotype.world.painting import shapes
 from calotype.world.painting.painter import coverage, gather
 
@@ -47,7 +47,7 @@ class FoundCreature:
     """The creature of one picture."""
 
     pose: str
-    look: AttentionQueries
+    look: Appearance
     """The nearest palette colours, and texture and head shape. Two parts may have the same colour here."""
     colours: tuple[tuple[float, float, float], ...]
     """Median sRGB of the parts, in the order of `PARTS`."""
@@ -142,7 +142,7 @@ def _places(distances: Tensor) -> list[tuple[str, bool, float, float, float]]:
 
 
 def _thing(pose: str, flip: bool, x: float, y: float, radius: float, shape: str) -> Creature:
-    look = AttentionQueries(limbs=COLOURS[0], body=COLOURS[1], head=COLOURS[2], texture="plain", shape=shape)
+    look = Appearance(limbs=COLOURS[0], body=COLOURS[1], head=COLOURS[2], texture="plain", shape=shape)
     return Creature(category="creature", colour=look.body, x=x / SIZE, y=y / SIZE, radius=radius / SIZE, flip=flip, look=look, pose=pose)
 
 
@@ -194,7 +194,7 @@ def _described(picture: Tensor, thing: Creature, parts: Tensor, labels: Tensor, 
         red, green, blue = (float(value) for value in picture[:, chosen].median(dim=1).values)
         measured.append((red, green, blue))
     limbs, body, head = (COLOURS[colour] for colour in colours)
-    look = _nearest_look(picture, thing, AttentionQueries(limbs=limbs, body=body, head=head, texture="plain", shape=thing.look.shape))
+    look = _nearest_look(picture, thing, Appearance(limbs=limbs, body=body, head=head, texture="plain", shape=thing.look.shape))
     return FoundCreature(
         pose=thing.pose, look=look, colours=tuple(measured), x=thing.x * SIZE, y=thing.y * SIZE, radius=thing.radius * SIZE, score=score
     )
@@ -206,7 +206,7 @@ def _inner(mask: Tensor) -> Tensor:
     return eroded.bool() if bool(eroded.any()) else mask
 
 
-def _nearest_look(picture: Tensor, thing: Creature, look: AttentionQueries) -> AttentionQueries:
+def _nearest_look(picture: Tensor, thing: Creature, look: Appearance) -> Appearance:
     """The look whose painting, with any texture and head shape, is nearest where the paintings differ from one another."""
     from calotype.world.creatures.drawing import on_plain_ground, sample_creature
     from calotype.world.painting.painter import paint
@@ -241,6 +241,6 @@ def _lab(rgb: Sequence[float]) -> tuple[float, float, float]:
     return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
 
-def identity_distance(found: FoundCreature, look: AttentionQueries) -> float:
+def identity_distance(found: FoundCreature, look: Appearance) -> float:
     """Mean CIE 1976 distance of the three part colours from an identity's."""
     return sum(colour_distance(a, b) for a, b in zip(found.colours, look.colours, strict=True)) / len(PARTS)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.errors import InputError
-from calotype.world.creatures.drawing import PARTS, AttentionQueries, Creature, primitives
+from calotype.world.creatures.drawing import PARTS, Appearance, Creature, primitives
 from calotype.world.painting import shapes
 from calotype.world.painting.backgrounds import restyle_background
 from calotype.world.painting.grounds import on_device, paint_grounds
@@ -52,7 +52,7 @@ def _table(category: str, colour: str, style: str) -> tuple[Array, Array, Array]
 
 
 @lru_cache(maxsize=512)
-def _creature_table(look: AttentionQueries, pose: str) -> tuple[Array, Array, Array]:
+def _creature_table(look: Appearance, pose: str) -> tuple[Array, Array, Array]:
     """The same for a creature."""
     rows, planes, colours = [], [], []
     for shape, rgb in primitives(look, pose):

@@ -19,7 +19,6 @@ from calotype.errors import InputError, ShapeError
 
 if TYPE_CHECKING:
     from calotype.core.guidance import Guidance
-    from calotype.core.roles import Role
     from calotype.core.stepping import StepControl
     from calotype.imaging.types import Image, Video
 
@@ -237,7 +236,7 @@ class ExactImageToVideo:
             InputError: no bank.
             ShapeError: not clips, or clips of different shapes.
         """
-        self.role: Role = "ImageToVideo"
+        self.role = "ImageToVideo"
         self._denoiser = ExactDenoiser(banks)
         self.banks = self._denoiser.banks
         if len(self.banks[0].shape) != 4 or self.banks[0].shape[1] != 3:
