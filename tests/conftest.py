@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import config, install_import_hook
+
+import tests.typed
+
+# Before any test imports calotype: modules are changed as they are imported.
+install_import_hook(tests.typed.PACKAGES, "tests.typed.checked")
 
 TESTS = Path(__file__).parent
 TIERS = {
@@ -23,6 +30,17 @@ NUMERICS = (
     "methods/test_qsm_guidance.py", "methods/test_time_reversal_fusion.py", "world/test_exact.py",
 )  # fmt: skip
 """Whose results depend on the order of sums; single tests elsewhere carry the mark themselves."""
+
+
+@pytest.fixture(autouse=True)
+def _unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of deliberate bad input see what a user sees: our errors, not the checker's."""
+    if request.node.get_closest_marker("bad_input") is None:
+        yield
+        return
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -290,6 +290,7 @@ def test_unsupported_attention_is_named() -> None:
         AttentionControl(added).add(Capture())
 
 
+@pytest.mark.bad_input
 def test_bad_requests_are_refused() -> None:
     model = network("sd")
     control = AttentionControl(model, roles=("a", "b"), latent_size=(8, 8))

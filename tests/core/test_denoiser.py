@@ -65,6 +65,7 @@ def test_estimate_is_float32_whatever_the_network_computes_in() -> None:
     assert p.estimate(X0.half(), N.half(), 2.0).dtype == torch.float32
 
 
+@pytest.mark.bad_input
 def test_unknown_predictions_are_refused() -> None:
     with pytest.raises(InputError, match=r"'noise' is unknown; .* epsilon, v_prediction, sample, flow"):
         Preconditioner("noise", edm_timestep)  # type: ignore[arg-type]

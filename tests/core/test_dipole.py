@@ -186,6 +186,7 @@ def test_refusals(arguments, said) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.bad_input
 def test_more_refusals() -> None:
     with pytest.raises(InputError, match="padding"):
         DipoleOperator((4, 4, 4), (1, 1, 1), (0, 0, 1), padding=0.5)

@@ -26,11 +26,14 @@ RESOLVED: dict[str, list[str]] = {
     "resolve_training": [row.training for row in index.METHODS.values() if row.training],
     "resolve_evaluation": [],
     "resolve_artifact": list(index.ARTIFACTS.values()),
+    "find_evaluation": [*(row.evaluation for row in index.METHODS.values() if row.evaluation), *index.EMBEDDED.values(), index.GATES],
+    "EMBEDDED": list(index.EMBEDDED.values()),
+    "GATES": [index.GATES],
     "SOURCES": list(index.SOURCES.values()),
 }
 """By the name under which the registry or the index gives them, what a string of the index imports."""
-PLUGGED = {("calotype.runs.kinds", "resolve_artifact")}
-"""Who takes something from above on purpose: kinds of artifacts come from methods as they come from other packages."""
+PLUGGED = {("calotype.runs.kinds", "resolve_artifact"), ("calotype.evaluation", "find_evaluation")}
+"""Who takes from above on purpose, as it takes what other packages add: kinds of artifacts, and whatever can be evaluated by name."""
 
 
 def test_core_imports_neither_models_nor_codecs() -> None:
@@ -122,7 +125,7 @@ def test_no_string_imports_what_lies_above() -> None:
 
 
 def test_what_the_index_names_is_asked_for_from_above() -> None:
-    assert {name for name in vars(registry) if name.startswith("resolve_")} <= set(RESOLVED), "a new one is named in RESOLVED"
+    assert {name for name in vars(registry) if name.startswith(("resolve_", "find_"))} <= set(RESOLVED), "a new one is named in RESOLVED"
     found = []
     for name, tree in trees().items():
         asked = {target.rpartition(".")[2] for target in imported(tree) if module_of(target) in ("calotype.registry", "calotype.index")}

@@ -150,16 +150,18 @@ def test_table_that_ends_above_zero_starts_there() -> None:
 
 
 @pytest.mark.parametrize("table", [torch.tensor([1.0]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, -1.0]), torch.ones(2, 2)])
+@pytest.mark.bad_input
 def test_impossible_tables_are_refused(table: Tensor) -> None:
     with pytest.raises(InputError, match="at least two"):
         invert(GAUSSIAN.denoise, data(), table)
 
 
+@pytest.mark.bad_input
 def test_keeping_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="no level above 0"):
         invert(GAUSSIAN.denoise, data(), VE_TABLE, keep=torch.zeros(1))
 
 
 def test_trajectory_finds_the_nearest_level() -> None:
-    trajectory = Trajectory(torch.tensor([8.0, 4.0, 1.0]), tuple(torch.full((1,), s) for s in (8.0, 4.0, 1.0)))
+    trajectory = Trajectory(torch.tensor([8.0, 4.0, 1.0], dtype=torch.float64), tuple(torch.full((1,), s) for s in (8.0, 4.0, 1.0)))
     assert [float(trajectory.at(s)) for s in (100.0, 5.0, 2.1, 1.9, 0.01)] == [8, 4, 4, 1, 1]

@@ -158,6 +158,7 @@ def test_uncovered_places_are_refused() -> None:
         fuse(causal, [half])(clip(), 1.0)
 
 
+@pytest.mark.bad_input
 def test_other_misuse_is_refused() -> None:
     with pytest.raises(InputError, match="no path"):
         fuse(causal, [])

@@ -130,6 +130,7 @@ def test_start_scale() -> None:
     assert start_scale(14.6, "trailing") == 14.6
 
 
+@pytest.mark.bad_input
 def test_misuse_is_refused() -> None:
     schedule = SCHEDULES[1]
     for wrong in (

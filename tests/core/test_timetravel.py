@@ -114,6 +114,7 @@ def test_off_is_the_plain_walk() -> None:
         {"rule": "levels"},
     ],
 )
+@pytest.mark.bad_input
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Reinject(**wrong)  # type: ignore[arg-type]

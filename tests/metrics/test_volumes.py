@@ -126,6 +126,7 @@ def test_cone_energy_by_a_full_spectrum(truth: torch.Tensor, mask: torch.Tensor)
     assert math.isclose(cone_energy(chi, truth, mask, **GRID), power[0] / power[1], rel_tol=1e-4)
 
 
+@pytest.mark.bad_input
 def test_refusals(truth: torch.Tensor, mask: torch.Tensor) -> None:
     for measure in (nrmse_percent, hfen, ssim):
         with pytest.raises(ShapeError, match="shapes are"):

@@ -114,7 +114,7 @@ class Panel:
     title: str
     picture: Float[Tensor, "3 height width"]
     """What the maps lie over, 0 to 1."""
-    maps: Float[Tensor, "words height width"]
+    maps: Float[Tensor, "words rows columns"]
 
 
 def grid(panels: Sequence[Panel]) -> Image:

@@ -33,9 +33,9 @@ class Keys:
 class AttentionInputs:
     """Queries, keys, values and the bias on the scores. Rules return a changed copy and never write into the tensors."""
 
-    q: Heads
-    k: Heads
-    v: Heads
+    q: Float[Tensor, "rows heads queries dim"]
+    k: Float[Tensor, "rows heads keys dim"]
+    v: Float[Tensor, "rows heads keys dim"]
     bias: Tensor | None = None
     """The network's own attention mask, [rows, heads or 1, queries or 1, keys]."""
     own: tuple[tuple[slice, Keys], ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from calotype.core import untrusted
 
@@ -79,7 +79,7 @@ def _is_tensor(entry: Any) -> bool:
     return _counts(entry.get("shape")) and _counts(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]
 
 
-def _counts(values: Any) -> bool:
+def _counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
 
 

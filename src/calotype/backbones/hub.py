@@ -74,9 +74,9 @@ def _locate(text: str, *, variant: str | None, revision: str | None, half: bool)
         if not folder.is_dir():
             raise MissingError(f"{text} has no weights in this installation ({folder} doesn't exist); {remedy}")
         return Located(text, open_checkpoint(folder, variant=variant, half=half, remedy=remedy), None, row.licence, True)
-    folder = local_folder(text)
-    if folder is not None:
-        checkpoint = open_checkpoint(folder, variant=variant, half=half, remedy="copy or save the folder again")
+    own = local_folder(text)
+    if own is not None:
+        checkpoint = open_checkpoint(own, variant=variant, half=half, remedy="copy or save the folder again")
         return Located(text, checkpoint, None, "as its folder says", False)
     if len(text) < 1000 and os.path.exists(os.path.expanduser(text)):
         raise InputError(f"{text} is a file; give the folder in the diffusers layout that holds model_index.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -12,7 +14,7 @@ from torch.nn import functional
 from calotype.errors import ShapeError
 
 
-class SubjectEncoder(ModelMixin, ConfigMixin):
+class SubjectEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Four convolutions down to an eighth of the side, then learnt queries that read the grid, as a Q-Former's do.
 
     Args:
@@ -23,7 +25,7 @@ class SubjectEncoder(ModelMixin, ConfigMixin):
         heads: of the reading attention; divides `width`.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self, *, size: int = 64, tokens: int = 4, width: int = 128, channels: tuple[int, ...] = (32, 64, 96, 128), heads: int = 4
     ) -> None:
@@ -50,7 +52,7 @@ class SubjectEncoder(ModelMixin, ConfigMixin):
         size = self.config.size
         if tuple(pixels.shape[1:]) != (3, size, size):
             raise ShapeError(f"the subject encoder takes [B, 3, {size}, {size}], not {list(pixels.shape)}")
-        x = (pixels * 2.0 - 1.0).to(self.convs[0].weight.dtype)
+        x = (pixels * 2.0 - 1.0).to(cast(nn.Conv2d, self.convs[0]).weight.dtype)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = functional.silu(norm(conv(x)))
         cells = x.flatten(2).transpose(1, 2) + self.position_embed

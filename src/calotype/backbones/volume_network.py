@@ -59,8 +59,8 @@ class VolumeNetwork(nn.Module):
     @property
     def stride(self) -> int:
         """What the sides of a window must be multiples of: blocks of voxels, halved from one of the UNet's levels to the next."""
-        levels: int = len(getattr(self.unet, "block_out_channels", (None,)))
-        return self.patch_size * 2 ** (levels - 1)
+        halvings = len(getattr(self.unet, "block_out_channels", (None,))) - 1
+        return self.patch_size << halvings
 
     def forward(self, x: Float[Tensor, "batch 1 x y z"], timesteps: Float[Tensor, " batch"]) -> Float[Tensor, "batch 1 x y z"]:
         """The network's output for every voxel.

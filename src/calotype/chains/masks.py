@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, TypeGuard
 
 from calotype.core.events import SILENT, Events
-from calotype.core.roles import TextToImage
 from calotype.data import as_mask
 from calotype.data.masks import mask_reading
 from calotype.errors import InputError
 from calotype.imaging.files import user_path
 from calotype.imaging.types import Image, Mask
 
+if TYPE_CHECKING:
+    from calotype.methods.ovam.words import WatchedModel
+
 WORD = "word:"
 """What a word's mask begins with, as in `word:red house`."""
 
 
-def is_word(source: object) -> bool:
+def is_word(source: object) -> TypeGuard[str | os.PathLike[str]]:
     """Whether a mask is to be made from a word.
 
     Example:
@@ -27,7 +30,7 @@ def is_word(source: object) -> bool:
 
 
 def mask_from(
-    source: Mask | str | os.PathLike[str], picture: Image, model: TextToImage | None = None, *, seed: int = 0, events: Events = SILENT
+    source: Mask | str | os.PathLike[str], picture: Image, model: WatchedModel | None = None, *, seed: int = 0, events: Events = SILENT
 ) -> Mask:
     """The mask that a source names, of the picture's size.
 

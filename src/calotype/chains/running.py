@@ -255,9 +255,9 @@ def _clear(folder: Path, record: ChainRecord) -> None:
     if handed.is_dir() and not handed.is_symlink():
         for name in sorted(item.name for item in handed.iterdir()):
             if any(name.startswith((f"{link}.", f"{link}-")) and name.endswith(".safetensors") for link in record.links):
-                file = own_file(handed, name)
-                if file is not None:
-                    file.unlink()
+                left = own_file(handed, name)
+                if left is not None:
+                    left.unlink()
     for name in (INPUTS, HANDED_ON):
         with suppress(OSError):
             (folder / name).rmdir()

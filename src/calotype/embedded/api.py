@@ -152,7 +152,7 @@ def trainer_of(recipe: Recipe, run: Path, *, checkpoints: Path, start: Path | No
     if accelerator.device.type == "cuda":
         settings = replace(settings, batch_size=settings.cuda_batch_size)
     model = recipe.build(seed=given["seed"], start=start, checkpoints=checkpoints)
-    common = {"folder": run / "data", "checkpoints": checkpoints, "start": start, "device": str(accelerator.device)}
+    common: dict[str, Any] = {"folder": run / "data", "checkpoints": checkpoints, "start": start, "device": str(accelerator.device)}
     run.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
         source = recipe.source(model, split="train", seed=TRAIN_SEED, **common)

@@ -48,6 +48,8 @@ class TraineeI2V(nn.Module):
     The text encoder is frozen and belongs to the source. The picture token is the first of the context, the caption's tokens follow.
     """
 
+    unet: UNetSpatioTemporalConditionModel
+
     def __init__(self, unet: UNetSpatioTemporalConditionModel, image_encoder: CLIPVisionModelWithProjection) -> None:
         super().__init__()
         self.unet, self.image_encoder = unet, image_encoder
@@ -207,7 +209,7 @@ class I2VRecipe:
         return TraineeI2V(unet, CLIPVisionModelWithProjection.from_pretrained(start / "image_encoder", dtype=torch.float32))
 
     def source(
-        self, trainee: nn.Module, *, split: str, seed: int, folder: Path, checkpoints: Path, start: Path | None, device: str
+        self, trainee: TraineeI2V, *, split: str, seed: int, folder: Path, checkpoints: Path, start: Path | None, device: str
     ) -> Clips:
         """Clips of a split, kept under the run's data folder.
 
@@ -296,4 +298,5 @@ def sample_clips(
     sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
     made = sample_network(network, PRECONDITIONER, noise, torch.as_tensor(sigmas))
     pixels = torch.cat([source.vae.decode(part).sample for part in made.flatten(0, 1).split(32)])
-    return pixels.unflatten(0, (count, source.frames)).clamp(-1, 1).cpu() / 2 + 0.5
+    clips: Tensor = pixels.unflatten(0, (count, source.frames)).clamp(-1, 1).cpu() / 2 + 0.5
+    return clips

@@ -37,6 +37,8 @@ class TraineeT2I(nn.Module):
     Min-SNR weighting (Hang et al., 2023) for v-prediction; the floor keeps the low noise levels, where edges are made, alive.
     """
 
+    alphas: Tensor
+
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
@@ -50,7 +52,8 @@ class TraineeT2I(nn.Module):
         predicted = self.unet(network_input, batch["timesteps"], self.states(batch)).sample
         snr = (alpha / (1.0 - alpha)).flatten()
         weight = (snr.clamp(max=SNR_CAP) / (snr + 1.0)).clamp(min=LEAST_WEIGHT)
-        return weight * (predicted.float() - target).square().flatten(1).mean(1)
+        losses: Tensor = weight * (predicted.float() - target).square().flatten(1).mean(1)
+        return losses
 
     def states(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch length width"]:
         """What the UNet's cross attention reads."""
@@ -188,7 +191,8 @@ def sample_states(
     def network(x: Tensor, sigma: float) -> Tensor:
         output = trainee.unet(torch.cat([x, x]), lookup[sigma], states).sample
         conditional, unconditional = output.chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
+        guided: Tensor = unconditional + guidance * (conditional - unconditional)
+        return guided
 
     size = trainee.unet.config.sample_size
     noise = batch_noise((trainee.unet.config.in_channels, size, size), 0, count).to(states.device)

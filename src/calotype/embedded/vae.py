@@ -46,7 +46,8 @@ class TraineeVAE(nn.Module):
         loss = loss + 0.25 * (error.diff(dim=-1).abs().flatten(1).mean(1) + error.diff(dim=-2).abs().flatten(1).mean(1))
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).mean(1)
         spread = covariance(mean) - torch.eye(mean.shape[1], device=mean.device)
-        return loss + weight * (self.KL * divergence + self.COVARIANCE * spread.square().sum())
+        losses: Tensor = loss + weight * (self.KL * divergence + self.COVARIANCE * spread.square().sum())
+        return losses
 
 
 class Pictures:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -102,6 +102,7 @@ def orientation(affine: Float64[np.ndarray, "4 4"]) -> Orientation:
     return Orientation((x, y, z), (bool(cosines[0, x] < 0), bool(cosines[1, y] < 0), bool(cosines[2, z] < 0)))
 
 
+@runtime_checkable
 class Gridded(Protocol):
     """What has voxels in a place, such as a `Volume`."""
 

@@ -51,7 +51,7 @@ class Track:
 
 
 def opacity(
-    frames: Float[Tensor, "frames 3 height width"], background: Float[Tensor, "frames 3 height width"], colours: Float[Tensor, "colours 3"]
+    frames: Float[Tensor, "frames 3 height width"], background: Float[Tensor, "#frames 3 height width"], colours: Float[Tensor, "colours 3"]
 ) -> Float[Tensor, "frames height width"]:
     """How opaque the object is at each pixel, in [0, 1].
 
@@ -75,7 +75,7 @@ def opacity(
 
 def track(
     frames: Float[Tensor, "frames 3 height width"],
-    background: Float[Tensor, "frames 3 height width"],
+    background: Float[Tensor, "#frames 3 height width"],
     colours: Float[Tensor, "colours 3"],
     true_area: float,
 ) -> Track:

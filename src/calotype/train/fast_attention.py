@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 EXPLICIT_KEYS = 300
@@ -50,7 +50,7 @@ class FastAttention:
         return result
 
 
-def use_fast_attention(unet: nn.Module) -> list[int]:
+def use_fast_attention(unet: Any) -> list[int]:
     """Put `FastAttention` everywhere in a `UNetSpatioTemporalConditionModel`; write the number of clips into the list before each call."""
     clips = [1]
     processors = {

@@ -44,11 +44,12 @@ class Muon(torch.optim.AdamW):
         named = [(name, parameter) for name, parameter in everything if parameter.requires_grad]
         hidden = [value for name, value in named if value.ndim >= 2 and not any(part in name for part in ENDS)]
         known = {id(value) for value in hidden}
-        groups = [{"params": hidden, "momentum": momentum}, {"params": [value for _, value in named if id(value) not in known]}]
+        rest = [value for _, value in named if id(value) not in known]
+        groups: list[dict[str, Any]] = [{"params": hidden, "momentum": momentum}, {"params": rest}]
         super().__init__([group for group in groups if group["params"]], lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update; gradients of the matrices are used up."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
@@ -86,4 +87,5 @@ def orthogonalise(
         square = x @ x.T
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
     x = x.to(matrix.dtype)
-    return x.T if tall else x
+    made: Tensor = x.T if tall else x
+    return made

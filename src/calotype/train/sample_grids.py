@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from calotype.imaging.files import atomic_path
@@ -32,13 +34,14 @@ def save_clips(clips: Tensor, columns: int, path: Path, fps: float = 7.0, scale:
     return path.with_suffix(".gif")
 
 
-def grid(pictures: Tensor, columns: int) -> object:
+def grid(pictures: Tensor, columns: int) -> UInt8[np.ndarray, "height width 3"]:
     """[N, 3, H, W] in [0, 1] to a uint8 array of a grid with `columns` pictures a row."""
     count, channels, height, width = pictures.shape
     missing = -count % columns
     filled = torch.cat([pictures.float().cpu(), torch.ones(missing, channels, height, width)])
     rows = filled.view(-1, columns, channels, height, width).permute(0, 3, 1, 4, 2).reshape(-1, columns * width, channels)
-    return (rows.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    array: UInt8[np.ndarray, "height width 3"] = (rows.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return array
 
 
 def plot_progress(log: Path, path: Path) -> Path | None:

@@ -222,7 +222,7 @@ class QSMDiffTraining(Training):
         """See `calotype.backbones.volume_network`; `rounded` keeps 8 bits a weight."""
         from diffusers import DDIMScheduler
 
-        scheduler = DDIMScheduler(  # type: ignore[no-untyped-call]
+        scheduler = DDIMScheduler(
             **SCHEDULE, prediction_type=self.prediction, clip_sample=False, timestep_spacing="leading", set_alpha_to_one=True
         )
         pipeline_config = {

@@ -91,7 +91,7 @@ def clips_from(
 def _motions(scene: Scene, count: int, seed: int, families: tuple[str, ...]) -> list[tuple[Motion, ...]]:
     """`count` joint motions of the objects that fit."""
     world = find_preset(scene.preset)
-    engine = torch.quasirandom.SobolEngine(7 * len(scene.objects), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    engine = torch.quasirandom.SobolEngine(7 * len(scene.objects), scramble=True, seed=seed)
     chosen: list[tuple[Motion, ...]] = []
     for _ in range(_ROUNDS):
         numbers = engine.draw(2 * count).double().numpy()
