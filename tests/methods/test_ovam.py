@@ -24,7 +24,7 @@ from calotype.methods.ovam import AttentionQueries, OpenVocabularyAttentionMaps,
 from calotype.methods.ovam.maps import Layer, attend, open_vocabulary, resize
 from calotype.methods.ovam.masks import dense_field, guided_filter, scaled, to_mask
 from calotype.methods.ovam.tokens import PERFECT_MINMAX, distance
-from calotype.methods.ovam.words import TokenQuery, ask, rival_rows
+from calotype.methods.ovam.words import TokenQuery, ask, competing_rows
 from tests import tiny
 from tests.recorder import Recorder
 
@@ -206,16 +206,16 @@ def test_words_that_compete_share_one_softmax(small_look: AttentionQueries, sd: 
 
 
 def test_rivals_take_shares_and_leave_the_words_own_tokens_out(small_look: AttentionQueries, sd: Any) -> None:
-    rivals = [[prompt] for prompt in small_look.prompts]
-    question = small_look.question(("ball",), "a {}", rivals)
-    assert question.allowed is not None  # "a red ball" has two rivals left, "a blue house" three.
+    competing_phrases = [[prompt] for prompt in small_look.prompts]
+    question = small_look.question(("ball",), "a {}", competing_phrases)
+    assert question.allowed is not None  # "a red ball" has two competing phrases left, "a blue house" three.
     assert question.allowed.sum(dim=1).tolist() == [5, 6]
     shares = small_look.shares(question)
     assert torch.allclose(shares.sum(dim=1), torch.ones_like(shares[:, 0]), atol=1e-5)
     assert float(shares[0, -1].abs().max()) == 0
-    single = small_look.select([0]).maps(["ball"], context="a {}", rivals=rivals[:1])
-    assert torch.allclose(single[0], small_look.maps(["ball"], context="a {}", rivals=rivals)[0], atol=1e-5)
-    assert len(rival_rows(sd, ["red ball"], ["red ball"])) == 0
+    single = small_look.select([0]).maps(["ball"], context="a {}", competing_phrases=competing_phrases[:1])
+    assert torch.allclose(single[0], small_look.maps(["ball"], context="a {}", competing_phrases=competing_phrases)[0], atol=1e-5)
+    assert len(competing_rows(sd, ["red ball"], ["red ball"])) == 0
 
 
 def test_the_gradient_by_a_token_is_that_of_finite_differences() -> None:

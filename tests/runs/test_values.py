@@ -95,3 +95,14 @@ def test_a_method_is_described_by_its_annotations() -> None:
     assert (gain.kind, gain.annotation, gain.default) == ("value", float, 1.0)
     assert field_notes(ToyFade)["num_frames"] == "Frames of the clip."
     assert field_notes(Wobble)["repeats"] == "How often it is added; 0 is off."
+
+
+def test_a_field_is_read_by_the_name_that_it_had_before() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Renamed(ToyFade):
+        renamed = {"old_length": "length"}  # noqa: RUF012
+        length: int = 1
+
+    assert decode_dataclass(Renamed, {"old_length": 3}, "record").length == 3
+    with pytest.raises(InputError, match="older_length"):
+        decode_dataclass(Renamed, {"older_length": 3}, "record")

@@ -34,7 +34,7 @@ from calotype.runs.presets import default_model, default_preset, preset_instance
 from calotype.runs.record import MOST_SEED, parse_model
 from calotype.runs.recorded import ResolveMethod
 from calotype.runs.signature import Parameter, call_parameters, field_types
-from calotype.runs.values import decode, encode
+from calotype.runs.values import by_new_names, decode, encode
 
 _KEYS = ("method", "give", "model", "preset", "settings", "seed")
 _RESULT = r"[^/\\\x00-\x1f]{1,200}"
@@ -239,7 +239,7 @@ def _object(metadata: Mapping[str, Any], key: str, name: str) -> Mapping[str, An
 
 
 def _configured(method: Method, settings: Mapping[str, Any], name: str) -> Method:
-    types = field_types(type(method))
+    types, settings = field_types(type(method)), by_new_names(type(method), settings)
     for entry in settings:
         if entry not in types:
             raise InputError(

@@ -108,6 +108,7 @@ def run(arguments: Sequence[str]) -> int:
         return run_chain(slug, rest)
     with console.starting(quiet="--quiet" in rest):
         method = resolve_method(slug)
+    rest = _by_new_names(rest, method)
     model = early_value(rest, "--model") or default_model(method)
     preset = early_value(rest, "--preset") or default_preset(method, model)
     spec, parameters = _spec(method, preset_instance(method, preset), model, preset)
@@ -151,6 +152,13 @@ def run(arguments: Sequence[str]) -> int:
             events.note(f"attention: {watcher.write(done.folder)[0]}")
     report_run(done, options)
     return 0
+
+
+def _by_new_names(arguments: Sequence[str], method: type[Method]) -> list[str]:
+    """Flags of fields that were called otherwise in the version before, by their names of today."""
+    new = {f"--{old.replace('_', '-')}": f"--{name.replace('_', '-')}" for old, name in method.renamed.items()}
+    parts = [argument.partition("=") for argument in arguments]
+    return [new.get(flag.replace("_", "-"), flag) + equals + value for flag, equals, value in parts]
 
 
 def resume(arguments: Sequence[str]) -> int:

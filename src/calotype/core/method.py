@@ -42,6 +42,9 @@ class Method:
     presets: ClassVar[tuple[str, ...]] = ()
     """Class methods that return a ready-made configuration; the first one is the default. Without any, the fields' defaults are."""
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Fields that had another name in the version before, old name to new: records and command lines with the old one are still read."""
+
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The call's arguments as a run records them, before the files among them are read.
 

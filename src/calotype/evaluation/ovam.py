@@ -373,7 +373,7 @@ def measure(
     random, spent_random = test.look(untrained(model), settings, captions)
     maps, asking = timed(lambda: word_maps(random, words, settings))
     test.cut("random-weights", "ablation", maps, seconds=spent_random + asking, peak_mb=held(random))
-    alone = dataclasses.replace(settings, prompt_competes=False, rivals="")
+    alone = dataclasses.replace(settings, prompt_competes=False, competing_phrases="")
     test.cut("method@alone", "ablation", word_maps(looks, words, alone), seconds=spent, peak_mb=held(looks))
     maps = word_maps(captioned, words, settings)
     test.cut("method@cond", "ablation", maps, seconds=spent_cond, peak_mb=held(captioned))

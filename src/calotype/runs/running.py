@@ -30,7 +30,7 @@ from calotype.runs.record import MOST_SEED, own_copy, read_record
 from calotype.runs.recorded import ResolveMethod, checked_values, grouped, prepared
 from calotype.runs.signature import call_parameters
 from calotype.runs.trust import named_places
-from calotype.runs.values import encode
+from calotype.runs.values import by_new_names, encode
 from calotype.runs.weights import checkpoint_description, other_weights
 
 LoadModel = Callable[[ModelRequest], Any]
@@ -215,7 +215,7 @@ def rerun(
     changed = differences(old.environment, done.record.environment)
     for name, then, now in other_weights(old, done.record):
         changed.append(f"checkpoint {name} has other weights: sha256 {then[:12]}... then, {now[:12]}... now")
-    if encode(found.method, "parameters") != old.parameters:
+    if encode(found.method, "parameters") != by_new_names(type(found.method), old.parameters):
         changed.append("parameters that the record lacks took this version's defaults")
     pairs = [(entry, done.record.outputs[name]) for name, entry in old.outputs.items() if name in done.record.outputs]
     same = all(before["pixels_sha256"] == after["pixels_sha256"] for before, after in pairs) if pairs else None

@@ -112,13 +112,25 @@ def _decode_plain(annotation: type, value: Any, name: str) -> Any:
     raise _misfit(annotation, value, name)
 
 
+def by_new_names(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the fields' names of today (`calotype.core.method.Method.renamed`).
+
+    >>> class Sharpen:
+    ...     renamed = {"amount": "strength"}
+    >>> by_new_names(Sharpen, {"amount": 2, "radius": 1})
+    {'strength': 2, 'radius': 1}
+    """
+    names: Mapping[str, str] = getattr(kind, "renamed", {})
+    return {names.get(key, key): value for key, value in values.items()}
+
+
 def decode_dataclass(kind: type, values: Mapping[str, Any], name: str) -> Any:
     """A frozen dataclass from the values recorded of it; fields that the record lacks keep their defaults.
 
     Raises:
         InputError: a value that does not fit, or a field that this version doesn't have.
     """
-    annotations = field_types(kind)
+    annotations, values = field_types(kind), by_new_names(kind, values)
     unknown = [key for key in values if key not in annotations]
     if unknown:
         raise InputError(

@@ -39,7 +39,7 @@ from calotype.methods.ovam.results import shown
 from calotype.methods.ovam.tokens import Token, fit_token
 from calotype.methods.ovam.words import TokenQuery, WatchedModel, listed, whole_prompts
 
-TOY_RIVALS = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
+TOY_PHRASES = "a ball, a star, a tree, a house, a mushroom, a rocket, nothing on sand, nothing on snow, nothing at night, nothing on grass"
 """What else may be in a picture of the toy world; a word that is asked for is left out of it."""
 FIT: dict[str, Any] = {"num_steps": 100, "learning_rate": 0.1}
 NEEDS = "the cross-attention of a text-to-image UNet; take toy-t2i, SD 1.5, SD 2.1 or SDXL"
@@ -63,6 +63,7 @@ class OpenVocabularyAttentionMaps(Method):
     slug: ClassVar[str] = "ovam"
     role: ClassVar[str] = "TextToImage"
     presets: ClassVar[tuple[str, ...]] = ("paper", "fast", "toy")
+    renamed: ClassVar[Mapping[str, str]] = {"rivals": "competing_phrases"}
 
     mode: Literal["open", "in-prompt"] = "open"
     """`open`: any word (OVAM). `in-prompt`: words of the prompt, in the competition of all its padded tokens (DAAM)."""
@@ -94,7 +95,7 @@ class OpenVocabularyAttentionMaps(Method):
     """Text that a word is read in, with {} in its place, such as 'a photograph of a {}'; its own words don't compete."""
     prompt_competes: bool = False
     """The words of the picture's own prompt compete with each word that is asked for; its own tokens are left out."""
-    rivals: str = ""
+    competing_phrases: str = ""
     """Phrases that compete instead where a picture has no prompt, separated by commas."""
     together: bool = False
     """All words compete in one softmax, and each pixel goes to the strongest or to none; otherwise each word is asked alone."""
@@ -144,7 +145,7 @@ class OpenVocabularyAttentionMaps(Method):
             sigma_max=0.7,
             context="a {}",
             prompt_competes=True,
-            rivals=TOY_RIVALS,
+            competing_phrases=TOY_PHRASES,
             scaling="minmax",
             threshold=0.5,
             self_attention=1.0,
@@ -240,7 +241,7 @@ class OpenVocabularyAttentionMaps(Method):
 
     def competitors(self, prompts: Sequence[str]) -> list[list[str]]:
         """The phrases that compete in each picture."""
-        always = [phrase for part in self.rivals.split(",") if (phrase := " ".join(part.split()))]
+        always = [phrase for part in self.competing_phrases.split(",") if (phrase := " ".join(part.split()))]
         return [[prompt] if prompt.strip() and self.prompt_competes else always for prompt in prompts]
 
     def generate(
@@ -329,7 +330,7 @@ class OpenVocabularyAttentionMaps(Method):
             return look.answer(token.question(look.model))
         if self.mode == "in-prompt":
             return look.prompt_maps(words)
-        return look.maps(words, context=self.context, rivals=self.competitors(look.prompts), together=self.together)
+        return look.maps(words, context=self.context, competing_phrases=self.competitors(look.prompts), together=self.together)
 
     def masks(self, look: AttentionQueries, maps: Maps) -> Bool[Tensor, "batch words height width"]:
         """Masks from a look's maps, in the pictures' size: refined by self-attention if that was watched, then `cut`."""
@@ -343,8 +344,7 @@ class OpenVocabularyAttentionMaps(Method):
         self, maps: Maps, pictures: Float[Tensor, "batch 3 height width"], refined: Maps | None = None
     ) -> Bool[Tensor, "batch words height width"]:
         """Maps scaled, brought to the pictures' edges, and cut at the threshold: see `masks.cut`."""
-        rule: dict[str, Any] = {"threshold": self.threshold, "scaling": self.scaling, "refine": self.refine, "compete": self.together}
-        return cut(maps, pictures, refined, **rule)
+        return cut(maps, pictures, refined, threshold=self.threshold, scaling=self.scaling, refine=self.refine, compete=self.together)
 
 
 METHOD = OpenVocabularyAttentionMaps

@@ -22,7 +22,7 @@ from calotype.core.roles import BranchedDenoiser, HasAttention
 from calotype.errors import InputError
 from calotype.imaging.types import Image
 from calotype.methods.ovam.maps import Attended, Layer, attend, in_prompt, key_rows, open_vocabulary, resize
-from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, places_in_prompt, rival_rows, whole_prompts
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, competing_rows, places_in_prompt, whole_prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class AttentionQueries:
         words: Sequence[str],
         *,
         context: str = "{}",
-        rivals: Sequence[Sequence[str]] = (),
+        competing_phrases: Sequence[Sequence[str]] = (),
         together: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "batch words height width"]:
@@ -112,9 +112,9 @@ class AttentionQueries:
         Args:
             words: any words or phrases.
             context: see `ask`.
-            rivals: phrases whose tokens compete, too: one set for all pictures, or one for each. `[[prompt] for prompt in look.prompts]`
+            competing_phrases: whose tokens compete, too: one set for all pictures, or one for each. `[[prompt] for prompt in look.prompts]`
                 makes each picture's own prompt compete.
-            together: let all words compete in one softmax; otherwise each only against start token, end token and rivals, so that its map
+            together: let all words compete in one softmax; otherwise each only against start, end and competing phrases, so that its map
                 doesn't depend on what else is asked.
             size: height and width of the maps; the pictures' by default.
         """
@@ -123,16 +123,16 @@ class AttentionQueries:
         found = []
         with torch.no_grad():
             for group in groups:
-                question = self.question(group, context, rivals)
+                question = self.question(group, context, competing_phrases)
                 found.append(question.gather(self.shares(question)))
         return resize(torch.cat(found, dim=1), (int(shape[0]), int(shape[1])))
 
-    def question(self, words: tuple[str, ...], context: str = "{}", rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
+    def question(self, words: tuple[str, ...], context: str = "{}", competing_phrases: Sequence[Sequence[str]] = ()) -> TokenQuery:
         """The question about words that compete, or the one that was answered meanwhile."""
         for known, _ in self.answers:
             if known.words == words:
                 return known
-        return question(self.model, words, context, rivals, (int(self.pictures.shape[-2]), int(self.pictures.shape[-1])))
+        return question(self.model, words, context, competing_phrases, (int(self.pictures.shape[-2]), int(self.pictures.shape[-1])))
 
     def prompt_maps(self, words: Sequence[str], *, size: tuple[int, int] | None = None) -> Float[Tensor, "batch words height width"]:
         """DAAM's maps of words that are in each picture's own prompt; all the padded prompt's tokens compete.
@@ -151,10 +151,10 @@ class AttentionQueries:
 
 
 def question(
-    model: WatchedModel, words: Sequence[str], context: str, rivals: Sequence[Sequence[str]], size: tuple[int, int] | None = None
+    model: WatchedModel, words: Sequence[str], context: str, competing_phrases: Sequence[Sequence[str]], size: tuple[int, int] | None = None
 ) -> TokenQuery:
-    """`ask`, against rivals; see `AttentionQueries.maps`."""
-    several = [rival_rows(model, phrases, words, size) for phrases in rivals]
+    """`ask`, against competing phrases; see `AttentionQueries.maps`."""
+    several = [competing_rows(model, phrases, words, size) for phrases in competing_phrases]
     return ask(model, words, context, size).against(several)
 
 

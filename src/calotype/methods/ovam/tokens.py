@@ -26,7 +26,7 @@ from calotype.errors import InputError
 from calotype.imaging.files import atomic_path
 from calotype.methods.ovam.maps import resize
 from calotype.methods.ovam.queries import AttentionQueries
-from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, attention_width, listed, rival_rows
+from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, attention_width, competing_rows, listed
 from calotype.runs.artifact import ArtifactKind, contents
 
 Loss = Literal["shares", "minmax"]
@@ -46,12 +46,12 @@ class Token:
     provenance: Mapping[str, str] = field(default_factory=dict)
     """How it was fitted: model, context, loss, steps, final loss, number of pictures, branch."""
 
-    def question(self, model: WatchedModel, rivals: Sequence[Sequence[str]] = ()) -> TokenQuery:
+    def question(self, model: WatchedModel, competing_phrases: Sequence[Sequence[str]] = ()) -> TokenQuery:
         """What to ask a look.
 
         Args:
             model: the one that it was fitted on, or one with the same text encoder and projections.
-            rivals: phrases that compete, as in `AttentionQueries.maps`; best those that it was fitted with.
+            competing_phrases: phrases that compete, as in `AttentionQueries.maps`; best those that it was fitted with.
 
         Raises:
             InputError: the vectors have not the width that the model's attention reads.
@@ -65,7 +65,7 @@ class Token:
         bare = TokenQuery(
             self.words, self.embeddings[None].float().to(model.device), tuple((row,) for row in range(1, len(self.words) + 1))
         )
-        return bare.against([rival_rows(model, phrases, self.words) for phrases in rivals])
+        return bare.against([competing_rows(model, phrases, self.words) for phrases in competing_phrases])
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a safetensors file: the tensor `embeddings`, and words and provenance as its metadata.
@@ -149,7 +149,7 @@ def fit_token(
     masks: Bool[Tensor, "batch words height width"],
     *,
     context: str = "{}",
-    rivals: Sequence[Sequence[str]] = (),
+    competing_phrases: Sequence[Sequence[str]] = (),
     fit_rest: bool = True,
     loss: Loss = "shares",
     num_steps: int = 100,
@@ -166,7 +166,7 @@ def fit_token(
         words: one or several that compete.
         masks: of each word in each picture, of any one size; a word's mask may be empty in some pictures.
         context: text that the words' first vectors are read from, see `calotype.methods.ovam.words.ask`.
-        rivals: phrases that compete and stay as they are, as in `AttentionQueries.maps`.
+        competing_phrases: phrases that compete and stay as they are, as in `AttentionQueries.maps`.
         fit_rest: fit the start token's row, too (official), or leave it.
         loss: "shares": cross-entropy of the shares themselves, with Adam. "minmax": the official code's, cross-entropy with the min-max
             scaled map as logits, with plain gradient descent (there: learning_rate 100, 800 steps, decay 0.7 each 120).
@@ -192,7 +192,7 @@ def fit_token(
     question = ask(look.model, asked, context, (int(look.pictures.shape[-2]), int(look.pictures.shape[-1])))
     first = torch.stack([question.embeddings[0, 0], *(question.embeddings[0, list(rows)].mean(dim=0) for rows in question.rows)])
     rows = tuple((row,) for row in range(1, len(asked) + 1))
-    others = [rival_rows(look.model, phrases, asked) for phrases in rivals]
+    others = [competing_rows(look.model, phrases, asked) for phrases in competing_phrases]
     target = torch.cat([~masks.any(dim=1, keepdim=True), masks], dim=1).float()
     target = target / target.sum(dim=1, keepdim=True)
     vectors = first.clone().requires_grad_(True)
@@ -206,7 +206,7 @@ def fit_token(
         for _ in range(num_steps):
             used = vectors if fit_rest else torch.cat([first[:1], vectors[1:]])
             shares = look.shares(TokenQuery(asked, used[None], rows).against(others))
-            # Whatever isn't one of the words is the rest: the start token and the rivals together.
+            # Whatever isn't one of the words is the rest: the start token and the competing phrases together.
             words_shares = shares[:, 1 : len(asked) + 1]
             rest = shares[:, :1] + shares[:, len(asked) + 1 :].sum(dim=1, keepdim=True)
             found = resize(torch.cat([rest, words_shares], dim=1), (int(masks.shape[-2]), int(masks.shape[-1]))).to(target.device)
@@ -224,7 +224,7 @@ def fit_token(
     told = {
         "model": str(look.model.name),
         "context": context,
-        "rivals": json.dumps([list(phrases) for phrases in rivals][:8]),
+        "rivals": json.dumps([list(phrases) for phrases in competing_phrases][:8]),
         "branch": branch,
         "loss": loss,
         "num_steps": str(num_steps),

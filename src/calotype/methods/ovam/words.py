@@ -31,15 +31,15 @@ class TokenQuery:
     allowed: Bool[Tensor, "batch tokens"] | None = None
     """Which tokens take part, where pictures differ in the number of theirs; all if None."""
 
-    def against(self, rivals: Sequence[Float[Tensor, "tokens channels"]]) -> TokenQuery:
+    def against(self, phrases: Sequence[Float[Tensor, "tokens channels"]]) -> TokenQuery:
         """The same question with further tokens that compete: one set for all pictures, or one for each."""
-        most = max((len(rival) for rival in rivals), default=0)
+        most = max((len(phrase) for phrase in phrases), default=0)
         if most == 0:
             return self
-        padded = torch.stack([F.pad(rival, (0, 0, 0, most - len(rival))) for rival in rivals]).to(self.embeddings)
-        count, old = max(len(rivals), self.embeddings.shape[0]), self.embeddings.shape[1]
-        own = torch.ones(len(rivals), old, dtype=torch.bool)
-        there = torch.stack([torch.arange(most) < len(rival) for rival in rivals])
+        padded = torch.stack([F.pad(phrase, (0, 0, 0, most - len(phrase))) for phrase in phrases]).to(self.embeddings)
+        count, old = max(len(phrases), self.embeddings.shape[0]), self.embeddings.shape[1]
+        own = torch.ones(len(phrases), old, dtype=torch.bool)
+        there = torch.stack([torch.arange(most) < len(phrase) for phrase in phrases])
         allowed = torch.cat([own, there], dim=1).expand(count, -1)
         embeddings = torch.cat([self.embeddings.expand(count, -1, -1), padded.expand(count, -1, -1)], dim=1)
         return TokenQuery(self.words, embeddings, self.rows, None if bool(allowed.all()) else allowed)
@@ -128,7 +128,7 @@ def ask(model: HasText, words: Sequence[str], context: str = "{}", size: tuple[i
     return TokenQuery(tuple(words), states[:, [*kept, number - 1]], tuple(rows))
 
 
-def rival_rows(
+def competing_rows(
     model: WatchedModel, phrases: Sequence[str], words: Sequence[str], size: tuple[int, int] | None = None
 ) -> Float[Tensor, "tokens channels"]:
     """The tokens of phrases that compete with the words asked about, each phrase read on its own; the words' own tokens are left out.
