@@ -11,8 +11,8 @@ import pytest
 import calotype
 from calotype.cli import app
 from calotype.errors import CalotypeError, InputError, MissingError
-from calotype.evaluation import evaluate, names
-from calotype.registry import EVALUATIONS, plugins, resolve_evaluation
+from calotype.evaluation import evaluate
+from calotype.registry import EVALUATIONS, find_evaluation, known_evaluations, plugins, resolve_evaluation
 from calotype.runs.presets import default_preset, preset_instance
 from tests.runs.toy_bare_method import ToyNegative
 from tests.runs.toy_method import ToyFade
@@ -99,10 +99,10 @@ def test_an_evaluation_of_another_package_is_run(here: Path, capsys: pytest.Capt
     assert (told["method"], told["seed"], told["count"]) == ("toy-negative", 3, 4)
     assert [claim["holds"] for claim in told["claims"]] == [True]
     assert "holds" in said(capsys, "eval", "toy-negative", "--quick")[0]
-    assert evaluate("toy-negative", count=1).count == 1
+    assert evaluate(find_evaluation("toy-negative"), "toy-negative", count=1).count == 1
     said(capsys, "eval", "toy-negative", "--record")
     assert (here / "results" / "toy-negative.csv").is_file()
-    assert "toy-negative" in names()
+    assert "toy-negative" in known_evaluations()
 
 
 def test_an_evaluations_fields_are_flags_and_go_into_the_recorded_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,15 +113,15 @@ def test_an_evaluations_fields_are_flags_and_go_into_the_recorded_command(here: 
     told = json.loads(said(capsys, "eval", "--times", "4", "toy-smooth", "--record", "--json")[0])
     assert told["rows"][0]["metrics"] == {"times": 4.0}
     assert "calotype eval toy-smooth --seed 1000000 --times 4 --record" in (here / "results" / "toy-smooth.csv").read_text()
-    assert evaluate("toy-smooth", quick=True, times=6).row("method").metrics["times"] == 6
+    assert evaluate(find_evaluation("toy-smooth"), "toy-smooth", quick=True, times=6).row("method").metrics["times"] == 6
     _, err = said(capsys, "eval", "toy-smooth", "--time", "4", status=2)
     assert "no option --time; did you mean --times" in err
     _, err = said(capsys, "eval", "toy-smooth", "--times", "3", status=2)
     assert "times is 3; it must be even" in err
     with pytest.raises(InputError, match=r"the evaluation of toy-smooth has no setting 'time'; it takes times"):
-        evaluate("toy-smooth", time=4)
+        evaluate(find_evaluation("toy-smooth"), "toy-smooth", time=4)
     with pytest.raises(InputError, match=r"the evaluation of toy-negative has no setting 'times'; it takes no settings of its own"):
-        evaluate("toy-negative", times=4)
+        evaluate(find_evaluation("toy-negative"), "toy-negative", times=4)
 
 
 @pytest.mark.parametrize(

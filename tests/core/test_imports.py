@@ -32,8 +32,8 @@ RESOLVED: dict[str, list[str]] = {
     "SOURCES": list(index.SOURCES.values()),
 }
 """By the name under which the registry or the index gives them, what a string of the index imports."""
-PLUGGED = {("calotype.runs.kinds", "resolve_artifact"), ("calotype.evaluation", "find_evaluation")}
-"""Who takes from above on purpose, as it takes what other packages add: kinds of artifacts, and whatever can be evaluated by name."""
+PLUGGED = {("calotype.runs.kinds", "resolve_artifact")}
+"""Who takes from above on purpose, as it takes what other packages add: kinds of artifacts."""
 
 
 def test_core_imports_neither_models_nor_codecs() -> None:

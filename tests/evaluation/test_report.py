@@ -13,6 +13,7 @@ from rich.console import Console
 from calotype.errors import InputError
 from calotype.evaluation import Claim, Report, Row, evaluate
 from calotype.metrics import Interval
+from calotype.registry import find_evaluation
 
 
 def report() -> Report:
@@ -78,6 +79,6 @@ def test_the_record_is_what_the_docs_read(tmp_path: Path) -> None:
 
 def test_unknown_names_and_counts_are_refused() -> None:
     with pytest.raises(InputError, match="did you mean time-reversal-fusion"):
-        evaluate("time-reversal")
+        evaluate(find_evaluation("time-reversal"), "time-reversal")
     with pytest.raises(InputError, match="count is 0"):
-        evaluate("toy-i2v", count=0)
+        evaluate(find_evaluation("toy-i2v"), "toy-i2v", count=0)

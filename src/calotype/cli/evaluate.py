@@ -88,6 +88,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
         report = evaluation.evaluate(
+            find_evaluation(options.name),
             options.name,
             seed=options.seed,
             count=options.count,

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from calotype.core.events import SILENT, Events
 from calotype.errors import CalotypeError, InputError
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.report import Claim, Report, Row
-from calotype.registry import find_evaluation, known_evaluations
 
-__all__ = ["Claim", "Evaluation", "Report", "Row", "evaluate", "names"]
-
-
-def names() -> tuple[str, ...]:
-    """What can be evaluated: methods, those of other packages and embedded models."""
-    return known_evaluations()
+__all__ = ["Claim", "Evaluation", "Report", "Row", "evaluate"]
 
 
 def evaluate(
+    found: Callable[..., Any],
     name: str,
     *,
     seed: int = 1_000_000,
@@ -32,11 +28,10 @@ def evaluate(
 ) -> Report:
     """Evaluate a method or an embedded model on scenes of the eval split.
 
-    A package that adds a method can prove it, too: what it names in the entry-point group `calotype.evaluations` is an `Evaluation`, or a
-    function that is called with `seed`, `count`, `quick`, `device` and `events`, and returns a `Report`.
-
     Args:
-        name: one of `names()`.
+        found: an `Evaluation` class, or a function (another package's) that is called with `seed`, `count`, `quick`, `device` and `events`
+            and returns a `Report`; `calotype.registry.find_evaluation(name)` finds those that have a name.
+        name: of what is evaluated, for messages and the file of results.
         seed: makes the scenes and the noise; a claim should hold on any.
         count: scenes; the experiment's own number by default, which takes at most 8 minutes on 2 cores.
         quick: a few scenes only, to see that it runs.
@@ -49,13 +44,12 @@ def evaluate(
         Rows and claims; `Report.render()` is the table, `Report.to_dict()` the JSON.
 
     Raises:
-        InputError: an unknown name, `count` below 1, or a setting that the evaluation doesn't have.
+        InputError: `count` below 1, or a setting that the evaluation doesn't have.
         MissingError: an embedded checkpoint is missing, or the package that brings the evaluation is broken.
         CalotypeError: another package's evaluation returned something else than a report.
     """
     if count is not None and count < 1:
         raise InputError(f"count is {count}; it must be 1 or more")
-    found = find_evaluation(name)
     declared = isinstance(found, type) and issubclass(found, Evaluation)
     own = {field.name: field.default for field in dataclasses.fields(found)} if declared else {}  # type: ignore[arg-type]
     unknown = [setting for setting in settings if setting not in own]
