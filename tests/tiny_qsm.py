@@ -47,7 +47,7 @@ def tiny_volume_prior(
     scheduler = DDIMScheduler(
         **SCHEDULE, prediction_type=prediction_type, clip_sample=False, timestep_spacing="leading", set_alpha_to_one=True
     )
-    save_folder(path, VolumeNetwork(unet, patch_size), config, scheduler=scheduler, facts=FACTS, rounded=rounded)
+    save_folder(path, VolumeNetwork(unet, patch_size), config, scheduler=scheduler, pipeline_config=FACTS, rounded=rounded)
     return path
 
 

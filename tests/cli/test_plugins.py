@@ -137,7 +137,7 @@ def test_an_evaluation_that_is_none_is_refused(
     name: str, kind: type[CalotypeError], words: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(kind, match=words):
-        evaluate(name, count=1)
+        evaluate(find_evaluation(name), name, count=1)
     _, err = said(capsys, "eval", name, status=kind.exit_status)
     assert words in err.replace("\n", " ")
 
