@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import time
 
-from calotype.embedded.api import CHECKPOINTS
+from calotype.embedded.api import CHECKPOINTS, trainer_of
 from calotype.embedded.recipes import RECIPES
 from calotype.train.budget import Budget
-from calotype.train.loop import Loop
-from calotype.train.rng import Rng
+from calotype.train.loop import accelerator_for
+from calotype.train.rng import BatchRng
 
 STEPS = 8
 
 
 def test_loop_against_bare_passes(benchmark, record, tmp_path):
     recipe = RECIPES["toy-t2i"]
-    loop = Loop(recipe, tmp_path, budget=Budget(steps=10**6), seed=0, checkpoints=CHECKPOINTS, device="cpu")
+    loop = trainer_of(
+        recipe, tmp_path, budget=Budget(steps=10**6), seed=0, checkpoints=CHECKPOINTS, start=None, accelerator=accelerator_for("cpu")
+    )
     size = loop.settings.batch_size
     rows = range(size)
-    batch = loop.source.batch(rows, Rng(0, 0, rows, size), augment=True)
+    batch = loop.source.batch(rows, BatchRng(0, 0, rows, size), augment=True)
 
     def bare() -> float:
         before = time.perf_counter()
         for _ in range(STEPS):
             loop.accelerator.backward(loop.model(batch).mean())
-            loop.optimizer.zero_grad(set_to_none=True)
+            loop.model.zero_grad(set_to_none=True)
         return time.perf_counter() - before
 
     def whole() -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,12 @@ from calotype.world.creatures.drawing import POSES, on_plain_ground, sample_crea
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SEED = 5
-VARIANTS = {"plain": {"eta": 0.0, "swap": "off"}, "projection": {"swap": "off"}, "swap": {"eta": 0.0}, "method": {}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"eta": 0.0, "swap": "off"},
+    "projection": {"swap": "off"},
+    "swap": {"eta": 0.0},
+    "method": {},
+}
 
 
 def draw_creatures() -> None:

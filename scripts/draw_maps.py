@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import calotype
+from calotype.attention.overlays import RAINBOW, overlay
 from calotype.evaluation.ovam import cases, pictures
 from calotype.imaging.types import Image
 from calotype.methods.ovam import OpenVocabularyAttentionMaps
 from calotype.methods.ovam.masks import scaled
-from calotype.methods.ovam.pictures import overlay
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SCALE = 2
@@ -39,7 +39,7 @@ def main() -> None:
         rows.append(
             [
                 picture.pixels,
-                overlay(picture.pixels, scaled(maps[0, 0], "minmax")).pixels,
+                overlay(picture.pixels, scaled(maps[0, 0], "minmax"), RAINBOW, strength=0.5),
                 mask.float().expand(3, -1, -1),
                 case.truth.float().expand(3, -1, -1),
             ]
@@ -50,7 +50,7 @@ def main() -> None:
     look = method.generate(model, ["a red house left of a green tree on sand"], seed=4)
     maps = method.maps(look, words)
     made = look.pictures[0].float()
-    sample_grid([[made, *(overlay(made, scaled(one, "minmax")).pixels for one in maps[0])]]).save(
+    sample_grid([[made, *(overlay(made, scaled(one, "minmax"), RAINBOW, strength=0.5) for one in maps[0])]]).save(
         IMAGES / "ovam-prompt.png", overwrite=True
     )
 

@@ -16,7 +16,7 @@ from calotype.embedded.api import CHECKPOINTS
 from calotype.embedded.networks import alphas_cumprod
 from calotype.embedded.recipes import RECIPES
 from calotype.embedded.t2i import LEAST_WEIGHT, SNR_CAP
-from calotype.train.rng import Rng
+from calotype.train.rng import BatchRng
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 TIMESTEPS = (10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 980)
@@ -27,7 +27,7 @@ COUNT = 64
 def sigma_of(timestep: int) -> float:
     """Stable Diffusion's noise level of a timestep."""
     alpha = float(alphas_cumprod()[timestep])
-    return ((1 - alpha) / alpha) ** 0.5
+    return float(((1 - alpha) / alpha) ** 0.5)
 
 
 def profile(name: str) -> list[tuple[float, float]]:
@@ -42,7 +42,7 @@ def profile(name: str) -> list[tuple[float, float]]:
         for number, sigma in enumerate(levels):
             losses = []
             for first in range(0, COUNT, 16):
-                batch = source.batch(rows[first : first + 16], Rng(7001, first // 16, range(16), 16), augment=False)
+                batch = source.batch(rows[first : first + 16], BatchRng(7001, first // 16, range(16), 16), augment=False)
                 losses.append(_error(trainee, batch, name, number, sigma))
             found.append((sigma, float(torch.cat(losses).mean())))
     return found

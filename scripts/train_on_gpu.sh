@@ -41,7 +41,7 @@ PYTHON
   take)
     tar -xf "${2:?give the folder that run wrote}/checkpoints.tar" -C src/calotype
     cat "$2/queue.txt"
-    echo "now measure the gates: .venv/bin/python -c \"from calotype.train import measure_gates; measure_gates('toy-t2i', seed=1)\" and so on"
+    echo "now measure the gates: .venv/bin/python -c \"from calotype.embedded import measure_gates; measure_gates('toy-t2i', seed=1)\" and so on"
     ;;
   *)
     sed -n '2,8p' "$0"
