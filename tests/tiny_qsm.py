@@ -11,7 +11,7 @@ import torch
 from tests.tiny import cached
 
 WINDOW = 8
-FACTS: dict[str, Any] = {"window": [WINDOW] * 3, "spacing": [2.0, 2.0, 2.0], "scale": 0.05, "limit": 0.4, "unit": "ppm"}
+PIPELINE_CONFIG: dict[str, Any] = {"window": [WINDOW] * 3, "spacing": [2.0, 2.0, 2.0], "scale": 0.05, "limit": 0.4, "unit": "ppm"}
 SCHEDULE: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
 
 
@@ -47,7 +47,7 @@ def tiny_volume_prior(
     scheduler = DDIMScheduler(
         **SCHEDULE, prediction_type=prediction_type, clip_sample=False, timestep_spacing="leading", set_alpha_to_one=True
     )
-    save_folder(path, VolumeNetwork(unet, patch_size), config, scheduler=scheduler, pipeline_config=FACTS, rounded=rounded)
+    save_folder(path, VolumeNetwork(unet, patch_size), config, scheduler=scheduler, pipeline_config=PIPELINE_CONFIG, rounded=rounded)
     return path
 
 

@@ -17,7 +17,7 @@ from calotype.backbones.quantized import load_quantized
 from calotype.backbones.volume_network import VolumeNetwork, monai_unet
 from calotype.backbones.volume_prior import VolumePrior
 from calotype.errors import InputError, MissingError, ShapeError
-from tests.tiny_qsm import FACTS, SCHEDULE, WINDOW, cached_prior, tiny_volume_prior, volume_config
+from tests.tiny_qsm import PIPELINE_CONFIG, SCHEDULE, WINDOW, cached_prior, tiny_volume_prior, volume_config
 from tests.tolerance import close, layers
 
 KINDS = [(1, False), (2, False), (2, True)]
@@ -39,7 +39,7 @@ def test_a_folder_loads_in_its_role_with_the_weights_that_were_saved(patch_size:
     model = calotype.load(folder, device="cpu")
     assert isinstance(model, VolumePrior)
     assert (model.role, model.unit, model.window, model.spacing) == ("VolumePrior", "ppm", (WINDOW,) * 3, (2.0, 2.0, 2.0))
-    assert (model.scale, model.limit) == (FACTS["scale"], FACTS["limit"])
+    assert (model.scale, model.limit) == (PIPELINE_CONFIG["scale"], PIPELINE_CONFIG["limit"])
     assert model.network.patch_size == patch_size
     (path,) = locate(folder).checkpoint.weights
     saved = load_quantized(path) if rounded else load_file(path)

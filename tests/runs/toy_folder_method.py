@@ -45,7 +45,7 @@ GREETING = ArtifactKind(
     read=read,
     write=write,
     digest=lambda value: hashlib.sha256(value.words.encode()).hexdigest(),
-    facts=contents(lambda value: f"{len(value.words)} letters"),
+    metadata=contents(lambda value: f"{len(value.words)} letters"),
     distance=lambda first, second: f"{abs(len(first.words) - len(second.words))} letters apart",
 )
 

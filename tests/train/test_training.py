@@ -82,11 +82,11 @@ def test_killed_three_times_it_gives_the_same_bits(maps: Path, straight: Path, t
 def test_the_folder_is_loaded_run_and_says_how_it_was_made(straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = calotype.load(straight, device="cpu")
     assert (model.role, model.window, model.spacing) == ("VolumePrior", (16, 16, 16), (4.0, 4.0, 4.0))
-    facts = json.loads((straight / "training.json").read_text())
-    assert (facts["status"], facts["method"], facts["steps"], facts["seed"]) == ("finished", "qsmdiff", 10, 0)
-    assert facts["settings"]["channels"] == [8, 8]
-    assert 0 < facts["held_out_loss"] < 3
-    assert facts["precision"] in ("float32", "bfloat16")
+    metadata = json.loads((straight / "training.json").read_text())
+    assert (metadata["status"], metadata["method"], metadata["steps"], metadata["seed"]) == ("finished", "qsmdiff", 10, 0)
+    assert metadata["settings"]["channels"] == [8, 8]
+    assert 0 < metadata["held_out_loss"] < 3
+    assert metadata["precision"] in ("float32", "bfloat16")
     assert "held-out loss" in (straight / "README.md").read_text()
     write_map(tmp_path / "head", 40)
     command = ["run", "qsmdiff", "--model", str(straight), "--field", str(tmp_path / "head_Chimap.nii.gz"), "--mask"]

@@ -52,11 +52,11 @@ def show_place(name: str, place: str | Path, note: str = "") -> None:
 
 
 def _facts(entry: OutputEntry) -> str:
-    from calotype.runs.artifact import NO_FACTS
+    from calotype.runs.artifact import NO_METADATA
     from calotype.runs.kinds import KINDS
 
     kind = KINDS.get(entry["kind"])
-    return (kind.facts if kind is not None else NO_FACTS).shown(entry)
+    return (kind.metadata if kind is not None else NO_METADATA).shown(entry)
 
 
 def _cost(record: Any) -> str:

@@ -89,12 +89,12 @@ def _train_method(slug: str, arguments: list[str]) -> int:
             )  # fmt: skip
     except Cancelled:
         raise Cancelled(STOPPED) from None
-    facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    metadata = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     if options.json:
-        print_json({"folder": str(folder), **facts})
+        print_json({"folder": str(folder), **metadata})
         return 0
-    told = f"{facts['steps']:,} steps in {console.seconds_text(facts['seconds'])}, held-out loss {facts['held_out_loss']:.5f}"
-    console.results().print(f"  {folder}  {told}", markup=False, highlight=False, soft_wrap=True)
+    line = f"{metadata['steps']:,} steps in {console.seconds_text(metadata['seconds'])}, held-out loss {metadata['held_out_loss']:.5f}"
+    console.results().print(f"  {folder}  {line}", markup=False, highlight=False, soft_wrap=True)
     if slug in known_methods() and not options.quiet:
         console.results().print(f"  use it: calotype run {slug} --model {folder} ...", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -128,8 +128,8 @@ class Table:
         except csv.Error as error:
             raise InputError(f"{name} is no CSV ({short(error)}); check quotes and line ends") from None
         if not lines or len(lines) > _MOST_ROWS or len(lines[0]) > _MOST_COLUMNS:
-            told = f"{len(lines)} lines of {len(lines[0])} columns" if lines else "no line"
-            raise InputError(f"{name} has {told}; a line of names and at most {_MOST_ROWS} rows are expected")
+            found = f"{len(lines)} lines of {len(lines[0])} columns" if lines else "no line"
+            raise InputError(f"{name} has {found}; a line of names and at most {_MOST_ROWS} rows are expected")
         try:
             return cls(tuple(lines[0]), tuple(tuple(map(_cell, line)) for line in lines[1:]))
         except InputError as error:
@@ -252,9 +252,9 @@ class Pose:
         Raises:
             InputError: no pose in metres.
         """
-        told = mapping(parse_json(content, name), name)
-        rows = [[number(value, f"{name}: pose") for value in listed(row, name)] for row in listed(told.get("pose"), f"{name}: pose")]
-        if len(rows) != 4 or any(len(row) != 4 for row in rows) or told.get("unit") != "m":
+        entries = mapping(parse_json(content, name), name)
+        rows = [[number(value, f"{name}: pose") for value in listed(row, name)] for row in listed(entries.get("pose"), f"{name}: pose")]
+        if len(rows) != 4 or any(len(row) != 4 for row in rows) or entries.get("unit") != "m":
             raise InputError(f"{name} holds no 4x4 matrix 'pose' with the unit 'm'; give one")
         try:
             return cls(torch.tensor(rows, dtype=torch.float64))
@@ -290,9 +290,9 @@ class Ledger:
 def _entries(lines: Sequence[str], name: str) -> Iterator[dict[str, Cell]]:
     for place, line in enumerate(lines, start=1):
         subject = f"{name}: line {place}"
-        told = mapping(parse_json(line, subject), subject, most=100)
-        for key, value in told.items():
+        entry = mapping(parse_json(line, subject), subject, most=100)
+        for key, value in entry.items():
             text(key, subject, pattern=_WORD)
             if not (value is None or isinstance(value, str | int | float)):
                 raise InputError(f"{subject}: {short(key)} is {short(value)}; a number or text is expected")
-        yield told
+        yield entry

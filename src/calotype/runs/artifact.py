@@ -26,7 +26,7 @@ _MOST_BYTES = 256_000_000
 
 
 @dataclass(frozen=True)
-class Facts:
+class Metadata:
     """What a record tells about a result of some kind beside its hash."""
 
     of: Callable[[Any], dict[str, Any]]
@@ -41,12 +41,12 @@ def _checked_contents(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"contents": text(entry.get("contents", ""), f"{name}: contents", most=200)}
 
 
-def contents(words: Callable[[Any], str]) -> Facts:
-    """Facts in words alone, such as "2 columns of 3"."""
-    return Facts(lambda value: {"contents": words(value)}, _checked_contents, lambda entry: str(entry.get("contents", "")))
+def contents(words: Callable[[Any], str]) -> Metadata:
+    """Metadata in words alone, such as "2 columns of 3"."""
+    return Metadata(lambda value: {"contents": words(value)}, _checked_contents, lambda entry: str(entry.get("contents", "")))
 
 
-NO_FACTS = contents(lambda value: "")
+NO_METADATA = contents(lambda value: "")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +67,7 @@ class ArtifactKind:
     """Write a value at a path, whole or not at all, with text entries for its metadata where the format has such."""
     digest: Callable[[Any], str]
     """sha256, in hexadecimal, that two values share only if they are the same to the bit."""
-    facts: Facts = NO_FACTS
+    metadata: Metadata = NO_METADATA
     tensors: bool = False
     """Whether all fields of the type are kept as tensors where a value must stay to the bit; else its own file does that."""
     distance: Callable[[Any, Any], str] | None = None
@@ -117,7 +117,7 @@ def text_kind(name: str, phrase: str, suffix: str, words: Callable[[Any], str], 
         return hashlib.sha256(value.to_text().encode()).hexdigest()
 
     return ArtifactKind(
-        name=name, type=made, phrase=phrase, suffix=suffix, read=read, write=write, digest=digest, facts=contents(words)
+        name=name, type=made, phrase=phrase, suffix=suffix, read=read, write=write, digest=digest, metadata=contents(words)
     )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def folder_kind(name: str, phrase: str, made: type[Folder]) -> ArtifactKind:
 
     return ArtifactKind(
         name=name, type=made, phrase=phrase, suffix="", read=read, write=write_folder, digest=lambda value: path_digest(value.path),
-        facts=contents(lambda value: _size(regular_files(value.path))), folders=True, copied=False,
+        metadata=contents(lambda value: _size(regular_files(value.path))), folders=True, copied=False,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from calotype.errors import CalotypeError, InputError
 from calotype.imaging.nifti import medical
 from calotype.imaging.types import Image, Mask, Video, Volume
 from calotype.registry import known_artifacts, resolve_artifact
-from calotype.runs.artifact import ArtifactKind, Facts, folder_kind, text_kind
+from calotype.runs.artifact import ArtifactKind, Metadata, folder_kind, text_kind
 
 _MOST_TEXT = 10_000
 """Longest unit or header, in bytes."""
@@ -80,9 +80,9 @@ def _shown_grid(entry: Mapping[str, Any]) -> str:
     return f"{sizes[0]} voxels of {sizes[1]} mm{', in ' if entry['unit'] else ''}{entry['unit']}"
 
 
-PICTURE = Facts(_size, _checked_size, _shown_size)
-CLIP = Facts(_clip, _checked_clip, _shown_clip)
-GRID = Facts(_grid, _checked_grid, _shown_grid)
+PICTURE = Metadata(_size, _checked_size, _shown_size)
+CLIP = Metadata(_clip, _checked_clip, _shown_clip)
+GRID = Metadata(_grid, _checked_grid, _shown_grid)
 
 
 def planes(volume: Volume) -> Image:
@@ -118,22 +118,22 @@ def _save(value: Any, path: Path, metadata: Mapping[str, str]) -> None:
 _media = partial(ArtifactKind, write=_save, digest=_digest, distance=_apart, tensors=True)
 
 IMAGE = _media(
-    name="image", type=Image, phrase="an image", suffix=".png", read=read_image, facts=PICTURE, pictures=lambda image: (image,)
+    name="image", type=Image, phrase="an image", suffix=".png", read=read_image, metadata=PICTURE, pictures=lambda image: (image,)
 )  # fmt: skip
 MASK = _media(
-    name="mask", type=Mask, phrase="a mask", suffix=".png", read=as_mask, facts=PICTURE,
+    name="mask", type=Mask, phrase="a mask", suffix=".png", read=as_mask, metadata=PICTURE,
     pictures=lambda mask: (Image(mask.values.float().expand(3, -1, -1).contiguous()),),
     adopt=lambda value: as_mask(value) if isinstance(value, Image) else None,
     says_how=lambda path: bool(mask_reading(path)[0]),
 )  # fmt: skip
 VIDEO = _media(
-    name="video", type=Video, phrase="a video", suffix=".mp4", read=read_video, facts=CLIP, folders=True,
+    name="video", type=Video, phrase="a video", suffix=".mp4", read=read_video, metadata=CLIP, folders=True,
     glance="contact-sheet", show=contact_sheet,
     pictures=lambda clip: tuple(clip[frame] for frame in range(len(clip))),
     parts={"first": lambda clip: clip[0], "last": lambda clip: clip[-1]},
 )  # fmt: skip
 VOLUME = _media(
-    name="volume", type=Volume, phrase="a volume", suffix=".nii.gz", read=partial(read_volume, finite=False), facts=GRID, folders=True,
+    name="volume", type=Volume, phrase="a volume", suffix=".nii.gz", read=partial(read_volume, finite=False), metadata=GRID, folders=True,
     glance="planes", show=planes,
     needs=lambda: medical("nibabel"),
 )  # fmt: skip

@@ -60,7 +60,7 @@ def save(folder: Path, results: Mapping[str, Result], record: Record) -> dict[st
 def describe(name: str, result: Result) -> OutputEntry:
     """Name, kind, facts such as the shape, and the hash of the values, which tells whether two results are bit for bit the same."""
     kind = kind_of(result)
-    return cast(OutputEntry, {"name": name, "kind": kind.name, "pixels_sha256": kind.digest(result), **kind.facts.of(result)})
+    return cast(OutputEntry, {"name": name, "kind": kind.name, "pixels_sha256": kind.digest(result), **kind.metadata.of(result)})
 
 
 def _written(folder: Path, file: str, kind: ArtifactKind, result: Result, metadata: Mapping[str, str], entry: OutputEntry) -> OutputEntry:

@@ -18,7 +18,7 @@ from calotype.data.files import plain_file
 from calotype.errors import InputError
 from calotype.imaging.files import file_suffix, user_path
 from calotype.imaging.media import read_metadata
-from calotype.runs.artifact import NO_FACTS
+from calotype.runs.artifact import NO_METADATA
 from calotype.runs.entries import FORMAT, METADATA_KEY, RECORD_NAME, InputEntry, ModelRequest, OutputEntry, Record
 from calotype.runs.hashing import checked_digest
 from calotype.runs.kinds import KINDS, kind_names
@@ -205,8 +205,8 @@ def _output(key: str, value: Any, name: str) -> OutputEntry:
     # Records of earlier versions name no kind: a volume has a spacing, a clip frames.
     guess = "volume" if "spacing" in metadata else "video" if "frames" in metadata else "image"
     kind = text(metadata.get("kind", guess), f"{name}: kind", pattern=_KIND, expected="the name of a kind")
-    facts = KINDS[kind].facts if kind in KINDS else NO_FACTS
-    made: dict[str, Any] = {"name": key, "kind": kind, "pixels_sha256": digest, **facts.checked(metadata, name)}
+    known = KINDS[kind].metadata if kind in KINDS else NO_METADATA
+    made: dict[str, Any] = {"name": key, "kind": kind, "pixels_sha256": digest, **known.checked(metadata, name)}
     if "file" in metadata:
         made["file"] = file_name(metadata["file"], f"{name}: file")
         made["sha256"] = text(metadata.get("sha256"), f"{name}: sha256", pattern=_DIGEST, expected="a sha256 in hexadecimal")

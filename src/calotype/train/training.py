@@ -25,7 +25,7 @@ from calotype.train.loop import Trainer, TrainResult, accelerator_for
 from calotype.train.recipe import Settings, Source
 from calotype.train.state import locked
 
-FACTS, RUN = "training.json", "training"
+METADATA, RUN = "training.json", "training"
 """In the folder of a training: what is trained on what, and the folder of its state, log, plot and sheets."""
 SPLIT_SEED = 0
 """Of the split, which is the same whatever the training's seed is."""
@@ -164,7 +164,7 @@ class Training:
                 if start is not None:
                     _pin(start, target / RUN / "start")
                 about = {"files": str(folder), "model_name": None if model is None else os.fspath(model)}
-                write_json(target / FACTS, {"status": "begun", **wanted, **about, "budget": str(asked)})
+                write_json(target / METADATA, {"status": "begun", **wanted, **about, "budget": str(asked)})
             accelerator.wait_for_everyone()
             settings = self.settings()
             trainee = self.build(seed=seed, start=None if start is None else target / RUN / "start")
@@ -191,29 +191,29 @@ class Training:
                 shutil.rmtree(target / path.name)
             path.replace(target / path.name)
         making.rmdir()
-        facts = {
+        metadata = {
             **(_facts(target) or {}), "status": "finished", "budget": str(budget), "steps": fitted.steps,
             "batch_size": fitted.settings.batch_size, "seconds": round(fitted.seconds, 1), "held_out_loss": fitted.held_out,
             "held_out_count": fitted.held_out_count, "loss": _last_loss(target / RUN / "progress.jsonl"), "device": fitted.device,
             "precision": fitted.precision, "held_out_precision": fitted.held_out_precision,
         }  # fmt: skip
         with atomic_path(target / "README.md", overwrite=True) as temporary:
-            temporary.write_text(card(target.name, facts), encoding="utf-8")
-        write_json(target / FACTS, facts)
+            temporary.write_text(card(target.name, metadata), encoding="utf-8")
+        write_json(target / METADATA, metadata)
 
 
-def card(name: str, facts: dict[str, Any]) -> str:
+def card(name: str, metadata: dict[str, Any]) -> str:
     """The README of a trained folder."""
     rows = {
-        "made with": f"`calotype train {facts['method']}`, on {facts['files']} (fingerprint {facts['data']})",
-        "begun with": facts["model_name"] or "random weights",
-        "steps": f"{facts['steps']:,} of {facts['batch_size']} samples, seed {facts['seed']}, {facts['seconds'] / 60:.1f} minutes",
-        "device": f"{facts['device']}, {facts['precision']}; weights and optimiser in float32",
-        "held-out loss": f"{facts['held_out_loss']:.5f} on {facts['held_out_count']:,} samples that were not trained on",
+        "made with": f"`calotype train {metadata['method']}`, on {metadata['files']} (fingerprint {metadata['data']})",
+        "begun with": metadata["model_name"] or "random weights",
+        "steps": f"{metadata['steps']:,} of {metadata['batch_size']} samples, seed {metadata['seed']}, {metadata['seconds'] / 60:.1f} min",
+        "device": f"{metadata['device']}, {metadata['precision']}; weights and optimiser in float32",
+        "held-out loss": f"{metadata['held_out_loss']:.5f} on {metadata['held_out_count']:,} samples that were not trained on",
         "licence": "as the data's owner says: write it here before you pass the folder on",
     }
     lines = [f"| {key} | {value} |" for key, value in rows.items()]
-    return "\n".join([f"# {name}", "", "| | |", "|---|---|", *lines, "", f"All settings are in `{FACTS}`.", ""])
+    return "\n".join([f"# {name}", "", "| | |", "|---|---|", *lines, "", f"All settings are in `{METADATA}`.", ""])
 
 
 def _facts(target: Path) -> dict[str, Any] | None:
@@ -224,10 +224,10 @@ def _facts(target: Path) -> dict[str, Any] | None:
     """
     if os.path.lexists(target) and not target.is_dir():
         raise InputError(f"{target} is a file; give --out the name of a folder")
-    path = target / FACTS
+    path = target / METADATA
     if path.is_file():
         return mapping(parse_json(path.read_bytes(), str(path), "delete the folder to start anew"), str(path))
-    # A kill between the making of the folder and its facts leaves the empty folders of a training, and what is known of its data.
+    # A kill between the making of the folder and its metadata leaves the empty folders of a training, and what is known of its data.
     if target.is_dir() and any(place.name not in ("lock", NAME) for place in target.rglob("*") if place.is_file()):
         raise InputError(f"{target} holds files that are no training's; give --out another folder")
     return None
@@ -235,13 +235,13 @@ def _facts(target: Path) -> dict[str, Any] | None:
 
 def _refuse_other(target: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, value in wanted.items():
-        told = known.get(name)
-        if told == value:
+        there = known.get(name)
+        if there == value:
             continue
-        if isinstance(value, dict) and isinstance(told, dict):
-            name = next(key for key in {**value, **told} if value.get(key) != told.get(key))
-            value, told = value.get(name), told.get(name)
-        raise InputError(f"{target} holds a training with {name} {told}, not {value}; give --out another folder")
+        if isinstance(value, dict) and isinstance(there, dict):
+            name = next(key for key in {**value, **there} if value.get(key) != there.get(key))
+            value, there = value.get(name), there.get(name)
+        raise InputError(f"{target} holds a training with {name} {there}, not {value}; give --out another folder")
 
 
 def _start(model: str | os.PathLike[str] | None) -> Path | None:
@@ -267,7 +267,7 @@ def _pin(start: Path, copy: Path) -> None:
     shutil.rmtree(copy, ignore_errors=True)
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(start, temporary, ignore=shutil.ignore_patterns(RUN, FACTS))
+    shutil.copytree(start, temporary, ignore=shutil.ignore_patterns(RUN, METADATA))
     temporary.rename(copy)
 
 

@@ -129,7 +129,7 @@ TOKEN = ArtifactKind(
     read=_read,
     write=_write,
     digest=_digest,
-    facts=contents(lambda token: f"{len(token.words)} words of width {token.embeddings.shape[1]}"),
+    metadata=contents(lambda token: f"{len(token.words)} words of width {token.embeddings.shape[1]}"),
 )
 
 
