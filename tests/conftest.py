@@ -24,7 +24,7 @@ run folders, training."""
 TIER_OF = {place: tier for tier, places in TIERS.items() for place in places}
 
 NUMERICS = (
-    "attention", "core", "features", "metrics",
+    "attention", "core", "features", "imaging", "metrics",
     "backbones/test_folder.py", "backbones/test_models.py", "backbones/test_parity.py", "backbones/test_subject_models.py",
     "backbones/test_volume_prior.py", "methods/test_harmonized_customization.py", "methods/test_ovam.py", "methods/test_qsm_classical.py",
     "methods/test_qsm_guidance.py", "methods/test_time_reversal_fusion.py", "world/test_exact.py",
