@@ -41,20 +41,20 @@ class AttentionInputs:
     own: tuple[tuple[slice, Keys], ...] = ()
     """Rows with keys, values or a bias of their own: they attend apart from the others, which stay as they are to the bit."""
 
-    def keys_of(self, place: slice) -> Keys:
+    def keys_of(self, rows: slice) -> Keys:
         """The keys, values and bias of these rows.
 
         Raises:
             ShapeError: some of the rows have keys of their own and others don't (controls with other roles were nested).
         """
         for held, keys in self.own:
-            if held.start <= place.start and place.stop <= held.stop:
-                return _part(keys, slice(place.start - held.start, place.stop - held.start))
-            if held.start < place.stop and place.start < held.stop:
+            if held.start <= rows.start and rows.stop <= held.stop:
+                return _part(keys, slice(rows.start - held.start, rows.stop - held.start))
+            if held.start < rows.stop and rows.start < held.stop:
                 raise ShapeError(
-                    f"rows {place.start} to {place.stop} and {held.start} to {held.stop} overlap; nested controls must share roles"
+                    f"rows {rows.start} to {rows.stop} and {held.start} to {held.stop} overlap; nested controls must share roles"
                 )
-        return _part(Keys(self.k, self.v, self.bias), place)
+        return _part(Keys(self.k, self.v, self.bias), rows)
 
     def with_part(self, name: Part, tensor: Tensor) -> AttentionInputs:
         """A copy with other queries, keys or values."""
@@ -62,11 +62,11 @@ class AttentionInputs:
             return replace(self, q=tensor)
         return replace(self, k=tensor) if name == "k" else replace(self, v=tensor)
 
-    def with_keys(self, place: slice, keys: Keys) -> AttentionInputs:
+    def with_keys(self, rows: slice, keys: Keys) -> AttentionInputs:
         """A copy in which these rows attend to these keys."""
-        self.keys_of(place)
-        kept = tuple((held, old) for held, old in self.own if held != place)
-        return replace(self, own=tuple(sorted((*kept, (place, keys)), key=lambda entry: entry[0].start)))
+        self.keys_of(rows)
+        kept = tuple((held, old) for held, old in self.own if held != rows)
+        return replace(self, own=tuple(sorted((*kept, (rows, keys)), key=lambda entry: entry[0].start)))
 
 
 def _part(keys: Keys, rows: slice) -> Keys:
@@ -74,11 +74,11 @@ def _part(keys: Keys, rows: slice) -> Keys:
     return Keys(keys.k[rows], keys.v[rows], bias if bias is None or bias.shape[0] == 1 else bias[rows])
 
 
-def write(tensor: Tensor, places: Sequence[slice], values: Sequence[Tensor]) -> Tensor:
+def write(tensor: Tensor, slices: Sequence[slice], values: Sequence[Tensor]) -> Tensor:
     """A copy of the tensor with these rows replaced."""
     changed = tensor.clone()
-    for place, value in zip(places, values, strict=True):
-        changed[place] = value
+    for rows, value in zip(slices, values, strict=True):
+        changed[rows] = value
     return changed
 
 
@@ -87,15 +87,15 @@ def attend(states: AttentionInputs) -> Heads:
     if not states.own:
         return functional.scaled_dot_product_attention(states.q, states.k, states.v, attn_mask=states.bias)
     parts, done = [], 0
-    for place, keys in (*states.own, (slice(states.q.shape[0], states.q.shape[0]), None)):
-        if place.start > done:
-            rows = slice(done, place.start)
-            plain = _part(Keys(states.k, states.v, states.bias), rows)
-            parts.append(functional.scaled_dot_product_attention(states.q[rows], plain.k, plain.v, attn_mask=plain.bias))
+    for rows, keys in (*states.own, (slice(states.q.shape[0], states.q.shape[0]), None)):
+        if rows.start > done:
+            between = slice(done, rows.start)
+            plain = _part(Keys(states.k, states.v, states.bias), between)
+            parts.append(functional.scaled_dot_product_attention(states.q[between], plain.k, plain.v, attn_mask=plain.bias))
         if keys is not None:
             bias = None if keys.bias is None else keys.bias.to(states.q.dtype)
-            parts.append(functional.scaled_dot_product_attention(states.q[place], keys.k, keys.v, attn_mask=bias))
-        done = place.stop
+            parts.append(functional.scaled_dot_product_attention(states.q[rows], keys.k, keys.v, attn_mask=bias))
+        done = rows.stop
     return torch.cat(parts)
 
 

@@ -90,16 +90,16 @@ class KeyScale:
     def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """Only the keys of the role's own tokens; keys that `Swap` added stay."""
         part: Tensor = getattr(states, self.what)
-        places = context.slices(self.rows, part.shape[0])
-        each = places[0].stop - places[0].start
+        slices = context.slices(self.rows, part.shape[0])
+        each = slices[0].stop - slices[0].start
         factor = (1 - self._tokens.at(site, part.shape[2], each, part))[:, None, :, None]
-        states = states.with_part(self.what, write(part, places, [part[place] * factor for place in places]))
+        states = states.with_part(self.what, write(part, slices, [part[rows] * factor for rows in slices]))
         if self.what == "q":
             return states
-        for place, keys in [entry for entry in states.own if entry[0] in places]:
+        for rows, keys in [entry for entry in states.own if entry[0] in slices]:
             whole = keys.k if self.what == "k" else keys.v
             ours = whole[:, :, : part.shape[2]] * factor
-            states = states.with_keys(place, replace(keys, **{self.what: torch.cat([ours, whole[:, :, part.shape[2] :]], dim=2)}))
+            states = states.with_keys(rows, replace(keys, **{self.what: torch.cat([ours, whole[:, :, part.shape[2] :]], dim=2)}))
         return states
 
 
@@ -130,12 +130,12 @@ class KeyBias:
     def __call__(self, site: Site, states: AttentionInputs, context: StepContext) -> AttentionInputs:
         """Raises `ShapeError` where no key would be left."""
         tokens = states.k.shape[2]
-        for place in context.slices(self.rows, states.k.shape[0]):
-            keys = states.keys_of(place)
+        for rows in context.slices(self.rows, states.k.shape[0]):
+            keys = states.keys_of(rows)
             added = self._bias(self._tokens.at(site, tokens, keys.k.shape[0], states.k), site)
             extra = keys.k.shape[2] - tokens
             added = torch.nn.functional.pad(added, (0, extra))[:, None, None, :]
-            states = states.with_keys(place, replace(keys, bias=added if keys.bias is None else keys.bias + added))
+            states = states.with_keys(rows, replace(keys, bias=added if keys.bias is None else keys.bias + added))
         return states
 
     def _bias(self, mask: Tensor, site: Site) -> Tensor:
@@ -173,8 +173,8 @@ class Inject:
         for part in self._parts:
             tensor: Tensor = getattr(states, part)
             (source,) = context.slices(self.src, tensor.shape[0])
-            places = [place for place in context.slices(self.dst, tensor.shape[0]) if place != source]
-            states = states.with_part(part, write(tensor, places, [tensor[source]] * len(places)))
+            slices = [rows for rows in context.slices(self.dst, tensor.shape[0]) if rows != source]
+            states = states.with_part(part, write(tensor, slices, [tensor[source]] * len(slices)))
         return states
 
 
@@ -208,15 +208,15 @@ class Swap:
         source = states.keys_of(origin)
         allowed = self._allowed(site, source)
         result = states
-        for place in context.slices(self.dst, states.k.shape[0]):
-            if place == origin:
+        for rows in context.slices(self.dst, states.k.shape[0]):
+            if rows == origin:
                 continue
             if self.mode == "kv":
-                result = result.with_keys(place, Keys(source.k, source.v, _sum(source.bias, allowed)))
+                result = result.with_keys(rows, Keys(source.k, source.v, _sum(source.bias, allowed)))
                 continue
-            mine = states.keys_of(place)
+            mine = states.keys_of(rows)
             keys, values = torch.cat([mine.k, source.k], dim=2), torch.cat([mine.v, source.v], dim=2)
-            result = result.with_keys(place, Keys(keys, values, _joined(mine, source, _sum(source.bias, allowed))))
+            result = result.with_keys(rows, Keys(keys, values, _joined(mine, source, _sum(source.bias, allowed))))
         return result
 
     def _allowed(self, site: Site, source: Keys) -> Tensor | None:
@@ -255,9 +255,9 @@ class OutBlend:
 
     def blend(self, site: Site, ruled: Tensor, native: Tensor, context: StepContext) -> Tensor:
         """mask * ruled + (1 - mask) * native in the rows; [rows, heads, tokens, head channels]."""
-        places = context.slices(self.rows, ruled.shape[0])
-        mask = self._tokens.at(site, ruled.shape[2], places[0].stop - places[0].start, ruled)[:, None, :, None]
-        return write(ruled, places, [torch.lerp(native[place], ruled[place], mask) for place in places])
+        slices = context.slices(self.rows, ruled.shape[0])
+        mask = self._tokens.at(site, ruled.shape[2], slices[0].stop - slices[0].start, ruled)[:, None, :, None]
+        return write(ruled, slices, [torch.lerp(native[rows], ruled[rows], mask) for rows in slices])
 
 
 def _check_parts(parts: Collection[str]) -> None:
