@@ -224,3 +224,13 @@ def test_a_map_that_changes_after_the_check_is_noticed(maps: Path, tmp_path: Pat
         os.utime(path, (5, 5))
     with pytest.raises(InputError, match=r"Chimap\.nii\.gz changed since the training began"):
         data.rows([0])
+
+
+def test_files_that_are_no_maps_by_their_names_are_left_aside_with_a_note(maps: Path, tmp_path: Path) -> None:
+    shutil.copytree(maps, tmp_path / "maps")
+    (tmp_path / "maps" / "sub-00_T1w.nii.gz").write_bytes(b"something else")
+    training, heard = QSMDiffTraining(**SMALL), Recorder()
+    training.check(training.data_set(tmp_path / "maps", tmp_path / "kept"), heard)
+    assert [note for note in heard.notes if "left aside" in note] == [
+        f"1 other NIfTI files in {tmp_path / 'maps'}, such as sub-00_T1w.nii.gz, are left aside: their names are no map's"
+    ]

@@ -81,13 +81,17 @@ def find_volumes(folder: str | os.PathLike[str]) -> tuple[VolumeFile, ...]:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise InputError(f"{root} is not a folder; give a folder of NIfTI files, .nii.gz or .nii")
-    found = sorted(path for path in root.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES) and not path.name.startswith("."))
+    found = _nifti_files(root)
     masks = {path for path in found if _stem(path).lower().endswith(MASKS)}
     volumes = [path for path in found if path not in masks]
     named = [path for path in volumes if _stem(path).lower().endswith(MAPS)]
     if not volumes:
         raise InputError(f"{root} holds no NIfTI volume (.nii.gz, .nii); give the folder of the maps")
     return tuple(VolumeFile(path, _mask_of(path, masks), _group(path.relative_to(root))) for path in named or volumes)
+
+
+def _nifti_files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES) and not path.name.startswith("."))
 
 
 class VolumeFolder:
@@ -161,6 +165,12 @@ class VolumeFolder:
                 problems.append(str(error) if name in str(error) else f"{name}: {error}")
             events.step()
             events.check()
+        used = {path for file in self.files for path in file.paths}
+        others = [path for path in _nifti_files(self.folder) if path not in used and not _stem(path).lower().endswith(MASKS)]
+        if others:
+            events.note(
+                f"{len(others)} other NIfTI files in {self.folder}, such as {others[0].name}, are left aside: their names are no map's"
+            )
         for note, times in heard.notes.items():
             events.note(note if len(self.files) == 1 else f"{note} ({times} of {len(self.files)} files)")
         if problems:
