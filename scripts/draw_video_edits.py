@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from calotype import load
 from calotype.core.events import SILENT
-from calotype.evaluation.anyv2v import EditExperiment
+from calotype.evaluation.anyv2v import ClipEditExperiment
 from calotype.evaluation.clip_edits import cases
 from calotype.imaging.types import Image
 from calotype.methods.anyv2v import AnyV2V
@@ -28,7 +28,7 @@ def main() -> None:
     """Make the picture anew: one edit of each kind, none left out."""
     model = load(sys.argv[1] if len(sys.argv) > 1 else "toy-i2v", device="cpu")
     some = cases("small", "eval", SEED, COUNT)
-    test = EditExperiment(model, dataclasses.replace(AnyV2V.toy(), cache_megabytes=0, rebuild=False), SEED, SILENT)
+    test = ClipEditExperiment(model, dataclasses.replace(AnyV2V.toy(), cache_megabytes=0, rebuild=False), SEED, SILENT)
     made = zip(some, test.edited()(some, SILENT), test.continued()(some, SILENT), strict=True)
     rows = []
     for case, ours, plain in made:

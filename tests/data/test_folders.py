@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from calotype.core.events import Events
 from calotype.data import manifest as manifests
 from calotype.data.clip_folder import ClipFolder
-from calotype.data.folders import FolderData, Part, Row, _place, check_folder
+from calotype.data.folders import FilePart, FolderData, Sample, _place, check_folder
 from calotype.data.images import read_image
 from calotype.data.manifest import FileRecord, read_manifest
 from calotype.data.picture_folder import PICTURES, PictureFolder
@@ -206,7 +206,7 @@ def rows_of_groups(groups: list[str], splits: list[str] | None = None) -> Folder
     record = FileRecord("x", 1, 1, "0" * 64)
     return FolderData(
         root=Path("data"),
-        content=tuple(Row(str(n), {"image": record}, "", group, (splits or [""] * len(groups))[n]) for n, group in enumerate(groups)),
+        content=tuple(Sample(str(n), {"image": record}, "", group, (splits or [""] * len(groups))[n]) for n, group in enumerate(groups)),
     )
 
 
@@ -298,7 +298,7 @@ def test_parts_that_belong_together_are_matched_by_stem(tmp_path: Path) -> None:
     (root / "masks" / "a").mkdir(parents=True)
     for name in ("a/0", "a/1", "a/9"):
         Mask(torch.ones(20, 24, dtype=torch.bool)).save(root / "masks" / f"{name}.png")
-    masks = Part("mask", ("masks", "labels"), frozenset((".png",)), PICTURES.look)
+    masks = FilePart("mask", ("masks", "labels"), frozenset((".png",)), PICTURES.look)
     assert problems(lambda: check_folder(root, [PICTURES, masks])) == [
         "a/2: no mask of that name in masks/",
         "a/9: no image of that name in images/",

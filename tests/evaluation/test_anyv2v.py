@@ -10,7 +10,7 @@ import torch
 
 from calotype.evaluation.anyv2v import claims
 from calotype.evaluation.clip_edits import APART, ClipEdit, cases
-from calotype.evaluation.experiment import Table
+from calotype.evaluation.experiment import ResultTable
 from calotype.evaluation.report import Claim
 from calotype.world import recognise
 from calotype.world.painting.shapes import CATEGORIES
@@ -80,7 +80,7 @@ def numbers(**change: float) -> dict[str, float]:
 
 
 def told(scenes: Mapping[str, Mapping[str, float]]) -> list[Claim]:
-    table = Table()
+    table = ResultTable()
     for variant, metrics in scenes.items():
         table.add(variant, "method", [metrics] * 6)
     return claims(table)

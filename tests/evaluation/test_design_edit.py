@@ -11,7 +11,7 @@ import torch
 from calotype import load
 from calotype.evaluation.design_edit import claims, grey_hole, mean_colour, measure, membrane, pasted
 from calotype.evaluation.edit_cases import NEAREST, SIZE, SMOOTH, PictureEdit, batches, cases, gradient_energy
-from calotype.evaluation.experiment import Table
+from calotype.evaluation.experiment import ResultTable
 from calotype.methods.design_edit import DesignEdit
 from calotype.methods.design_edit.regions import Window, dilate
 from calotype.methods.design_edit.windows import blend
@@ -114,7 +114,7 @@ def test_claims_compare_scene_by_scene() -> None:
     bad = {name: [20.0] * 4 for name in names} | {"residue_share": [1.0] * 4, "texture_ratio": [0.0] * 4, "model_calls": [200.0] * 4}
     variants = ["reconstruction", "grey-hole", "mean-colour", "repaint", "mask-off", "mask-query", "mask-value"]
     rows = {"method": good, **dict.fromkeys(variants, bad), "late-fusion": bad, "wrong-mask": bad, "autoencoder": good}
-    table = Table()
+    table = ResultTable()
     for name, numbers in rows.items():
         scenes = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
         table.add(name, "method", scenes[:2] if name in ("late-fusion", "wrong-mask") else scenes)

@@ -8,7 +8,7 @@ import math
 import pytest
 
 import calotype
-from calotype.evaluation.experiment import Table
+from calotype.evaluation.experiment import ResultTable
 from calotype.evaluation.harmonized_customization import FEW, MAIN, PLAIN, PoseChange, claims, measure
 from calotype.methods.harmonized_customization import HarmonizedCustomization
 from calotype.world import paint
@@ -64,7 +64,7 @@ def scenes(copy: float, accuracy: float, missing: float, error: float) -> dict[s
 
 
 def holds(rows: dict[str, dict[str, list[float]]]) -> list[bool]:
-    table = Table()
+    table = ResultTable()
     for variant, numbers in rows.items():
         table.add(variant, "method", [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)])
     return [claim.holds for claim in claims(table)]

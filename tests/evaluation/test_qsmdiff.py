@@ -13,7 +13,7 @@ import torch
 
 import calotype
 from calotype.embedded.qsm import QSMRecipe
-from calotype.evaluation.experiment import Table
+from calotype.evaluation.experiment import ResultTable
 from calotype.evaluation.qsm_baselines import GRIDS, SOLVERS, TUNED, settings_for, solve, sweep
 from calotype.evaluation.qsm_cases import CROP, Head, Scan, heads, scan
 from calotype.evaluation.qsmdiff import CLEAN_PPM, NOISE_PPM, TILT_DEGREES, claims, measure
@@ -135,7 +135,7 @@ GOOD: Mapping[str, Mapping[str, float]] = {
 
 
 def told(rows: Mapping[str, Mapping[str, float]]) -> list[Claim]:
-    table = Table()
+    table = ResultTable()
     for variant, metrics in rows.items():
         table.add(variant, "method", [metrics] * 4)
     return claims(table)
@@ -168,7 +168,7 @@ def test_claims_hold_and_fail() -> None:
 
 def test_a_claim_needs_all_brains() -> None:
     """One good brain among bad ones doesn't carry a claim."""
-    table = Table()
+    table = ResultTable()
     for variant, metrics in GOOD.items():
         scenes = [metrics] * 4
         if variant == "method":

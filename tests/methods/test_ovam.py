@@ -21,7 +21,7 @@ from calotype.core.noise import RENOISE, batch_noise
 from calotype.errors import InputError
 from calotype.imaging.types import Image, Mask
 from calotype.methods.ovam import AttentionQueries, OpenVocabularyAttentionMaps, Token, fit_token, word_mask
-from calotype.methods.ovam.maps import Layer, attend, open_vocabulary, resize
+from calotype.methods.ovam.maps import AttentionLayer, attend, open_vocabulary, resize
 from calotype.methods.ovam.masks import dense_field, guided_filter, scaled, to_mask
 from calotype.methods.ovam.tokens import PERFECT_MINMAX, distance
 from calotype.methods.ovam.words import TokenQuery, ask, competing_rows
@@ -221,8 +221,8 @@ def test_rivals_take_shares_and_leave_the_words_own_tokens_out(small_look: Atten
 def test_the_gradient_by_a_token_is_that_of_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     layers = [
-        Layer("a", (4, 4), torch.randn(2, 1, 2, 16, 8, generator=generator)),
-        Layer("b", (2, 2), torch.randn(2, 1, 2, 4, 8, generator=generator)),
+        AttentionLayer("a", (4, 4), torch.randn(2, 1, 2, 16, 8, generator=generator)),
+        AttentionLayer("b", (2, 2), torch.randn(2, 1, 2, 4, 8, generator=generator)),
     ]
     project = torch.randn(2, 6, 16, generator=generator)
 
@@ -252,7 +252,7 @@ def separable_look(sd: Any) -> tuple[AttentionQueries, Tensor]:
         inside = resize(mask.float(), layer.grid)[0, 0].flatten()[:, None]
         direction = torch.randn(layer.heads, 1, layer.queries.shape[-1], generator=generator)
         queries = (2 * inside - 1) * 3 * direction + 0.1 * torch.randn(layer.queries.shape, generator=generator)
-        layers.append(Layer(layer.name, layer.grid, queries))
+        layers.append(AttentionLayer(layer.name, layer.grid, queries))
     return dataclasses.replace(seen, layers=tuple(layers)), mask
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calotype.chains import Chain, rerun_chain, resume_chain, run_chain
-from calotype.core.artifacts import CheckpointFolder, DatasetFolder, Ledger, Points, Pose, Report, Table
+from calotype.core.artifacts import CheckpointFolder, DatasetFolder, HtmlReport, Ledger, Points, Pose, Table
 from calotype.core.events import Events
 from calotype.errors import CalotypeError, InputError, MissingError
 from calotype.imaging.types import Image
@@ -35,7 +35,7 @@ TURN = torch.tensor([[0.0, -1, 0, 0.1], [1, 0, 0, 1 / 3], [0, 0, 1, -2], [0, 0, 
 VALUES: list[Any] = [
     Table(("case", "dice", "note"), (("007", 0.1 + 0.2, 'a "b",\nc'), ("x", None, "é"), ("y", 3, None))),
     Table(("only",), ((None,), (1,))),
-    Report("<p>é</p>\r\n"),
+    HtmlReport("<p>é</p>\r\n"),
     Points(torch.rand(3, 3, dtype=torch.float64), {"score": torch.rand(3, dtype=torch.float64)}),
     Points(torch.zeros(0, 2, dtype=torch.float64)),
     Pose(TURN),
@@ -73,7 +73,7 @@ def test_the_text_of_any_table_stays_the_same(rows: list[tuple[Any, Any]]) -> No
         assert Table.from_text(again.to_text()) == again
 
 
-@given(st.text(max_size=200), st.sampled_from([Table, Report, Points, Pose, Ledger]))
+@given(st.text(max_size=200), st.sampled_from([Table, HtmlReport, Points, Pose, Ledger]))
 @fuzzed
 def test_any_text_is_read_or_refused_in_one_line(content: str, made: Any) -> None:
     reads_or_refuses(lambda: made.from_text(content))
@@ -92,7 +92,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     (Pose, json.dumps({"pose": torch.eye(4).tolist(), "unit": "mm"}), "unit 'm'"),
     (Ledger, '{"a": 1}\n{"a": [1]}\n', "line 2"),
     (Ledger, "[]\n", "line 1"),
-    (Report, "text", "no HTML"),
+    (HtmlReport, "text", "no HTML"),
 ]
 
 

@@ -145,7 +145,7 @@ def _cell(content: str) -> Cell:
 
 
 @dataclass(frozen=True)
-class Report:
+class HtmlReport:
     """A page for a reader, as HTML."""
 
     html: str
@@ -155,7 +155,7 @@ class Report:
         return self.html
 
     @classmethod
-    def from_text(cls, content: str, name: str = "report") -> Report:
+    def from_text(cls, content: str, name: str = "report") -> HtmlReport:
         """The same from a file's text.
 
         Raises:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.data.folders import FolderData, Part, Row, check_folder
+from calotype.data.folders import FilePart, FolderData, Sample, check_folder
 from calotype.data.manifest import Inspection
 from calotype.data.videos import measure_clip, read_video
 from calotype.errors import InputError
@@ -26,11 +26,11 @@ def look_at_clip(path: Path) -> Mapping[str, int]:
     return {"frames": frames, "height": height, "width": width}
 
 
-CLIPS = Part("clip", ("clips", "videos", ""), CLIP_SUFFIXES, Inspection(look_at_clip, frozenset(("frames", "height", "width"))))
+CLIPS = FilePart("clip", ("clips", "videos", ""), CLIP_SUFFIXES, Inspection(look_at_clip, frozenset(("frames", "height", "width"))))
 
 
 @dataclass(frozen=True)
-class ExcerptRow(Row):
+class ExcerptSample(Sample):
     """Some frames of a clip."""
 
     start: int = 0
@@ -83,13 +83,13 @@ class ClipFolder(FolderData):
                 raise InputError(f"{name} is {value}; it must be at least 1")
         needed = (num_frames - 1) * stride + 1
 
-        def too_short(rows: Sequence[Row]) -> list[str]:
+        def too_short(rows: Sequence[Sample]) -> list[str]:
             told = [(row.files["clip"].path, row.files["clip"].metadata["frames"]) for row in rows]
             return [f"{path}: {frames} frames, {needed} are needed" for path, frames in told if frames < needed]
 
         root, rows = check_folder(folder, [CLIPS], manifest=manifest, captions=captions, also=too_short, events=events)
         excerpts = [
-            ExcerptRow(row.stem, row.files, row.caption, row.group, row.split, start)
+            ExcerptSample(row.stem, row.files, row.caption, row.group, row.split, start)
             for row in rows
             for start in range(0, row.files["clip"].metadata["frames"] - needed + 1, num_frames * stride)
         ]
@@ -99,14 +99,14 @@ class ClipFolder(FolderData):
     def settings(self) -> Mapping[str, Any]:
         return {"size": self.size, "num_frames": self.num_frames, "stride": self.stride}
 
-    def identity(self, row: Row) -> list[Any]:
+    def identity(self, row: Sample) -> list[Any]:
         return [*super().identity(row), _start(row)]
 
-    def read(self, row: Row) -> dict[str, Tensor]:
+    def read(self, row: Sample) -> dict[str, Tensor]:
         path = self.path(row, "clip")
         clip = read_video(path, size=self.size, num_frames=self.num_frames, start=_start(row), stride=self.stride, name="data")
         return {"clip": clip.frames, "fps": torch.tensor(clip.fps, dtype=torch.float32)}
 
 
-def _start(row: Row) -> int:
-    return row.start if isinstance(row, ExcerptRow) else 0
+def _start(row: Sample) -> int:
+    return row.start if isinstance(row, ExcerptSample) else 0

@@ -1,7 +1,7 @@
 """Data sets in folders: found, checked as a whole before anything is trained, split by group, and read row by row.
 
 A data set is an object with `len`, `rows(numbers) -> {name: tensor}`, a `fingerprint` of its content and `split(share, seed)`. What lies
-in the folder is said by `Part`s: pictures alone, clips alone, or pictures and masks that belong together by their stems.
+in the folder is said by `FilePart`s: pictures alone, clips alone, or pictures and masks that belong together by their stems.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DataSet(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """One kind of a row's files."""
 
     name: str
@@ -62,7 +62,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Row:
+class Sample:
     """One row: the files that belong together by their stem, and what is told of them."""
 
     stem: str
@@ -83,13 +83,13 @@ class Row:
 
 def check_folder(
     folder: str | os.PathLike[str],
-    parts: Sequence[Part],
+    parts: Sequence[FilePart],
     *,
     manifest: Path | None = None,
     captions: bool | None = None,
-    also: Callable[[Sequence[Row]], Sequence[str]] = lambda rows: (),
+    also: Callable[[Sequence[Sample]], Sequence[str]] = lambda rows: (),
     events: Events = SILENT,
-) -> tuple[Path, tuple[Row, ...]]:
+) -> tuple[Path, tuple[Sample, ...]]:
     """Find the rows of a folder and check all of them.
 
     Every file is read once; where its size and time are those of the manifest, not even that.
@@ -141,7 +141,7 @@ def check_folder(
         raise
     told, untold = _told(root, parts, found, captions)
     rows = tuple(
-        Row(stem, files, told[stem].caption, told[stem].group or stem, told[stem].split)
+        Sample(stem, files, told[stem].caption, told[stem].group or stem, told[stem].split)
         for stem in stems
         if len(files := {part.name: records[path] for part in parts for path in found[part.name].get(stem, ()) if path in records})
         == len(parts)
@@ -157,7 +157,7 @@ def check_folder(
     return root, rows
 
 
-def _files(root: Path, part: Part) -> dict[str, list[str]]:
+def _files(root: Path, part: FilePart) -> dict[str, list[str]]:
     """{stem: paths below the root}; hidden files and folders are left aside."""
     home = next((root / name for name in part.folders if (root / name).is_dir()), root / part.folders[-1])
     found: dict[str, list[str]] = {}
@@ -172,7 +172,7 @@ def _files(root: Path, part: Part) -> dict[str, list[str]]:
 
 
 def _told(
-    root: Path, parts: Sequence[Part], found: Mapping[str, Mapping[str, Sequence[str]]], captions: bool | None
+    root: Path, parts: Sequence[FilePart], found: Mapping[str, Mapping[str, Sequence[str]]], captions: bool | None
 ) -> tuple[dict[str, Told], list[str]]:
     """Captions, groups and splits of all stems, and the problems with them."""
     first = found[parts[0].name]
@@ -200,7 +200,7 @@ def _told(
     return made, problems
 
 
-def _duplicates(rows: Sequence[Row]) -> list[str]:
+def _duplicates(rows: Sequence[Sample]) -> list[str]:
     """Rows whose first part has the same content: they count twice, and may stand on both sides of a split."""
     seen: dict[str, str] = {}
     problems = []
@@ -212,7 +212,7 @@ def _duplicates(rows: Sequence[Row]) -> list[str]:
     return problems
 
 
-def _torn_groups(rows: Sequence[Row]) -> list[str]:
+def _torn_groups(rows: Sequence[Sample]) -> list[str]:
     splits: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         splits[row.group].add(row.split)
@@ -228,7 +228,7 @@ class FolderData:
     """Rows of a checked folder. A kind of data set says how one of them is read (`read`) and what that depends on (`settings`)."""
 
     root: Path
-    content: tuple[Row, ...]
+    content: tuple[Sample, ...]
 
     def __len__(self) -> int:
         return len(self.content)
@@ -238,7 +238,7 @@ class FolderData:
         """Plain values that the tensors of a row depend on, beside its files."""
         return {}
 
-    def read(self, row: Row) -> dict[str, Tensor]:
+    def read(self, row: Sample) -> dict[str, Tensor]:
         """One row as tensors without the dimension of the batch.
 
         Raises:
@@ -272,7 +272,7 @@ class FolderData:
         told = [type(self).__name__, dict(self.settings), [self.identity(self.content[number]) for number in numbers]]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
-    def identity(self, row: Row) -> list[Any]:
+    def identity(self, row: Sample) -> list[Any]:
         """Plain values that a row's tensors depend on, beside the settings."""
         return [row.content]
 
@@ -303,7 +303,7 @@ class FolderData:
             raise InputError(f"data: {self.root} holds all of its rows out; its tables must leave some with the split {TRAIN}")
         return replace(self, content=train), replace(self, content=tuple(row for row in kept if row.group in held))
 
-    def path(self, row: Row, part: str) -> Path:
+    def path(self, row: Sample, part: str) -> Path:
         """Where a row's file lies.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.data.folders import FolderData, Part, Row, check_folder
+from calotype.data.folders import FilePart, FolderData, Sample, check_folder
 from calotype.data.images import read_image
 from calotype.data.manifest import Inspection
 
@@ -24,7 +24,7 @@ def look_at_picture(path: Path) -> Mapping[str, int]:
     return {"height": height, "width": width}
 
 
-PICTURES = Part("image", ("images", "pictures", ""), PICTURE_SUFFIXES, Inspection(look_at_picture, frozenset(("height", "width"))))
+PICTURES = FilePart("image", ("images", "pictures", ""), PICTURE_SUFFIXES, Inspection(look_at_picture, frozenset(("height", "width"))))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,11 +79,11 @@ class PictureFolder(FolderData):
     def settings(self) -> Mapping[str, Any]:
         return {"size": self.size}
 
-    def read(self, row: Row) -> dict[str, Tensor]:
+    def read(self, row: Sample) -> dict[str, Tensor]:
         return {"image": read_image(self.path(row, "image"), size=self.size, name="data").pixels}
 
 
-def _other_sizes(rows: Sequence[Row]) -> list[str]:
+def _other_sizes(rows: Sequence[Sample]) -> list[str]:
     """A line for each row whose picture isn't as large as most are."""
     sizes = [(row.files["image"].metadata["height"], row.files["image"].metadata["width"]) for row in rows]
     usual = max(set(sizes), key=lambda size: (sizes.count(size), size), default=(0, 0))

@@ -30,7 +30,7 @@ from calotype.core.roles import ImageToVideo
 from calotype.core.samplers import sample
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.clip_edits import FPS, ClipEdit, cases
-from calotype.evaluation.experiment import Experiment, Table, pieces
+from calotype.evaluation.experiment import Experiment, ResultTable, pieces
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.anyv2v import AnyV2V
 from calotype.methods.anyv2v.inversion import Inversion
@@ -46,7 +46,7 @@ Maker = Callable[[Sequence[ClipEdit], Events], Clips]
 """Makes the clips of some cases, and tells how many model calls they took."""
 
 
-class EditExperiment(Experiment):
+class ClipEditExperiment(Experiment):
     """Runs variants on cases; inverts each clip once."""
 
     def __init__(self, model: ImageToVideo, settings: AnyV2V, seed: int, events: Events) -> None:
@@ -112,7 +112,7 @@ NO_INJECTION: dict[str, Any] = {"tau_conv": 0.0, "tau_spatial": 0.0, "tau_tempor
 ALWAYS: dict[str, Any] = {"tau_conv": 1.0, "tau_spatial": 1.0, "tau_temporal": 1.0}
 
 
-def rows(test: EditExperiment, some: Sequence[ClipEdit]) -> None:
+def rows(test: ClipEditExperiment, some: Sequence[ClipEdit]) -> None:
     """The method, its baselines and its ablations."""
     test.run("method", "method", some, test.edited())
     test.run("image-to-video", "baseline", some, test.continued())
@@ -125,7 +125,7 @@ def rows(test: EditExperiment, some: Sequence[ClipEdit]) -> None:
     test.run("autoencoder", "ceiling", some, test.autoencoded())
 
 
-def claims(table: Table) -> list[Claim]:
+def claims(table: ResultTable) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over clips."""
 
     return [
@@ -171,7 +171,7 @@ def measure(
         events: hears one step per clip and row.
     """
     settings = dataclasses.replace(settings or AnyV2V.toy(), cache_megabytes=0, rebuild=False)
-    test = EditExperiment(model, settings, seed, events)
+    test = ClipEditExperiment(model, settings, seed, events)
     some = cases(preset, split, seed, count)
     events.stage(f"evaluate {SLUG}", 9 * count)
     rows(test, some)

@@ -30,7 +30,7 @@ from calotype.core.samplers import StepOutput, euler_step, sample
 from calotype.core.timetravel import Reinject, resampling_schedule
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.edit_cases import SIZE, PictureEdit, batches, cases
-from calotype.evaluation.experiment import Experiment, Table
+from calotype.evaluation.experiment import Experiment, ResultTable
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.methods.design_edit import DesignEdit
 from calotype.methods.design_edit.layered import to_cells
@@ -49,7 +49,7 @@ Maker = Callable[[Sequence[PictureEdit], Events], Float[Tensor, "batch 3 size si
 """Makes the raw pictures of some cases."""
 
 
-class EditExperiment(Experiment):
+class PictureEditExperiment(Experiment):
     """Runs variants on cases; inverts each picture once."""
 
     def __init__(self, model: TextToImage, settings: DesignEdit, seed: int, events: Events) -> None:
@@ -183,7 +183,7 @@ def membrane(case: PictureEdit, steps: int = 400) -> Float[Tensor, "3 size size"
     return torch.from_numpy(picture).float()
 
 
-def rows(test: EditExperiment, some: Sequence[PictureEdit]) -> None:
+def rows(test: PictureEditExperiment, some: Sequence[PictureEdit]) -> None:
     """The method, its baselines and its ablations."""
     moves = [case for case in some if case.kind == "move"]
     late = {"fuse": 1.0}
@@ -203,7 +203,7 @@ def rows(test: EditExperiment, some: Sequence[PictureEdit]) -> None:
     test.run("autoencoder", "ceiling", some, test.autoencoded())
 
 
-def claims(table: Table) -> list[Claim]:
+def claims(table: ResultTable) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over scenes."""
 
     of = table.of
@@ -275,7 +275,7 @@ def measure(
         settings: the method; `DesignEdit.toy()` by default.
         events: hears one step per picture.
     """
-    test = EditExperiment(model, settings or DesignEdit.toy(), seed, events)
+    test = PictureEditExperiment(model, settings or DesignEdit.toy(), seed, events)
     some = cases(preset, split, seed, count)
     events.stage(f"evaluate {SLUG}", 12 * len(some) + 2 * count)
     rows(test, some)

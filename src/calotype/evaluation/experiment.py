@@ -31,11 +31,11 @@ class CallCounter(Events):
         self._events.check()
 
 
-class Table:
+class ResultTable:
     """Rows of numbers with those of every scene behind them, so that claims can compare scene by scene.
 
     Example:
-        >>> table = Table()
+        >>> table = ResultTable()
         >>> table.add("method", "method", [{"iou": 0.5}, {"iou": 0.7}])
         >>> table.of("method", "iou"), table.rows[0].metrics["iou"]
         ([0.5, 0.7], 0.6)
@@ -79,7 +79,7 @@ class Table:
         return [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
 
 
-class Experiment(Table):
+class Experiment(ResultTable):
     """Makes a table's rows, and the report of it.
 
     Args:

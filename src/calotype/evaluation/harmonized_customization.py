@@ -28,7 +28,7 @@ import numpy as np
 from calotype.backbones.subject import SubjectToImage
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.base import Evaluation
-from calotype.evaluation.experiment import Experiment, Table, pieces
+from calotype.evaluation.experiment import Experiment, ResultTable, pieces
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.imaging.types import Image
 from calotype.methods.harmonized_customization import HarmonizedCustomization
@@ -166,7 +166,7 @@ def run_rows(test: PoseExperiment, some: Sequence[PoseChange]) -> None:
     test.limit(few)
 
 
-def claims(table: Table) -> list[Claim]:
+def claims(table: ResultTable) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over scenes in which both pictures show a creature."""
 
     def gap(metric: str, ours: str, theirs: str) -> Interval:

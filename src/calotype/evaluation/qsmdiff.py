@@ -29,7 +29,7 @@ from calotype.core.events import SILENT, Events
 from calotype.data.qsm_folder import find_qsm_files
 from calotype.errors import InputError
 from calotype.evaluation.base import Evaluation
-from calotype.evaluation.experiment import Experiment, Table, pieces
+from calotype.evaluation.experiment import Experiment, ResultTable, pieces
 from calotype.evaluation.qsm_baselines import SOLVERS, settings_for, solve
 from calotype.evaluation.qsm_cases import Head, Scan, heads, scan, scan_thick
 from calotype.evaluation.qsm_folders import read_head
@@ -138,7 +138,7 @@ def rows(test: MapExperiment, noise_ppm: float) -> None:
     test.run(f"tv{SLICES}", "baseline", clean, test.interpolated_tv)
 
 
-def claims(table: Table, noise_ppm: float = NOISE_PPM) -> list[Claim]:
+def claims(table: ResultTable, noise_ppm: float = NOISE_PPM) -> list[Claim]:
     """Each claim must hold at the unfavourable end of its 90 % bootstrap interval over brains."""
     clean, turned = f"@noise-{CLEAN_PPM:g}", f"@tilt-{TILT_DEGREES:g}"
 

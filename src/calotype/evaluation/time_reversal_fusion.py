@@ -26,7 +26,7 @@ from calotype.core.roles import ImageToVideo
 from calotype.core.timetravel import Reinject
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.baselines import cross_fade, cut, image_to_video
-from calotype.evaluation.experiment import CallCounter, Experiment, Table, pieces
+from calotype.evaluation.experiment import CallCounter, Experiment, ResultTable, pieces
 from calotype.evaluation.pairs import FRAMES, SIZE, Pair, at_end, bank_of, directed_twin, symmetric_pairs
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.imaging.types import Image, Video
@@ -171,7 +171,7 @@ def exact_model(pair: Pair, bank: int = EXACT_BANK) -> ExactImageToVideo:
     return ExactImageToVideo([bank_of(pair, thing, bank, seed=0) for thing in (first, at_end(first))])
 
 
-def claims(table: Table, exact: bool = False) -> list[Claim]:
+def claims(table: ResultTable, exact: bool = False) -> list[Claim]:
     """The claims, with bars fixed beforehand; each is decided by the 90 % bootstrap interval over scenes (the limit: 95 %).
 
     The exact model answers for T1 only: it is told no motion bucket, so its things may go as slowly as they need to.
@@ -203,7 +203,7 @@ def claims(table: Table, exact: bool = False) -> list[Claim]:
     ]
 
 
-def notes(table: Table) -> list[str]:
+def notes(table: ResultTable) -> list[str]:
     """What the table says about re-injection, whichever way it comes out."""
     lines = []
     for at, where in (("", "on the trained model"), ("@exact", "on the exact model")):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calotype.core.artifacts import CheckpointFolder, DatasetFolder, Ledger, Points, Pose, Report, Table
+from calotype.core.artifacts import CheckpointFolder, DatasetFolder, HtmlReport, Ledger, Points, Pose, Table
 from calotype.core.untrusted import listed, number, short, text, whole
 from calotype.data import as_mask, contact_sheet, read_image, read_video, read_volume
 from calotype.data.masks import mask_reading
@@ -146,7 +146,7 @@ KINDS: Mapping[str, ArtifactKind] = {
         VIDEO,
         VOLUME,
         text_kind("table", "a table", ".csv", lambda table: f"{len(table.columns)} columns of {len(table.rows)}", Table),
-        text_kind("report", "a report", ".html", lambda report: f"{len(report.html)} characters", Report),
+        text_kind("report", "a report", ".html", lambda report: f"{len(report.html)} characters", HtmlReport),
         text_kind("points", "a table of points", ".points.csv", lambda points: f"{len(points.coordinates)} points", Points),
         text_kind("pose", "a pose", ".pose.json", lambda pose: "4x4 matrix", Pose),
         text_kind("ledger", "a ledger", ".jsonl", lambda ledger: f"{len(ledger.entries)} entries", Ledger),

@@ -66,7 +66,7 @@ class InBothRuns:
         return torch.cat([self.guidance.combine(one, sigma) for one in found])
 
 
-class WordMaps:
+class PromptWordMaps:
     """A reducer like `TokenMaps` that averages over the tokens of one word, which stands at other places in each picture's prompt.
 
     Args:
@@ -108,7 +108,7 @@ class Swapping:
     auxiliary_words: Sequence[Sequence[int]] = ()
     hidden_words: Float[Tensor, "batch 1 length"] | None = None
     """For a visual-only condition that is the whole one with its words masked: 1 for each key that is left out."""
-    _maps: dict[str, WordMaps] = field(init=False, default_factory=dict)
+    _maps: dict[str, PromptWordMaps] = field(init=False, default_factory=dict)
     _held: list[Rule] = field(init=False, default_factory=list)
     _seen: bool = field(init=False, default=False)
 
@@ -123,7 +123,7 @@ class Swapping:
             return
         chosen = self._map_sites()
         for run, words in ((MAIN, self.main_words), (AUXILIARY, self.auxiliary_words)):
-            self._maps[run] = WordMaps(words)
+            self._maps[run] = PromptWordMaps(words)
             self.control.add(Capture(what="probs", select=chosen, rows=f"cond:{run}", reduce=self._maps[run]))
 
     @property

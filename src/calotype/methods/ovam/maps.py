@@ -25,7 +25,7 @@ SCORES_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class AttentionLayer:
     """The queries of one cross-attention layer at every noise level."""
 
     name: str
@@ -57,7 +57,9 @@ class Attended:
         return self.sums.numel() * self.sums.element_size() / 1e6
 
 
-def attend(layer: Layer, keys: Float[Tensor, "batch heads tokens width"], allowed: Bool[Tensor, "batch tokens"] | None = None) -> Attended:
+def attend(
+    layer: AttentionLayer, keys: Float[Tensor, "batch heads tokens width"], allowed: Bool[Tensor, "batch tokens"] | None = None
+) -> Attended:
     """Softmax over the tokens at each pixel, summed over noise levels, in float32.
 
     Args:
@@ -66,7 +68,7 @@ def attend(layer: Layer, keys: Float[Tensor, "batch heads tokens width"], allowe
         allowed: which tokens take part; all if None.
 
     Example:
-        >>> layer = Layer("up", (1, 2), torch.zeros(3, 1, 4, 2, 8))
+        >>> layer = AttentionLayer("up", (1, 2), torch.zeros(3, 1, 4, 2, 8))
         >>> attend(layer, torch.zeros(1, 4, 2, 8)).sums[0, 0].tolist()
         [[[1.5, 1.5]], [[1.5, 1.5]]]
     """
@@ -129,7 +131,7 @@ def resize(maps: Float[Tensor, "batch channels height width"], size: tuple[int, 
 
 
 def key_rows(
-    projections: Mapping[str, torch.nn.Module], layers: Sequence[Layer], embeddings: Float[Tensor, "batch tokens channels"]
+    projections: Mapping[str, torch.nn.Module], layers: Sequence[AttentionLayer], embeddings: Float[Tensor, "batch tokens channels"]
 ) -> list[Float[Tensor, "batch heads tokens width"]]:
     """The keys that each layer makes of token embeddings.
 

@@ -21,7 +21,7 @@ from calotype.core.offload import awake
 from calotype.core.roles import BranchedDenoiser, HasAttention
 from calotype.errors import InputError
 from calotype.imaging.types import Image
-from calotype.methods.ovam.maps import Attended, Layer, attend, in_prompt, key_rows, open_vocabulary, resize
+from calotype.methods.ovam.maps import Attended, AttentionLayer, attend, in_prompt, key_rows, open_vocabulary, resize
 from calotype.methods.ovam.words import TokenQuery, WatchedModel, ask, competing_rows, places_in_prompt, whole_prompts
 
 
@@ -36,7 +36,7 @@ class AttentionQueries:
     prompts: tuple[str, ...]
     """What the network was told, one per picture."""
     latent_size: tuple[int, int]
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[AttentionLayer, ...] = ()
     """Empty if only the answers to known questions were kept."""
     answers: tuple[tuple[TokenQuery, tuple[Attended, ...]], ...] = ()
     received: Float[Tensor, "batch height width"] | None = None
@@ -68,7 +68,7 @@ class AttentionQueries:
             self.pictures[chosen],
             tuple(self.prompts[row] for row in chosen),
             self.latent_size,
-            tuple(Layer(layer.name, layer.grid, layer.queries[:, chosen]) for layer in self.layers),
+            tuple(AttentionLayer(layer.name, layer.grid, layer.queries[:, chosen]) for layer in self.layers),
             received=None if self.received is None else self.received[chosen],
         )
 
@@ -164,7 +164,9 @@ def prompt_question(look: AttentionQueries) -> TokenQuery:
     return whole_prompts(look.model, look.prompts, (int(height), int(width)))
 
 
-def word_keys(model: HasAttention, layers: Sequence[Layer], question: TokenQuery) -> list[Float[Tensor, "batch heads tokens width"]]:
+def word_keys(
+    model: HasAttention, layers: Sequence[AttentionLayer], question: TokenQuery
+) -> list[Float[Tensor, "batch heads tokens width"]]:
     """The keys that the network's layers make of the question's tokens; its weights must be where it computes."""
     modules: dict[str, Any] = {layer.name: model.unet.get_submodule(layer.name) for layer in layers}
     projections = {name: module.to_k for name, module in modules.items()}
@@ -222,7 +224,7 @@ class Watch:
         self, pictures: Float[Tensor, "batch 3 height width"], prompts: Sequence[str], latent_size: tuple[int, int]
     ) -> AttentionQueries:
         """What was seen, with the pictures that it belongs to."""
-        layers: list[Layer] = []
+        layers: list[AttentionLayer] = []
         answers: list[tuple[TokenQuery, tuple[Attended, ...]]] = []
         if self.questions:
             answers = [(sums.question, sums.attended()) for sums in self.sums]
@@ -233,7 +235,7 @@ class Watch:
                 if site.grid is None or not steps:
                     raise InputError(f"the layer {name} has no grid of pixels; choose other factors")
                 # Taken out one by one, so that the stack doesn't hold everything twice.
-                layers.append(Layer(name, site.grid, torch.stack([capture.tensors.pop((name, step)) for step in steps])))
+                layers.append(AttentionLayer(name, site.grid, torch.stack([capture.tensors.pop((name, step)) for step in steps])))
         return AttentionQueries(self.model, pictures.cpu(), tuple(prompts), latent_size, tuple(layers), tuple(answers), self._received())
 
     def _received(self) -> Tensor | None:
@@ -281,7 +283,7 @@ class QuestionSums:
         """Take the queries [1, heads, pixels, width] of one row."""
         if site.grid is None:
             raise InputError(f"the layer {site.name} has no grid of pixels; choose other factors")
-        layer = Layer(site.name, site.grid, values[None])
+        layer = AttentionLayer(site.name, site.grid, values[None])
         if site.name not in self._keys:
             with torch.no_grad():
                 self._keys[site.name] = word_keys(self.model, [layer], self.question)[0]
