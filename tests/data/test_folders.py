@@ -202,9 +202,16 @@ def test_the_fingerprint_is_that_of_what_is_trained_on(pictures: Path, tmp_path:
     assert len({data.fingerprint, *others}) == 6
 
 
+class Numbers(FolderData):
+    """Rows that hold their numbers."""
+
+    def read(self, row: Sample) -> dict[str, torch.Tensor]:
+        return {"number": torch.tensor(int(row.stem))}
+
+
 def rows_of_groups(groups: list[str], splits: list[str] | None = None) -> FolderData:
     record = FileRecord("x", 1, 1, "0" * 64)
-    return FolderData(
+    return Numbers(
         root=Path("data"),
         content=tuple(Sample(str(n), {"image": record}, "", group, (splits or [""] * len(groups))[n]) for n, group in enumerate(groups)),
     )

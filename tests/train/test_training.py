@@ -123,6 +123,18 @@ def test_training_begins_with_a_checkpoint(maps: Path, straight: Path, tmp_path:
         QSMDiffTraining(**{**SMALL, "channels": (16, 16)})(maps, tmp_path / "other", model=straight, budget="1steps", device="cpu")
 
 
+def test_a_training_cannot_begin_with_what_means_something_else(maps: Path, straight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "other"
+    with pytest.raises(InputError, match="toy-vae is of the role Autoencoder; a prior begins with a VolumePrior"):
+        QSMDiffTraining(**SMALL)(maps, out, model="toy-vae", budget="1steps", device="cpu")
+    with pytest.raises(InputError, match="has prediction v_prediction, and epsilon was asked for"):
+        QSMDiffTraining(**SMALL, prediction="epsilon")(maps, out, model=straight, budget="1steps", device="cpu")
+    assert not out.exists()
+    heard = Recorder()
+    QSMDiffTraining(**SMALL, scale=0.1).check_start(straight, heard)
+    assert heard.notes == ["the checkpoint to begin with knows scale 0.05, and learns 0.1 from here on"]
+
+
 def test_every_problem_of_the_data_is_told_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = tmp_path / "maps", tmp_path / "prior"
     folder.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -37,7 +38,7 @@ class Observer(Protocol):
         ...
 
 
-class DiffusionModel:
+class DiffusionModel(ABC):
     """Base of the two diffusion roles. Holds networks, changes nothing about them."""
 
     role: str
@@ -172,8 +173,8 @@ class DiffusionModel:
             self.observer.end(x0)
         return x0
 
-    def _network(self, model_input: Tensor, timestep: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _network(self, model_input: Tensor, timestep: Tensor, tensors: Mapping[str, Tensor]) -> Tensor: ...
 
 
 class BranchDenoiser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -72,18 +73,18 @@ class SubjectDiffusion(StableDiffusion):
         self.begin = begin
 
     @property
+    @abstractmethod
     def num_visual_rows(self) -> int:
         """How many visual rows a subject has."""
-        raise NotImplementedError
 
     @property
     def text_length(self) -> int:
         """Rows of a whole conditioning, the visual ones included."""
         return int(self.modules["text_encoder"].config.max_position_embeddings)
 
+    @abstractmethod
     def subject_rows(self, subject: Image, word: str) -> Float[Tensor, "1 rows width"]:
         """The visual rows of a subject that is called `word`."""
-        raise NotImplementedError
 
     def piece_ids(self, pieces: Sequence[str]) -> list[list[int]]:
         """The token ids of each word or mark, without start and end."""

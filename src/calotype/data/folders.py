@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -224,7 +225,7 @@ def _torn_groups(rows: Sequence[Sample]) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FolderData:
+class FolderData(ABC):
     """Rows of a checked folder. A kind of data set says how one of them is read (`read`) and what that depends on (`settings`)."""
 
     root: Path
@@ -238,13 +239,13 @@ class FolderData:
         """Plain values that the tensors of a row depend on, beside its files."""
         return {}
 
+    @abstractmethod
     def read(self, row: Sample) -> dict[str, Tensor]:
         """One row as tensors without the dimension of the batch.
 
         Raises:
             InputError: a file changed since it was checked.
         """
-        raise NotImplementedError
 
     def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The rows of these numbers, stacked; on the CPU, and always the same.

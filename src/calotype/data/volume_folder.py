@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -55,18 +55,9 @@ class VolumeFile:
 class Volumes(Protocol):
     """Volumes by number: [x, y, z], 0 outside their mask, each side at least a window's."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all their values."""
-        ...
-
     def __len__(self) -> int: ...
 
     def __getitem__(self, number: int) -> Float[Tensor, "x y z"]: ...
-
-    def split(self, share: float, seed: int = 0) -> tuple[Self, Self]:
-        """Those for training, and about `share` of them to be held out."""
-        ...
 
 
 def find_volumes(folder: str | os.PathLike[str]) -> tuple[VolumeFile, ...]:
@@ -239,19 +230,9 @@ class VolumeWindows:
     def __len__(self) -> int:
         return COUNT
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the volumes' values."""
-        return self.volumes.fingerprint
-
     def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """`maps`: [rows, 1, x, y, z] float32, in the volumes' unit."""
         return {"maps": torch.stack([self._cut(row) for row in indices])[:, None]}
-
-    def split(self, share: float, seed: int = 0) -> tuple[VolumeWindows, VolumeWindows]:
-        """Windows of the volumes for training, and of those that are held out."""
-        train, held_out = self.volumes.split(share, seed)
-        return VolumeWindows(train, self.window, stream=(0, seed)), VolumeWindows(held_out, self.window, stream=(1, seed))
 
     def _cut(self, row: int) -> Float[Tensor, "x y z"]:
         """Window number `row`; its middle lies in the mask."""
@@ -266,6 +247,25 @@ class VolumeWindows:
                 break
         part = volume[tuple(slice(first, first + side) for first, side in zip(corner, window, strict=True))].float()
         return part.flip(0) if mirrored < 0.5 else part
+
+
+class FolderWindows(VolumeWindows):
+    """Windows of a folder's volumes, as a `calotype.data.folders.DataSet`."""
+
+    volumes: VolumeFolder
+
+    def __init__(self, volumes: VolumeFolder, window: tuple[int, int, int], *, stream: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(volumes, window, stream=stream)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the volumes' values."""
+        return self.volumes.fingerprint
+
+    def split(self, share: float, seed: int = 0) -> tuple[FolderWindows, FolderWindows]:
+        """Windows of the volumes for training, and of those that are held out."""
+        train, held_out = self.volumes.split(share, seed)
+        return FolderWindows(train, self.window, stream=(0, seed)), FolderWindows(held_out, self.window, stream=(1, seed))
 
 
 class _Counted(Events):

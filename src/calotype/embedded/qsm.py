@@ -33,15 +33,6 @@ class Brains:
     def __getitem__(self, number: int) -> Float[Tensor, "x y z"]:
         return self.chunks.rows([number])["maps"][0]
 
-    @property
-    def fingerprint(self) -> str:
-        """What they are made from."""
-        return f"brains-{self.key}-{self.brains}-{self.spacing}"
-
-    def split(self, share: float, seed: int = 0) -> tuple[Brains, Brains]:
-        """The world's own splits are used instead."""
-        raise NotImplementedError
-
     def _make(self, first: int, count: int) -> dict[str, Tensor]:
         split, seed = self.key
         maps = [sample_brain(split=split, seed=seed, index=first + i, spacing=self.spacing).susceptibility for i in range(count)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.report import Report
 
 
-class Evaluation:
+class Evaluation(ABC):
     """Base of every evaluation. Subclasses are `@dataclass(frozen=True, kw_only=True)`.
 
     The fields, each with a default and a docstring below it, are the flags that `calotype eval NAME` takes beside those of every evaluation
@@ -24,13 +25,14 @@ class Evaluation:
     quick_count: ClassVar[int]
     """Scenes of a quick look."""
 
-    def check(self, *, count: int | None, record: bool) -> None:
+    def check(self, *, count: int | None, record: bool) -> None:  # noqa: B027 - a hook that may stay empty
         """A last look at what was asked for, before anything is loaded.
 
         Raises:
             InputError: it doesn't fit together.
         """
 
+    @abstractmethod
     def __call__(
         self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
     ) -> Report:
@@ -49,7 +51,6 @@ class Evaluation:
         Raises:
             MissingError: the embedded checkpoint is missing.
         """
-        raise NotImplementedError
 
     def record(self, report: Report, *, command: str) -> None:
         """Write what `--record` writes: the files that the docs' tables are made from.

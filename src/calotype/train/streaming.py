@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -99,7 +100,7 @@ def stream(
         yield batch
 
 
-class StreamedSource:
+class StreamedSource(ABC):
     """A `Source` of a data set's rows: read ahead by workers in training, and when they are asked for otherwise.
 
     A recipe's source is a subclass that makes the trainee's inputs of them (`inputs`).
@@ -117,9 +118,9 @@ class StreamedSource:
         self._next: tuple[int, int, tuple[int, ...]] | None = None
         """Seed, step and places of the batch that comes next."""
 
+    @abstractmethod
     def inputs(self, rows: dict[str, Tensor], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """What the trainee takes, on the CPU or the device; `rows` has `row` beside what the data set gives."""
-        raise NotImplementedError
 
     def batch(self, rows: Sequence[int], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """See `calotype.train.recipe.Source`."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(ABC):
     """Base of every training. Subclasses are `@dataclass(frozen=True, kw_only=True)` beside their method.
 
     The fields (with the docstring below each) are the only source of the command line's flags and of the record; presets are class methods
@@ -72,36 +73,43 @@ class Training:
             learning_rate=self.learning_rate, warm_learning_rate=self.learning_rate / 2, ema_decay=self.ema_decay,
         )  # fmt: skip
 
+    @abstractmethod
     def data_set(self, data: Path, kept: Path) -> DataSet:
         """The user's data. `kept` is a folder for what is worth keeping of them; it isn't made before something is.
 
         Raises:
             InputError: there are none, or (as `DataError`) some can't be used.
         """
-        raise NotImplementedError
 
-    def check(self, data: Any, events: Events = SILENT) -> None:
+    def check(self, data: Any, events: Events = SILENT) -> None:  # noqa: B027 - a hook that may stay empty
         """Look through all that `data_set` gave, where opening it didn't; done before a new training alone.
 
         Raises:
             DataError: something in it can't be used; it has a line for each problem.
         """
 
+    def check_start(self, start: Path, events: Events = SILENT) -> None:  # noqa: B027 - as `check`
+        """Look at the checkpoint to begin with, before anything is made.
+
+        Raises:
+            InputError: this training can't begin with it.
+        """
+
+    @abstractmethod
     def build(self, *, seed: int, start: Path | None = None) -> nn.Module:
         """What is trained, from `seed` or from a checkpoint folder. See `calotype.train.loop.Trainer`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def source(self, trainee: Any, data: Any, device: str) -> Source:
         """Batches of a data set's rows on a device."""
-        raise NotImplementedError
 
     def draw(self, trainee: Any, source: Any, path: Path) -> list[Path]:
         """Draw what the trainee can do today; the files that were written."""
         return []
 
+    @abstractmethod
     def write(self, trainee: Any, folder: Path) -> None:
         """Write the checkpoint that `calotype.load` reads into an empty folder."""
-        raise NotImplementedError
 
     def __call__(
         self,
@@ -150,6 +158,8 @@ class Training:
         }  # fmt: skip
         known = _facts(target)
         if known is None:
+            if start is not None:
+                self.check_start(start, events)
             self.check(found, events)
         else:
             _refuse_other(target, known, wanted)

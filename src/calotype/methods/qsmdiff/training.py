@@ -22,7 +22,7 @@ from calotype.backbones.volume_network import VolumeNetwork, load_part, monai_un
 from calotype.core.denoiser import Preconditioner, Rates
 from calotype.core.events import SILENT, Events
 from calotype.core.schedule import VPSchedule
-from calotype.data.volume_folder import VolumeFolder, VolumeWindows
+from calotype.data.volume_folder import FolderWindows, VolumeFolder, VolumeWindows
 from calotype.data.volumes import masked_values, volume_mask
 from calotype.errors import InputError
 from calotype.imaging.types import Volume
@@ -163,27 +163,35 @@ class QSMDiffTraining(Training):
         often = min(64, self.held_out_windows)
         return replace(numbers, optimizer=self.optimizer, held_out=self.held_out_windows, held_out_often=often, held_out_seed=7005)
 
-    def data_set(self, data: Path, kept: Path) -> VolumeWindows:
+    def data_set(self, data: Path, kept: Path) -> FolderWindows:
         """Windows of the maps of a folder."""
         key = repr((self.spacing, self.window, self.map_unit, self.limit))
-        return VolumeWindows(VolumeFolder(data, self._prepared, kept=kept, key=key), self.window)
+        return FolderWindows(VolumeFolder(data, self._prepared, kept=kept, key=key), self.window)
 
-    def check(self, data: VolumeWindows, events: Events = SILENT) -> None:
+    def check(self, data: FolderWindows, events: Events = SILENT) -> None:
         """Read every map."""
-        if isinstance(data.volumes, VolumeFolder):
-            data.volumes.check(events)
-            maps, subjects = len(data.volumes), len(data.volumes.groups)
-            events.note(f"{maps} maps of {subjects} subjects; about {max(1, round(self.held_out_share * subjects))} of these are held out")
+        data.volumes.check(events)
+        maps, subjects = len(data.volumes), len(data.volumes.groups)
+        events.note(f"{maps} maps of {subjects} subjects; about {max(1, round(self.held_out_share * subjects))} of these are held out")
+
+    def check_start(self, start: Path, events: Events = SILENT) -> None:
+        """Refuse another kind of model, another network and another prediction; tell another scale or voxel size."""
+        checkpoint = open_checkpoint(start)
+        if checkpoint.role != "VolumePrior":
+            raise InputError(f"{start.name} is of the role {checkpoint.role}; a prior begins with a VolumePrior, such as toy-qsm")
+        found = read_json(checkpoint.parts["unet"].folder / "config.json")
+        found["prediction"] = read_json(start / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+        for name, value in {**self.network(), "prediction": self.prediction}.items():
+            if found.get(name) != value:
+                raise InputError(f"the checkpoint to begin with has {name} {found.get(name)}, and {value} was asked for")
+        for name, value in (("scale", self.scale), ("spacing", list(self.spacing))):
+            if checkpoint.index.get(name) != value:
+                events.note(f"the checkpoint to begin with knows {name} {checkpoint.index.get(name)}, and learns {value} from here on")
 
     def build(self, *, seed: int, start: Path | None = None) -> TraineeQSM:
         """The network, from an exported folder or from random weights."""
         if start is not None:
-            part = open_checkpoint(start).parts["unet"]
-            found = read_json(part.folder / "config.json")
-            for name, value in self.network().items():
-                if found.get(name) != value:
-                    raise InputError(f"the checkpoint to begin with has {name} {found.get(name)}, and {value} was asked for")
-            return TraineeQSM(load_part(part, self.patch_size), self.prediction)
+            return TraineeQSM(load_part(open_checkpoint(start).parts["unet"], self.patch_size), self.prediction)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return TraineeQSM(VolumeNetwork(monai_unet(self.network()), self.patch_size), self.prediction)
