@@ -88,7 +88,8 @@ def test_ten_faults_give_ten_lines(tmp_path: Path) -> None:
     lines = caught.value.problems
     expected = [
         "p1: no mask", "p2.png: 24x24, its image has 20x24", "p3.png: no foreground", "p4.png: 2.. different values",
-        "p5.png: .*(truncated|damaged)", "p6.png: 3 channels, the others have 1", "p7.jpg: .*JPEG", "p8.png: the same content as images/p0.png",
+        "p5.png: .*(truncated|damaged)", "p6.png: 3 channels, the others have 1", "p7.jpg: .*JPEG",
+        "p8.png: the same content as images/p0.png",
         "p9.png: 20x18, smaller than the window of 20x20", "p10.png: .*colours", "group anna: it is in 2 splits",
     ]  # fmt: skip
     for pattern in expected:
