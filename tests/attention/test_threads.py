@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -101,3 +102,33 @@ def test_rules_act_when_a_backward_pass_runs_the_network_again() -> None:
         return found
 
     assert torch.allclose(gradient(True), gradient(False), atol=1e-5)
+
+
+def test_a_call_of_another_thread_while_the_hooks_go_on_and_off() -> None:
+    """torch stores a hook, and that it wants the keywords, in two steps; a call may come in between."""
+    model, others = network("sd"), []
+
+    class Between(OrderedDict[int, bool]):
+        """The second step, with a call in another thread before the note is made, and after it is gone."""
+
+        def __setitem__(self, key: int, value: bool) -> None:
+            beside()
+            super().__setitem__(key, value)
+
+        def __delitem__(self, key: int) -> None:
+            super().__delitem__(key)
+            beside()
+
+    def beside() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            others.append(pool.submit(call, "sd", model, 1).result(timeout=60))
+
+    plain, kept = untouched("sd", 1), model._forward_pre_hooks_with_kwargs
+    model._forward_pre_hooks_with_kwargs = Between()
+    try:
+        with AttentionControl(model):
+            pass
+    finally:
+        model._forward_pre_hooks_with_kwargs = kept
+    assert others
+    assert all(torch.allclose(output, plain, atol=1e-5) for output in others)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import nan
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -268,7 +268,8 @@ class AttentionControl:
 
         self._hooks.append(self.model.get_submodule(rule.module).register_forward_hook(act))
 
-    def _before_call(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _before_call(self, module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any] = MappingProxyType({})) -> None:
+        # Another thread's call, beside which this hook is put on or taken off, may come without its keywords.
         if not self.acts_here():
             return
         sample = next((value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor)), None)

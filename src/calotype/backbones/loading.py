@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
@@ -102,7 +103,7 @@ def _load_located(located: Located, placement: Placement, options: Mapping[str, 
 
 
 def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> Any:
-    """Borrow a diffusers pipeline's networks."""
+    """Borrow a diffusers pipeline's networks. A tokenizer has a state that its calls change, so its copy is taken."""
     layout = next((layout for base in type(pipeline).__mro__ if (layout := pipeline_layout(base.__name__)) is not None), None)
     if layout is None:
         raise InputError(
@@ -115,9 +116,12 @@ def _from_pipeline(pipeline: Any, options: Mapping[str, int | None]) -> Any:
     problem = layout.problem(config, {})
     if problem:
         raise InputError(f"the {type(pipeline).__name__} object {problem}")
+    modules = {name: parts[name] for name in networks} | {name: copy.deepcopy(parts[name]) for name in tokenizers}
+    with refusing(f"the {type(pipeline).__name__}'s tokenizers", "load it anew"):
+        _fit_tokenizers(modules)
     components = Components(
         source=CheckpointSource(str(config.get("_name_or_path") or layout.class_name), None, None, "as its source says"),
-        modules={name: parts[name] for name in networks + tokenizers},
+        modules=modules,
         device=torch.device(pipeline._execution_device),
         index=config,
         scheduler=_stated(pipeline.scheduler.config),
@@ -169,7 +173,7 @@ def _fit_tokenizers(modules: Mapping[str, Any]) -> None:
             raise InputError(f"{name}/tokenizer_config.json says model_max_length {length!r}; it must be 3 or more: {REMEDY}")
         tokenizer.model_max_length = int(min(length, config.max_position_embeddings))
         # Tried once: a tokenizer can be whole and still lack what it pads with.
-        tokenizer([""], padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
+        tokenizer.pad(tokenizer([""]), padding="max_length", max_length=tokenizer.model_max_length)
         if len(tokenizer) > config.vocab_size:
             raise InputError(f"{name} has {len(tokenizer)} tokens and its text encoder knows {config.vocab_size}; {REMEDY}")
 

@@ -14,11 +14,13 @@ from calotype.errors import one_line, refuse_half_characters
 logger = logging.getLogger(__name__)
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids padded to the tokenizer's length, [prompts, length]; a prompt that is too long is cut and a warning logged.
+def tokenize(tokenizer: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Token ids padded to the tokenizer's length, and which of them are the prompt's. What is too long is cut, and a warning logged.
+
+    The tokenizer cuts and pads by a state of its own, which calls from two threads change under each other; so that is done here.
 
     Returns:
-        int64 on the CPU.
+        Two tensors [prompts, length], int64 on the CPU.
 
     Raises:
         InputError: a prompt is no text.
@@ -26,26 +28,25 @@ def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     for prompt in prompts:
         refuse_half_characters(prompt, "prompt")
     length = tokenizer.model_max_length
-    ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    for prompt, full in zip(prompts, tokenizer(list(prompts), verbose=False).input_ids, strict=True):
+    ids = torch.full((len(prompts), length), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, full in enumerate(tokenizer(list(prompts), verbose=False).input_ids):
         if len(full) > length:
             lost = one_line(tokenizer.decode(full[length - 1 : -1]), 200)
-            shown = one_line(prompt, 80)
+            shown = one_line(prompts[row], 80)
             logger.warning("the prompt %r has %d tokens and the text encoder reads %d: %r is left out", shown, len(full), length, lost)
-    return torch.as_tensor(ids)
+            full = [*full[: length - 1], full[-1]]
+        ids[row, : len(full)] = torch.tensor(full)
+        mask[row, : len(full)] = 1
+    return ids, mask
 
 
 def encode_prompts(tokenizer: Any, encoder: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
     """The encoder's last hidden state, [prompts, length, width] (SD 1.x, SD 2.x, toy models)."""
-    ids = token_ids(tokenizer, prompts)
-    mask = None
-    if getattr(encoder.config, "use_attention_mask", False):
-        length = tokenizer.model_max_length
-        mask = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").attention_mask.to(
-            device
-        )
+    ids, mask = tokenize(tokenizer, prompts)
+    seen = mask.to(device) if getattr(encoder.config, "use_attention_mask", False) else None
     with torch.no_grad():
-        states: Tensor = encoder(ids.to(device), attention_mask=mask)[0]
+        states: Tensor = encoder(ids.to(device), attention_mask=seen)[0]
     return states
 
 
@@ -53,5 +54,5 @@ def encode_prompts_penultimate(tokenizer: Any, encoder: Any, prompts: Sequence[s
     """The last but one hidden state, [prompts, length, width], and the encoder's first output, which is the pooled projection
     [prompts, width] for an encoder that has one (SDXL)."""
     with torch.no_grad():
-        output = encoder(token_ids(tokenizer, prompts).to(device), output_hidden_states=True)
+        output = encoder(tokenize(tokenizer, prompts)[0].to(device), output_hidden_states=True)
     return output.hidden_states[-2], output[0]

@@ -18,7 +18,7 @@ from torch import nn
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import mapping, parse_json
 from calotype.data.folders import DataSet
-from calotype.data.manifest import NAME
+from calotype.data.manifest import NAME, refuse_inside
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, json_line, write_json
 from calotype.train.budget import Budget
@@ -45,6 +45,9 @@ class Training(ABC):
     """Of the method whose checkpoints it makes."""
     presets: ClassVar[tuple[str, ...]] = ()
     """Class methods that return a ready-made configuration; the first one is the default. Without any, the fields' defaults are."""
+    folders: ClassVar[tuple[str, ...]] = ()
+    """Fields that are further data folders, "" where none is given. `data_set` reads them, and its fingerprint covers what they hold; where
+    they lie may change between two starts of a training, as with `data`."""
 
     batch_size: int = 16
     """Samples of a step."""
@@ -149,11 +152,14 @@ class Training(ABC):
         target, asked = Path(out).expanduser(), Budget.parse(budget)
         accelerator = accelerator_for(device)
         folder = Path(data).expanduser()
+        further = {name: Path(getattr(self, name)).expanduser() for name in self.folders if getattr(self, name)}
+        for place in (folder, *further.values()):
+            refuse_inside(target, place)
         found = self.data_set(folder, target / RUN / "data")
         parts = found.split(self.held_out_share, SPLIT_SEED)
         start = _start(model)
         wanted = {
-            "method": self.slug, "settings": json.loads(json_line(dataclasses.asdict(self))), "seed": seed, "data": found.fingerprint,
+            "method": self.slug, "settings": self._recorded(), "seed": seed, "data": found.fingerprint,
             "model": None if start is None else _mark(start),
         }  # fmt: skip
         known = _facts(target)
@@ -173,7 +179,11 @@ class Training(ABC):
             if accelerator.is_main_process and known is None:
                 if start is not None:
                     _pin(start, target / RUN / "start")
-                about = {"files": str(folder), "model_name": None if model is None else os.fspath(model)}
+                about = {
+                    "files": str(folder),
+                    **{name: str(place) for name, place in further.items()},
+                    "model_name": None if model is None else os.fspath(model),
+                }
                 write_json(target / METADATA, {"status": "begun", **wanted, **about, "budget": str(asked)})
             accelerator.wait_for_everyone()
             settings = self.settings()
@@ -189,6 +199,11 @@ class Training(ABC):
                 events.stage(f"write {target.name}")
                 self._finish(fitted, target, asked)
         return target
+
+    def _recorded(self) -> dict[str, Any]:
+        """The fields as JSON has them, without folders."""
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in self.folders}
+        return mapping(json.loads(json_line(values)), "settings")
 
     def _finish(self, fitted: TrainResult, target: Path, budget: Budget) -> None:
         """Put the checkpoint beside its training: parts first, then what names them."""
