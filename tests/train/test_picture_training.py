@@ -59,7 +59,7 @@ class FlowTraining(Training):
     def check(self, data: PictureFolder, events: object = None) -> None:
         pass
 
-    def build(self, *, seed: int, start: Path | None = None) -> Flow:
+    def build(self, data: Any, *, seed: int, start: Path | None = None) -> Flow:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return Flow()
