@@ -98,6 +98,11 @@ def test_synthetic_pictures_are_mixed_in_and_never_held_out(data: Path, tmp_path
     assert "6 pictures of 3 patients" in heard.notes[0]
     out = training(data, tmp_path / "out", budget="2steps", device="cpu")
     assert json.loads((out / "training.json").read_text())["synthetic"] == str(made)
+    limited = SegmenterTraining(**SMALL, synthetic=str(made), intensity=(10.0, 200.0)).data_set(data, tmp_path / "kept")
+    assert [part.pictures.intensity.low for part in limited.parts] == [10.0, 10.0]
+    deep = write_segmentation(tmp_path / "deep", [Pair(f"d{i}", torch.rand(1, 20, 20), torch.eye(20).long()) for i in range(2)], depth=16)
+    limited = SegmenterTraining(**SMALL, synthetic=str(made), intensity=(10.0, 60000.0)).data_set(deep, tmp_path / "kept-deep")
+    assert [(part.pictures.intensity.depth, part.pictures.intensity.high) for part in limited.parts] == [(16, 60000.0), (8, 255.0)]
     coloured_ones = folder(tmp_path / "colour", seed=8, channels=3)
     with pytest.raises(InputError, match="its pictures have 3 channels, and those of data 1"):
         SegmenterTraining(**SMALL, synthetic=str(coloured_ones)).data_set(data, tmp_path / "kept")

@@ -166,7 +166,8 @@ class SegmenterTraining(Training):
         Raises:
             InputError: the synthetic pictures have other channels.
         """
-        real = self._folder(data, kept / NAME)
+        limits = (self.intensity[0], self.intensity[1]) if self.intensity else None
+        real = self._folder(data, kept / NAME, classes=self.classes or None, intensity=limits)
         windows = SegmentationWindows(real, self.window)
         if not self.synthetic:
             return windows
@@ -178,12 +179,10 @@ class SegmenterTraining(Training):
             further = replace(further, intensity=real.intensity)
         return MixedData((windows, SegmentationWindows(further, self.window)), self.ratio)
 
-    def _folder(self, folder: Path, manifest: Path, classes: tuple[int, ...] = ()) -> SegmentationFolder:
-        limits = (self.intensity[0], self.intensity[1]) if self.intensity else None
+    def _folder(self, folder: Path, manifest: Path, **more: Any) -> SegmentationFolder:
         return SegmentationFolder.open(
-            folder, classes=classes or self.classes or None, merge=self.merge, intensity=limits,
-            empty_masks=self.empty_masks, size_at_least=self.window, manifest=manifest,
-        )  # fmt: skip
+            folder, merge=self.merge, empty_masks=self.empty_masks, size_at_least=self.window, manifest=manifest, **more
+        )
 
     def check(self, data: DataSet, events: Events = SILENT) -> None:
         """Tell what was found; `data_set` has read every file."""
