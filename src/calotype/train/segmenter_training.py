@@ -188,12 +188,15 @@ class SegmenterTraining(Training):
         """Tell what was found; `data_set` has read every file."""
         for name, part in zip(("data", "synthetic"), _parts(data), strict=False):
             pictures = _pictures(part)
+            for note in pictures.notes:
+                events.note(f"{name}: {note}")
             patients, rule = len(set(pictures.patients)), pictures.intensity
             first, *others = pictures.class_values
+            named = "all else is one class" if self.merge else f"the classes are {', '.join(map(str, others))}"
             held = f"; about {max(1, round(self.held_out_share * patients))} patients are held out" if name == "data" else ""
             events.note(
                 f"{name}: {len(pictures)} pictures of {patients} patients, the masks' background is {first}, "
-                f"{'one class of' if self.merge else 'the classes are'} {', '.join(map(str, others))}; "
+                f"{named}; "
                 f"intensities {rule.low:g} to {rule.high:g} become 0 to 1{held}"
             )
 
