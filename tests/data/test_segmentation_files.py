@@ -71,6 +71,14 @@ def test_foreground_that_is_1_in_some_files_and_255_in_others(tmp_path: Path) ->
     assert SegmentationFolder.open(tmp_path, classes=(0, 1, 255)).num_classes == 3
 
 
+def test_a_fault_of_all_files_is_one_line(tmp_path: Path) -> None:
+    folder(tmp_path)
+    assert lines(tmp_path, size_at_least=(64, 64)) == (
+        "all 4 pictures are smaller than the window of 64x64, such as 20x24; take a smaller window",
+    )
+    assert lines(tmp_path, classes=(0, 7)) == ("all 4 masks have values that are no class (255); the classes are 0, 7",)
+
+
 def test_smoothed_edges_are_told_from_many_classes(tmp_path: Path) -> None:
     folder(tmp_path)
     large = Pillow.fromarray(label(24, 20)).resize((200, 240), Pillow.Resampling.BILINEAR).resize((20, 24), Pillow.Resampling.BICUBIC)

@@ -142,6 +142,13 @@ def conversions(root: Path, rows: Sequence[Sample]) -> list[str]:
 def image_problems(rows: Sequence[Sample], least: Sequence[int] | None) -> list[str]:
     """Pictures that differ from the others in channels, depth or number of axes, or that are too small."""
     problems = []
+    small = [row for row in rows if least is not None and _smaller(size_of(row, "image"), least)]
+    if least is not None and 1 < len(small) == len(rows):
+        told = told_size(min((size_of(row, "image") for row in rows), key=min))
+        problems.append(
+            f"all {len(rows)} pictures are smaller than the window of {told_size(least)}, such as {told}; take a smaller window"
+        )
+        small = []
     kinds = [(row.files["image"].metadata["channels"], row.files["image"].metadata["depth"], len(size_of(row, "image"))) for row in rows]
     usual = Counter(kinds).most_common(1)[0][0] if kinds else (1, 8, 2)
     for row, kind in zip(rows, kinds, strict=True):
@@ -152,17 +159,25 @@ def image_problems(rows: Sequence[Sample], least: Sequence[int] | None) -> list[
             problems.append(f"{path}: {depth_words(kind[1])}, the others have {depth_words(usual[1])}; save all alike")
         if kind[2] != usual[2]:
             problems.append(f"{path}: {kind[2]} axes, the others have {usual[2]}; give slices or volumes, not both")
-        sides = size_of(row, "image")
-        if least is not None and len(least) == len(sides) and any(side < want for side, want in zip(sides, least, strict=True)):
-            problems.append(
-                f"{path}: {told_size(sides)}, smaller than the window of {told_size(least)}; take a smaller window, or leave it out"
-            )
+        if least is not None and row in small:
+            told = f"{path}: {told_size(size_of(row, 'image'))}, smaller than the window of {told_size(least)}"
+            problems.append(f"{told}; take a smaller window, or leave it out")
     return problems
+
+
+def _smaller(sides: Sequence[int], least: Sequence[int]) -> bool:
+    return len(least) == len(sides) and any(side < want for side, want in zip(sides, least, strict=True))
 
 
 def mask_problems(rows: Sequence[Sample], classes: Sequence[int] | None, *, merge: bool, empty: bool) -> list[str]:
     """Pairs that don't fit, and masks that are no label maps."""
     problems = []
+    if classes is not None and not merge and rows:
+        unknown = {frozenset(values_of(row)) - {*classes} for row in rows}
+        if len(rows) > 1 and len(unknown) == 1 and (found := sorted(*unknown)):
+            told = listed(found)
+            problems.append(f"all {len(rows)} masks have values that are no class ({told}); the classes are {listed(classes)}")
+            classes = None
     background = min((min(values_of(row)) for row in rows), default=0) if classes is None else classes[0]
     for row in rows:
         mask, values = row.files["mask"], values_of(row)

@@ -168,7 +168,7 @@ class SegmentationFolder(RawFolder):
             ((0, 255), 1, ('p0', 'p1', 'p2'), torch.Size([2, 20, 24]))
         """
         if classes is not None and (len(set(classes)) != len(classes) or len(classes) < 2 or min(classes) < 0):
-            raise InputError(f"classes are {tuple(classes)}; give two or more different values, the background first, such as 0,255")
+            raise InputError(f"classes are {tuple(classes)}; give two or more different values, the background first, such as 0 255")
 
         def problems(rows: Sequence[Sample]) -> list[str]:
             return image_problems(rows, size_at_least) + mask_problems(rows, classes, merge=merge, empty=empty_masks)

@@ -43,7 +43,7 @@ from calotype.metrics.segmentation import by_patient, dice, over_patients
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.segmentation_batches import Augmentation, SegmentationLoss, channels_last
-from calotype.train.training import Training
+from calotype.train.training import SPLIT_SEED, Training
 
 SHOWN = 8
 """Held-out windows on a sheet."""
@@ -139,9 +139,9 @@ class SegmenterTraining(Training):
         if self.lambda_dice < 0 or self.lambda_ce < 0 or not self.lambda_dice + self.lambda_ce > 0:
             raise InputError(f"lambda_dice is {self.lambda_dice} and lambda_ce {self.lambda_ce}; neither may be below 0, nor both 0")
         if len(self.intensity) not in (0, 2):
-            raise InputError(f"intensity is {self.intensity}; it must be two numbers, such as -160,240")
+            raise InputError(f"intensity is {self.intensity}; it must be two numbers, such as -160 240")
         if len(self.ratio) != 2 or min(self.ratio) < 0 or abs(sum(self.ratio) - 1) > 1e-6:
-            raise InputError(f"ratio is {self.ratio}; it must be two shares that sum to 1, such as .2,.8")
+            raise InputError(f"ratio is {self.ratio}; it must be two shares that sum to 1, such as .2 .8")
         if self.held_out_windows < 1:
             raise InputError(f"held_out_windows is {self.held_out_windows}; it must be 1 or more")
 
@@ -193,7 +193,10 @@ class SegmenterTraining(Training):
             patients, rule = len(set(pictures.patients)), pictures.intensity
             first, *others = pictures.class_values
             named = "all else is one class" if self.merge else f"the classes are {', '.join(map(str, others))}"
-            held = f"; about {max(1, round(self.held_out_share * patients))} patients are held out" if name == "data" else ""
+            held = ""
+            if name == "data":
+                out = pictures.split(self.held_out_share, SPLIT_SEED)[1]
+                held = f"; {len(out)} pictures of {len(set(out.patients))} patients are held out"
             events.note(
                 f"{name}: {len(pictures)} pictures of {patients} patients, the masks' background is {first}, "
                 f"{named}; "
