@@ -144,10 +144,9 @@ def image_problems(rows: Sequence[Sample], least: Sequence[int] | None) -> list[
     problems = []
     small = [row for row in rows if least is not None and _smaller(size_of(row, "image"), least)]
     if least is not None and 1 < len(small) == len(rows):
-        told = told_size(min((size_of(row, "image") for row in rows), key=min))
-        problems.append(
-            f"all {len(rows)} pictures are smaller than the window of {told_size(least)}, such as {told}; take a smaller window"
-        )
+        told = f"all {len(rows)} pictures are smaller than the window of {told_size(least)}"
+        smallest = told_size(min((size_of(row, "image") for row in rows), key=min))
+        problems.append(f"{told}, such as {smallest}; take a smaller window")
         small = []
     kinds = [(row.files["image"].metadata["channels"], row.files["image"].metadata["depth"], len(size_of(row, "image"))) for row in rows]
     usual = Counter(kinds).most_common(1)[0][0] if kinds else (1, 8, 2)
@@ -175,8 +174,7 @@ def mask_problems(rows: Sequence[Sample], classes: Sequence[int] | None, *, merg
     if classes is not None and not merge and rows:
         unknown = {frozenset(values_of(row)) - {*classes} for row in rows}
         if len(rows) > 1 and len(unknown) == 1 and (found := sorted(*unknown)):
-            told = listed(found)
-            problems.append(f"all {len(rows)} masks have values that are no class ({told}); the classes are {listed(classes)}")
+            problems.append(f"all {len(rows)} masks have values that are no class ({listed(found)}); the classes are {listed(classes)}")
             classes = None
     background = min((min(values_of(row)) for row in rows), default=0) if classes is None else classes[0]
     for row in rows:
