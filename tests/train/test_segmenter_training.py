@@ -129,6 +129,8 @@ def test_pictures_that_are_smaller_than_the_window_are_told_one_by_one(data: Pat
     with pytest.raises(DataError) as refused:
         SegmenterTraining(**{**SMALL, "window": (32, 32)})(data, tmp_path / "out", budget="1steps", device="cpu")
     assert len(refused.value.problems) == 6
+    with pytest.raises(InputError, match="the pictures of data need two sides, such as 64 64"):
+        SegmenterTraining(**{**SMALL, "window": (8, 8, 8)})(data, tmp_path / "out", budget="1steps", device="cpu")
     assert not (tmp_path / "out" / "training.json").exists()
 
 
