@@ -49,7 +49,7 @@ def light_density(tint: float) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class StyleMeasures:
-    """What pictures show of their styles, each [N] float64 on the CPU, and NaN where a class that it needs is missing; see `TissueStyle` for the units."""
+    """What pictures show of their styles; see `TissueStyle` for the units. Each [N], float64 on the CPU, NaN where a class is missing."""
 
     hue: Float[Tensor, " pictures"]
     second_hue: Float[Tensor, " pictures"]
