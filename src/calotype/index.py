@@ -111,6 +111,7 @@ METHODS: dict[str, MethodRow] = {
 EMBEDDED: dict[str, str] = {
     "recogniser": "calotype.embedded.recogniser:RecogniserRecipe",
     "toy-vae": "calotype.embedded.vae:VAERecipe",
+    "toy-vae-wide": "calotype.embedded.vae:WideVAERecipe",
     "toy-t2i": "calotype.embedded.t2i:T2IRecipe",
     "toy-i2v": "calotype.embedded.i2v:I2VRecipe",
     "toy-subject": "calotype.embedded.subject:SubjectRecipe",
@@ -126,6 +127,9 @@ _SVD_LICENCE = "Stability AI Community License, with terms of its own"
 
 MODELS: dict[str, ModelRow] = {
     "toy-vae": ModelRow("Autoencoder", "the autoencoder of the toy family, 64 px, f = 4", "Apache-2.0", "toy-vae"),
+    "toy-vae-wide": ModelRow(
+        "Autoencoder", "the autoencoder of all toy worlds (tissue, portraits, landscapes, ...), 64 px, f = 4", "Apache-2.0", "toy-vae-wide"
+    ),
     "toy-t2i": ModelRow("TextToImage", "caption to picture of the toy world, 64 px", "Apache-2.0", "toy-t2i"),
     "toy-subject": ModelRow(
         "SubjectToImage", "caption and subject picture to picture of the toy world's creatures, 64 px", "Apache-2.0", "toy-subject"
