@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from calotype.core.noise import batch_noise
-from calotype.core.paths import Path, flip_frames, frame_weights, fuse, time_reversal, volume_windows, windows
+from calotype.core.paths import Path, flip_frames, frame_weights, fuse, sliding_windows, time_reversal, windows
 from calotype.core.samplers import euler_step, sample
 from calotype.core.schedule import karras_sigmas
 from calotype.errors import InputError, ShapeError
@@ -185,7 +185,7 @@ def test_volume_windows_cover_everything_and_change_nothing(
     size: tuple[int, int, int], window: tuple[int, int, int], overlap: float, rows: int | None
 ) -> None:
     x = batch_noise((1, *size), 3, 2)
-    paths = volume_windows(size, window, overlap)
+    paths = sliding_windows(size, window, overlap)
     sides = tuple(min(pair) for pair in zip(size, window, strict=True))
     seen = sum(path.restore(torch.ones(1, 1, *sides)) for path in paths)
     assert seen.min() >= 1  # type: ignore[union-attr]
@@ -198,12 +198,12 @@ def test_volume_windows_cover_everything_and_change_nothing(
 @given(SIZES, st.integers(1, 40))
 def test_volumes_do_not_depend_on_the_windows_of_one_call(size: tuple[int, int, int], rows: int) -> None:
     x = batch_noise((1, *size), 3, 2)
-    paths = volume_windows(size, (5, 4, 6), 0.5)
+    paths = sliding_windows(size, (5, 4, 6), 0.5)
     assert torch.equal(fuse(rowwise, paths, max_rows=rows)(x, 2.0), fuse(rowwise, paths)(x, 2.0))
 
 
 def test_rows_of_a_call_are_bounded_but_hold_a_whole_window() -> None:
-    paths = volume_windows((12, 12, 12), (6, 6, 6), 0.5)
+    paths = sliding_windows((12, 12, 12), (6, 6, 6), 0.5)
     for rows, expected in ((8, 8), (7, 6), (1, 2)):
         denoise, calls = counted(rowwise)
         fuse(denoise, paths, max_rows=rows)(batch_noise((1, 12, 12, 12), 3, 2), 1.0)
@@ -231,7 +231,7 @@ def test_hundreds_of_windows_need_the_memory_of_a_few() -> None:
 
         return replace(path, restore=restore)
 
-    paths = [watched(path) for path in volume_windows((32, 32, 32), (8, 8, 8), 0.5)]
+    paths = [watched(path) for path in sliding_windows((32, 32, 32), (8, 8, 8), 0.5)]
     assert len(paths) == 343
     x = batch_noise((1, 32, 32, 32), 3, 1)
     assert torch.allclose(fuse(spy, paths, max_rows=4)(x, 1.0), 2 * x, atol=1e-5)
@@ -245,7 +245,7 @@ def test_volume_weights_are_those_of_monai(window: tuple[int, int, int]) -> None
     from monai.data.utils import compute_importance_map
 
     expected = compute_importance_map(window, mode="gaussian", sigma_scale=0.125)
-    weight = volume_windows((40, 40, 40), window, 0.25)[0].weight
+    weight = sliding_windows((40, 40, 40), window, 0.25)[0].weight
     assert weight.shape == (1, 1, *window)
     assert torch.allclose(weight[0, 0], expected, rtol=1e-5, atol=0)
 
@@ -255,21 +255,32 @@ def test_whole_fusion_agrees_with_monai() -> None:
     from monai.inferers import sliding_window_inference
 
     x = batch_noise((1, 21, 16, 13), 3, 1)
-    ours = fuse(lambda x, sigma: torch.cumsum(x, -1), volume_windows((21, 16, 13), (8, 8, 8), 0.5), max_rows=4)(x, 1.0)
+    ours = fuse(lambda x, sigma: torch.cumsum(x, -1), sliding_windows((21, 16, 13), (8, 8, 8), 0.5), max_rows=4)(x, 1.0)
     theirs = sliding_window_inference(x, (8, 8, 8), 4, lambda x: torch.cumsum(x, -1), overlap=0.5, mode="gaussian", sigma_scale=0.125)
+    assert torch.allclose(ours, theirs, atol=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "window"), [((21, 16), (8, 8)), ((17,), (6,))])
+def test_windows_over_fewer_axes_are_monais_too(size: tuple[int, ...], window: tuple[int, ...]) -> None:
+    from monai.inferers import sliding_window_inference
+
+    x = torch.randn((2, 3, *size), generator=torch.Generator().manual_seed(0))
+    ours = fuse(lambda x, sigma: torch.cumsum(x, -1), sliding_windows(size, window, 0.5), max_rows=4)(x, 1.0)
+    theirs = sliding_window_inference(x, window, 4, lambda x: torch.cumsum(x, -1), overlap=0.5, mode="gaussian", sigma_scale=0.125)
     assert torch.allclose(ours, theirs, atol=1e-4)  # type: ignore[arg-type]
 
 
 def test_windows_of_volumes_that_cannot_be_are_refused() -> None:
     for size, window, overlap in (
-        ((8, 8), (4, 4), 0.5),
+        ((8, 8), (4, 4, 4), 0.5),
+        ((), (), 0.5),
         ((8, 8, 8), (4, 0, 4), 0.5),
         ((8, 8, 8), (4, 4, 4), 1.0),
         ((8, 8, 8), (4, 4, 4), -0.1),
     ):
         with pytest.raises(InputError):
-            volume_windows(size, window, overlap)
+            sliding_windows(size, window, overlap)
     with pytest.raises(InputError, match="max_rows"):
-        fuse(rowwise, volume_windows((8, 8, 8), (4, 4, 4)), max_rows=0)
+        fuse(rowwise, sliding_windows((8, 8, 8), (4, 4, 4)), max_rows=0)
     with pytest.raises(ShapeError, match="axis 4 of the sample has length 9"):
-        fuse(rowwise, volume_windows((8, 8, 8), (4, 4, 4)))(torch.zeros(1, 1, 8, 8, 9), 1.0)
+        fuse(rowwise, sliding_windows((8, 8, 8), (4, 4, 4)))(torch.zeros(1, 1, 8, 8, 9), 1.0)

@@ -10,7 +10,7 @@ import torch
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.noise import noise
-from calotype.core.paths import fuse, volume_windows
+from calotype.core.paths import fuse, sliding_windows
 from calotype.data import as_volume, volume_mask
 from calotype.data.volumes import VolumeLike
 from calotype.imaging.types import Volume
@@ -44,6 +44,6 @@ class ToySmooth(Method):
         given = as_volume(field, name="field", events=events)
         inside = torch.ones(given.size) if mask is None else volume_mask(mask, given, events=events).float()
         x = (given.values + 0.01 * noise(tuple(given.size), seed)) * inside
-        windows = volume_windows(given.size, (4, 4, 4), 0.5)
+        windows = sliding_windows(given.size, (4, 4, 4), 0.5)
         smooth = fuse(lambda part, sigma: part * self.gain, windows, max_rows=4)(x[None, None], 1.0)[0, 0]
         return {"chi": given.with_values(smooth, "ppm"), "deviation": given.with_values(smooth.abs(), "ppm")}

@@ -97,6 +97,13 @@ _UNET = (Network("diffusers:UNet2DConditionModel", _DIFFUSERS),)
 _VAE = (Network("diffusers:AutoencoderKL", _DIFFUSERS),)
 _CLIP_TEXT = (Network("transformers:CLIPTextModel", _TRANSFORMERS),)
 _CLIP_VISION = (Network("transformers:CLIPVisionModelWithProjection", _TRANSFORMERS),)
+_SEGMENTERS = tuple(
+    Network(target, _TRANSFORMERS, loader="calotype.backbones.segmenter_network:load_segmenter_network")
+    for target in (
+        *(f"monai.networks.nets:{name}" for name in ("DynUNet", "AttentionUnet", "SegResNet", "UNETR", "BasicUNet", "DiffusionModelUNet")),
+        "diffusers:UNet2DModel",
+    )
+)
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
@@ -202,6 +209,12 @@ LAYOUTS: tuple[Layout, ...] = (
             ),
             "scheduler": (),
         },
+    ),
+    Layout(
+        class_name="SegmenterPipeline",
+        role="Segmenter",
+        adapter="calotype.backbones.segmenter:FeedForwardSegmenter",
+        parts={"network": _SEGMENTERS},
     ),
     Layout(
         class_name="AutoencoderKL",

@@ -199,29 +199,31 @@ def windows(length: int, size: int, stride: int, *, dim: int = 1, rank: int = 5)
     return [_box((dim,), (start,), (size,), (length,), weight) for start in _starts(length, size, stride)]
 
 
-def volume_windows(size: Sequence[int], window: Sequence[int], overlap: float = 0.25, *, rank: int = 5) -> list[Path]:
-    """Overlapping windows over the last three axes, each weighted by a Gaussian about its centre.
+def sliding_windows(size: Sequence[int], window: Sequence[int], overlap: float = 0.25, *, rank: int | None = None) -> list[Path]:
+    """Overlapping windows over the last axes, each weighted by a Gaussian about its centre: of pictures, of volumes.
 
     Give `fuse` a `max_rows`, since there can be hundreds. The standard deviation is an eighth of the window on each axis; weights below
-    0.001 are raised to it. The last window along each axis ends at the border. Where the volume is shorter than a window, the window
-    shrinks to it: a caller whose network needs certain sizes pads the volume to one of them first.
+    0.001 are raised to it. The last window along each axis ends at the border. Where the sample is shorter than a window, the window
+    shrinks to it: a caller whose network needs certain sizes pads the sample to one of them first.
 
     Args:
-        size: lengths of the sample's last three axes.
+        size: lengths of the sample's last axes.
         window: lengths of a window along them.
         overlap: share of a window that the next one repeats, 0 <= overlap < 1.
-        rank: dimensions of the sample.
+        rank: dimensions of the sample; a batch and channels before those axes by default.
 
     Raises:
-        InputError: a length below 1, or `overlap` out of range.
+        InputError: lengths that don't match or are below 1, or `overlap` out of range.
 
     Example:
-        >>> paths = volume_windows((40, 32, 20), (32, 32, 32), 0.5)
-        >>> [tuple(path.view(torch.zeros(1, 1, 40, 32, 20)).shape[2:]) for path in paths]
-        [(32, 32, 20), (32, 32, 20)]
+        >>> paths = sliding_windows((40, 20), (32, 32), 0.5)
+        >>> [tuple(path.view(torch.zeros(1, 3, 40, 20)).shape[2:]) for path in paths]
+        [(32, 20), (32, 20)]
     """
-    if len(size) != 3 or len(window) != 3 or min(*size, *window) < 1:
-        raise InputError(f"windows of {tuple(window)} over {tuple(size)} were asked for; both are three lengths of at least 1")
+    count = len(size)
+    rank = count + 2 if rank is None else rank
+    if not count or len(window) != count or min(*size, *window) < 1 or rank < count:
+        raise InputError(f"windows of {tuple(window)} over {tuple(size)} were asked for; both must have equally many lengths of at least 1")
     if not 0 <= overlap < 1:
         raise InputError(f"the windows' overlap is {overlap}; it must lie between 0 and 1, below 1")
     sides = tuple(min(side, whole) for side, whole in zip(window, size, strict=True))
@@ -229,9 +231,9 @@ def volume_windows(size: Sequence[int], window: Sequence[int], overlap: float = 
     for side in sides:
         offset = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
         weight = weight[..., None] * torch.exp(-0.5 * (offset / (side / 8)).square())
-    weight = weight.clamp(min=1e-3).view([1] * (rank - 3) + list(sides))
+    weight = weight.clamp(min=1e-3).view([1] * (rank - count) + list(sides))
     along = [_starts(whole, side, max(1, round(side * (1 - overlap)))) for whole, side in zip(size, sides, strict=True)]
-    dims = (rank - 3, rank - 2, rank - 1)
+    dims = tuple(range(rank - count, rank))
     return [_box(dims, starts, sides, tuple(size), weight) for starts in itertools.product(*along)]
 
 

@@ -9,7 +9,7 @@ level its windows are joined to an estimate of the *whole* volume, and the whole
 across the brain, so a window alone can't be.
 
     x      <- sigma_0 n on the whole grid
-    x0     = fuse(prior(windows of x))               `calotype.core.paths.volume_windows`, `fuse`
+    x0     = fuse(prior(windows of x))               `calotype.core.paths.sliding_windows`, `fuse`
     x0     = M guide(clamp(x0))                      `guidance`: gradient steps, replaced frequencies, or the proximal point
     x      <- step(x, x0), eta 0.5                   `calotype.core.samplers.ddim_step`
     chi    = scale x, less its mean in the brain M
@@ -36,7 +36,7 @@ from calotype.core.dipole import DipoleOperator
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.core.noise import batch_noise, renoiser
-from calotype.core.paths import Path, fuse, volume_windows
+from calotype.core.paths import Path, fuse, sliding_windows
 from calotype.core.samplers import ddim_step, sample
 from calotype.core.schedule import karras_sigmas
 from calotype.data.volumes import VolumeLike
@@ -234,7 +234,7 @@ class QSMDiff(Method):
         bound = model.limit / model.scale
         network = model.denoiser()
         guide = None if self.guidance_mode == "none" else self.guide(measured)
-        paths = volume_windows(resolution.fine, model.window, self.overlap)
+        paths = sliding_windows(resolution.fine, model.window, self.overlap)
         if self.guidance_scope == "window":
             prior, guide = self._guided_windows(network, paths, measured, model), None
         else:
