@@ -115,6 +115,7 @@ EMBEDDED: dict[str, str] = {
     "toy-i2v": "calotype.embedded.i2v:I2VRecipe",
     "toy-subject": "calotype.embedded.subject:SubjectRecipe",
     "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
+    "toy-segmenter": "calotype.embedded.segmenter:SegmenterRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -137,6 +138,13 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-qsm",
         knows="synthetic brains",
+    ),
+    "toy-segmenter": ModelRow(
+        "Segmenter",
+        "pictures of the tissue world with one big or many small objects to their masks, 32 px",
+        "Apache-2.0",
+        "toy-segmenter",
+        knows="the tissue world",
     ),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
