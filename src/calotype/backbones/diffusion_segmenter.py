@@ -163,15 +163,19 @@ class DiffusionSegmenter:
         """Noise levels of a run by the checkpoint's own schedule: [num_inference_steps + 1], float64, falling, the last one 0."""
         return self.model_sampling.sigmas(num_inference_steps, "ddim")
 
-    def denoiser(self, images: Float[Tensor, "batch channels *sides"] | None = None) -> MaskDenoiser:
+    def denoiser(self, images: Float[Tensor, "batch channels *sides"] | None = None, *, clipped: bool = True) -> MaskDenoiser:
         """A denoiser of states that have the sides of the window, or of these pictures, seen through windows that overlap by half.
+
+        Args:
+            images: in [0, 1], one for each state; a network without the picture takes none, and leaves them aside.
+            clipped: keep estimates within the values that a mask can have, as sampling does. The loss of training is without it.
 
         Raises:
             InputError: the network doesn't denoise.
         """
         if self.diffusion.objective == "feed-forward":
             raise InputError(f"{self.name} was trained without diffusion; it has no denoiser")
-        return MaskDenoiser(self, None if images is None or not self.network.config.image_channels else images)
+        return MaskDenoiser(self, images if self.network.config.image_channels else None, clipped=clipped)
 
     @torch.no_grad()
     def segment(self, images: Float[Tensor, "batch channels *sides"]) -> Float[Tensor, "batch classes *sides"]:
@@ -244,8 +248,8 @@ class MaskDenoiser:
     Estimates are clipped to the values that a mask can have. Windows that the network evaluates are counted in `calls`.
     """
 
-    def __init__(self, model: DiffusionSegmenter, images: Tensor | None, overlap: float = OVERLAP) -> None:
-        self.model, self.images, self.calls = model, images, 0
+    def __init__(self, model: DiffusionSegmenter, images: Tensor | None, overlap: float = OVERLAP, *, clipped: bool = True) -> None:
+        self.model, self.images, self.clipped, self.calls = model, images, clipped, 0
         sides = model.window if images is None else tuple(images.shape[2:])
         paths = [] if sides == model.window else sliding_windows(sides, model.window, overlap)
         self._fused = fuse(self._windows, paths, max_rows=model.max_rows) if paths else self._windows
@@ -256,7 +260,8 @@ class MaskDenoiser:
         state = x.to(self.model.device, torch.float32)
         rows = state if self.images is None else torch.cat([state, 2 * self.images.to(state) - 1], 1)
         low, high = self.model.diffusion.bounds if self.model.diffusion.objective != "image-alone" else (-1.0, 1.0)
-        return self._fused(rows, sigma).clamp(low, high).to(x.device)
+        estimate = self._fused(rows, sigma)
+        return (estimate.clamp(low, high) if self.clipped else estimate).to(x.device)
 
     def _windows(self, rows: Tensor, sigma: float) -> Tensor:
         """Estimates for windows that carry their part of the picture as further channels."""

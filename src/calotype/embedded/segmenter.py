@@ -7,20 +7,19 @@ own: the picture to a mask at once (E1), noise given the picture (E2), the mask 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.backbones.diffusion_segmenter import DiffusionFacts, Objective, save_diffusion_segmenter, state_channels
+from calotype.backbones.diffusion_segmenter import DiffusionFacts, save_diffusion_segmenter, state_channels
 from calotype.backbones.diffusion_segmenter_network import DiffusionSegmentationNetwork
 from calotype.backbones.segmenter_network import SegmenterFacts
 from calotype.core.events import Events
 from calotype.embedded.card import Card, Gate
-from calotype.methods.diffusion_segmentation.training import Prediction, TraineeSegmenter, draw_masks, model_of, scheduler_of
+from calotype.methods.diffusion_segmentation.study import PARTS, StudyPart, study_folder
+from calotype.methods.diffusion_segmentation.training import TraineeDiffusionSegmenter, draw_masks, model_of, scheduler_of
 from calotype.train.latents import Chunks
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
@@ -33,41 +32,18 @@ VARIANTS = ("big", "small")
 """Pictures with an even number have big objects, those with an odd one small ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One of the networks."""
-
-    objective: Objective
-    prediction: Prediction
-    share: float
-    """Of the training."""
-
-
-PARTS: Mapping[str, Part] = {
-    "segmenter": Part(objective="diffusion", prediction="sample", share=0.30),
-    "noise": Part(objective="diffusion", prediction="epsilon", share=0.32),
-    "feed_forward": Part(objective="feed-forward", prediction="sample", share=0.10),
-    "mask_alone": Part(objective="mask-alone", prediction="sample", share=0.12),
-    "image_alone": Part(objective="image-alone", prediction="epsilon", share=0.16),
-}
-"""The first one is the model itself, the others are in `study/`."""
-
-
+SHARES: Mapping[str, float] = {"segmenter": 0.30, "noise": 0.32, "feed_forward": 0.10, "mask_alone": 0.12, "image_alone": 0.16}
+"""Of the training."""
 FACTS = SegmenterFacts(window=(SIZE, SIZE), channels=CHANNELS, class_values=(0, 255), intensity={})
 
 
-def study_folder(folder: Path, name: str) -> Path:
-    """Where a part's checkpoint is in the model's folder."""
-    return folder if name == next(iter(PARTS)) else folder / "study" / name.replace("_", "-")
-
-
-def make_part(part: Part) -> TraineeSegmenter:
+def make_part(part: StudyPart) -> TraineeDiffusionSegmenter:
     """One network with new weights."""
     state, image, out = state_channels(part.objective, CHANNELS, 2)
     network = DiffusionSegmentationNetwork(
         state_channels=state, image_channels=image, out_channels=out, window=(SIZE, SIZE), channels=(24, 24), patch_size=2
     )
-    return TraineeSegmenter(network, DiffusionFacts(objective=part.objective), num_classes=2, prediction=part.prediction)
+    return TraineeDiffusionSegmenter(network, DiffusionFacts(objective=part.objective), num_classes=2, prediction=part.prediction)
 
 
 class TraineeStudy(nn.Module):
@@ -126,7 +102,7 @@ class SegmenterRecipe:
     settings = Settings(
         batch_size=16, learning_rate=2e-3, warm_learning_rate=5e-4, ema_decay=0.999, held_out_seed=7006, decay_share=0.5, held_out=512,
         held_out_often=64,
-        stages=tuple(Stage(name=name, share=part.share, groups={"main": Group(modules=(f"parts.{name}",))}) for name, part in PARTS.items()),
+        stages=tuple(Stage(name=name, share=SHARES[name], groups={"main": Group(modules=(f"parts.{name}",))}) for name in PARTS),
     )  # fmt: skip
     train_pictures, tune_pictures = 16384, 512
     gates: tuple[Gate, ...] = ()

@@ -32,7 +32,7 @@ HIGHWAY_WEIGHT = 10.0
 """Of the squared error of medsegdiff's second mask (official code)."""
 
 
-class TraineeSegmenter(nn.Module):
+class TraineeDiffusionSegmenter(nn.Module):
     """The network and its loss."""
 
     alphas: Tensor
@@ -79,7 +79,7 @@ def scheduler_of(prediction: Prediction, num_train_timesteps: int, input_scaling
     )
 
 
-def model_of(trainee: TraineeSegmenter, facts: SegmenterFacts, name: str = "trainee") -> DiffusionSegmenter:
+def model_of(trainee: TraineeDiffusionSegmenter, facts: SegmenterFacts, name: str = "trainee") -> DiffusionSegmenter:
     """A trainee as the model that its checkpoint will be; the network is shared."""
     scheduler = scheduler_of(trainee.preconditioner.prediction, len(trainee.alphas), trainee.facts.input_scaling)  # type: ignore[arg-type]
     source = CheckpointSource(name=name, folder=None, revision=None, licence="")
