@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ class FlowTraining(Training):
     def check(self, data: PictureFolder, events: object = None) -> None:
         pass
 
-    def build(self, *, seed: int, start: Path | None = None) -> Flow:
+    def build(self, data: Any, *, seed: int, start: Path | None = None) -> Flow:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return Flow()

@@ -85,7 +85,7 @@ class MeanTraining(Training):
             raise DataError(f"{len(problems)} lines of {path} can't be used", problems)
         return Points(tuple(values))
 
-    def build(self, *, seed: int, start: Path | None = None) -> Mean:
+    def build(self, data: Points, *, seed: int, start: Path | None = None) -> Mean:
         """The point."""
         return Mean(self.width)
 

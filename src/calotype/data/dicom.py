@@ -119,6 +119,43 @@ def read_series(folder: Path, *, name: str = "volume", finite: bool = True, even
     return Volume(torch.from_numpy(values), torch.from_numpy(affine), units.pop() if len(units) == 1 else "")
 
 
+def read_slice(path: Path, *, name: str = "image", finite: bool = True) -> Volume:
+    """Read one DICOM file of one slice, as [columns, rows, 1] after rescaling.
+
+    Raises:
+        InputError: it holds several slices or colours, doesn't say where it lies, or can't be decoded.
+        MissingError: pydicom is not installed.
+    """
+    with warnings.catch_warnings(), medical("pydicom").config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        item = _header(path, name)
+        if item is None:
+            raise InputError(f"{name}: {path} is no DICOM file; copy or export it again")
+        _refuse_other(item, name)
+        between_rows, between_columns = item.numbers["PixelSpacing"]
+        affine = np.eye(4)
+        affine[:3, 0], affine[:3, 1] = item.across * between_columns, item.down * between_rows
+        affine[:3, 2], affine[:3, 3] = np.cross(item.across, item.down), item.position
+        values = _values(item, name)[..., None]
+        affine = check_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, f"{name}: the affine of {path.name}")
+    check_shape(values.shape, f"{name}: {path}", flat=True)
+    if finite:
+        refuse_nan(values, name)
+    return Volume(torch.from_numpy(values), torch.from_numpy(affine), item.unit)
+
+
+def _refuse_other(item: _Slice, name: str) -> None:
+    """Refuse a file that isn't one placed slice of numbers."""
+    if item.several:
+        raise InputError(f"{name}: {item.path} holds several slices (enhanced, multi-frame or mosaic DICOM); convert it with dcm2niix")
+    if item.missing:
+        raise InputError(
+            f"{name}: {item.path} has no {item.missing} (or a damaged one), which places the slice; convert the series to NIfTI"
+        )
+    if item.colours:
+        raise InputError(f"{name}: {item.path} holds colours; a volume has one number per voxel")
+
+
 def _headers(folder: Path, name: str, events: Events) -> list[_Slice]:
     """Every DICOM file of a folder, once it is clear that they are one series of plain slices."""
     files = sorted(item for item in folder.iterdir() if item.is_file() and not item.name.startswith(".") and item.name != "DICOMDIR")
@@ -130,21 +167,16 @@ def _headers(folder: Path, name: str, events: Events) -> list[_Slice]:
         raise InputError(f"{name}: {folder} {told}; give a folder with the files of one DICOM series, or a NIfTI file")
     if len(found) < len(files):
         events.note(f"{name}: {len(files) - len(found)} files in {folder} are no DICOM and were left out")
-    for item in found:
-        if item.several:
-            raise InputError(f"{name}: {item.path} holds several slices (enhanced, multi-frame or mosaic DICOM); convert it with dcm2niix")
+    several = next((item for item in found if item.several), None)
+    if several is not None:
+        _refuse_other(several, name)
     series = {item.series for item in found}
     if len(series) > 1:
         raise InputError(
             f"{name}: {folder} holds {len(series)} series in {len(found)} files; put the one that you mean into a folder of its own"
         )
     for item in found:
-        if item.missing:
-            raise InputError(
-                f"{name}: {item.path} has no {item.missing} (or a damaged one), which places the slice; convert the series to NIfTI"
-            )
-        if item.colours:
-            raise InputError(f"{name}: {item.path} holds colours; a volume has one number per voxel")
+        _refuse_other(item, name)
     return found
 
 

@@ -23,7 +23,7 @@ from calotype.core.events import SILENT, Events
 from calotype.data.manifest import FileRecord, Inspection, look_at, read_manifest, refuse_inside, write_manifest
 from calotype.data.tables import HELD_OUT, LEFT_OUT, TRAIN, Told, read_tables, text_beside
 from calotype.errors import DataError, InputError
-from calotype.imaging.files import user_path
+from calotype.imaging.files import file_suffix, user_path
 
 _MOST_LISTED = 5
 
@@ -166,8 +166,10 @@ def _files(root: Path, part: FilePart) -> dict[str, list[str]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(place) / name
-            if not name.startswith(".") and path.suffix.lower() in part.suffixes:
-                stem = path.relative_to(home).with_suffix("").as_posix()
+            suffix = file_suffix(path)
+            if not name.startswith(".") and suffix.lower() in part.suffixes:
+                whole = path.relative_to(home).as_posix()
+                stem = whole[: len(whole) - len(suffix)]
                 found.setdefault(stem, []).append(path.relative_to(root).as_posix())
     return found
 
@@ -177,11 +179,7 @@ def _told(
 ) -> tuple[dict[str, Told], list[str]]:
     """Captions, groups and splits of all stems, and the problems with them."""
     first = found[parts[0].name]
-    names = {stem: stem for stem in first}
-    for stem, paths in first.items():
-        for path in paths:
-            names |= {path: stem, PurePosixPath(path).name: stem}
-    told, problems = read_tables(root, names, (parts[0].name, "file_name", "file", "stem"))
+    told, problems = read_tables(root, ways_to_name(first), name_columns(parts[0].name))
     made = defaultdict(Told, told)
     if captions is not False:
         for stem, paths in first.items():
@@ -199,6 +197,20 @@ def _told(
     else:
         made = defaultdict(Told, {stem: replace(one, caption="") for stem, one in made.items()})
     return made, problems
+
+
+def ways_to_name(files: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """{each way in which a table may name a row: its stem}, from {stem: paths of its files}."""
+    names = {stem: stem for stem in files}
+    for stem, paths in files.items():
+        for path in paths:
+            names |= {path: stem, PurePosixPath(path).name: stem}
+    return names
+
+
+def name_columns(part: str) -> tuple[str, ...]:
+    """Columns of a table that may name the file."""
+    return (part, "file_name", "file", "stem")
 
 
 def _duplicates(rows: Sequence[Sample]) -> list[str]:

@@ -77,6 +77,25 @@ def read_tables(root: Path, stems: Mapping[str, str], name_columns: Collection[s
     return {stem: Told(**values) for stem, values in told.items()}, problems
 
 
+def read_columns(root: Path, stems: Mapping[str, str], name_columns: Collection[str]) -> dict[str, dict[str, str]]:
+    """All columns of a checked folder's tables as {stem: {column: text}}; what is empty is left out.
+
+    Args:
+        root: the data set's folder.
+        stems: as in `read_tables`.
+        name_columns: as in `read_tables`.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for path in (root / name for name in TABLES if (root / name).is_file()):
+        entries = [entry for _, entry in _entries(path)]
+        named = next((column for column in name_columns if any(column in entry for entry in entries)), "")
+        for entry in entries:
+            stem = stems.get(PurePosixPath(str(entry.get(named, "")).strip().replace("\\", "/")).as_posix())
+            if stem is not None:
+                found.setdefault(stem, {}).update({name: str(value).strip() for name, value in entry.items() if value not in (None, "")})
+    return found
+
+
 def name_columns_words(columns: Collection[str]) -> str:
     """
     >>> name_columns_words(["clip", "file_name", "stem"])

@@ -49,13 +49,16 @@ _ROUNDING = 1e-3
 """Distance of voxels, as a share of the shortest side, that the rounding of headers explains."""
 
 
-def read_volume(path: str | os.PathLike[str], *, name: str = "volume", finite: bool = True, events: Events = SILENT) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str], *, name: str = "volume", finite: bool = True, flat: bool = False, events: Events = SILENT
+) -> Volume:
     """Read one volume.
 
     Args:
         path: a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz), a folder with one DICOM series, or a .npy array [X, Y, Z].
         name: what messages call it, such as "field".
         finite: refuse NaN and infinite values; a caller that has a mask may take them (see `masked_values`).
+        flat: take a file of one slice too (NIfTI of two axes or a third of one voxel, a single DICOM file), as [X, Y, 1].
         events: hears a note for what is doubtful or was converted.
 
     Returns:
@@ -75,9 +78,13 @@ def read_volume(path: str | os.PathLike[str], *, name: str = "volume", finite: b
         head = file.read(132)
     if head.startswith(b"\x93NUMPY"):
         return _read_npy(source, name, finite, events)
+    if head[128:] == b"DICM" and flat:
+        from calotype.data.dicom import read_slice
+
+        return read_slice(source, name=name, finite=finite)
     if head[128:] == b"DICM":
         raise InputError(f"{name}: {source} is a single DICOM file; give the folder that holds its series, one file a slice")
-    return _read_nifti(source, name, finite, events)
+    return _read_nifti(source, name, finite, flat, events)
 
 
 def as_volume(value: VolumeLike, *, name: str = "volume", finite: bool = True, events: Events = SILENT) -> Volume:
@@ -200,9 +207,13 @@ def _unplaced(array: np.ndarray, subject: str, kind: type[InputError], name: str
     return Volume(torch.from_numpy(_single(array, subject, name, kind, finite, events)), torch.eye(4, dtype=torch.float64))
 
 
-def _single(array: np.ndarray, subject: str, name: str, kind: type[InputError], finite: bool, events: Events) -> np.ndarray:
+def _single(
+    array: np.ndarray, subject: str, name: str, kind: type[InputError], finite: bool, events: Events, flat: bool = False
+) -> np.ndarray:
     """A copy of the one volume of an array, as float32."""
-    check_shape(array.shape, subject, kind)
+    check_shape(array.shape, subject, kind, flat=flat)
+    if array.ndim == 2:
+        array = array[..., None]
     if array.ndim > 3:
         events.note(f"{name}: {array.ndim}-D with one volume, which is taken")
     with np.errstate(over="ignore"):
@@ -222,7 +233,7 @@ def _read_npy(path: Path, name: str, finite: bool, events: Events) -> Volume:
     return _unplaced(array, f"{name}: {path}", InputError, name, finite, events)
 
 
-def _read_nifti(path: Path, name: str, finite: bool, events: Events) -> Volume:
+def _read_nifti(path: Path, name: str, finite: bool, flat: bool, events: Events) -> Volume:
     nibabel = medical("nibabel")
     with unpacked(path, name) as file:
         header = read_header(file)
@@ -235,14 +246,14 @@ def _read_nifti(path: Path, name: str, finite: bool, events: Events) -> Volume:
             raise InputError(f"{name}: {path} holds colours (RGB); a volume has one number per voxel")
         if not 1 <= int(header["dim"][0]) <= 7:
             raise InputError(f"{name}: {path} has a header that makes no sense ({int(header['dim'][0])} axes); save it again")
-        check_shape(header.get_data_shape(), f"{name}: {path}")
+        check_shape(header.get_data_shape(), f"{name}: {path}", flat=flat)
         try:
             values = _voxels(header, file)
         except (nibabel.spatialimages.HeaderDataError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise InputError(f"{name}: {path} has a header that makes no sense ({_told(error)}); save it again") from None
         if values is None:
             raise InputError(f"{name}: {path} is truncated: its header tells of more voxels than it holds; copy or save it again")
-    values = _single(values, f"{name}: {path}", name, InputError, finite, events)
+    values = _single(values, f"{name}: {path}", name, InputError, finite, events, flat)
     affine, doubt = header_affine(header)
     check_affine(affine, f"{name}: the affine of {path.name}")
     if doubt:

@@ -15,20 +15,22 @@ MAX_VOXELS = 512**3
 """Most voxels that are accepted; the header's figure is checked before anything is decoded."""
 
 
-def check_shape(shape: Sequence[int], subject: str, kind: type[InputError] = InputError) -> None:
-    """Refuse what is not one volume of an accepted size, by what its header says.
+def check_shape(shape: Sequence[int], subject: str, kind: type[InputError] = InputError, *, flat: bool = False) -> None:
+    """Refuse what is not one volume of an accepted size, by what its header says; with `flat`, one slice is accepted too.
 
     Raises:
         InputError: (or the given kind) too few or too many axes, several volumes, a side below 2 voxels, too many voxels.
     """
     told = "x".join(str(side) for side in shape)
+    if flat and len(shape) == 2:
+        shape = (*shape, 1)
     if len(shape) < 3:
         raise kind(f"{subject} is {len(shape)}-D ({told or 'no'} values); a volume has three axes, [x, y, z]")
     if min(shape) < 1:
         raise kind(f"{subject} has {told} voxels; each side of a volume needs at least {MIN_VOXELS}")
     if math.prod(shape[3:]) != 1:
         raise kind(f"{subject} is {len(shape)}-D ({told}) and holds {math.prod(shape[3:])} volumes; give one of them, as a file of its own")
-    if min(shape[:3]) < MIN_VOXELS:
+    if min(shape[:3]) < MIN_VOXELS and not (flat and shape[2] == 1 and min(shape[:2]) >= MIN_VOXELS):
         raise kind(f"{subject} has {told} voxels, each side needs at least {MIN_VOXELS}; a single slice is no volume")
     if math.prod(shape) > MAX_VOXELS:
         raise kind(

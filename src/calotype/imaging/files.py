@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 import unicodedata
@@ -168,6 +169,31 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes it when the block ends, and vanishes when it fails.
+
+    Raises:
+        InputError: `path` is a file, or a folder that holds files (checked before and after the block).
+    """
+    target = user_path(path)
+
+    def refuse() -> None:
+        if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target} {'holds files already' if target.is_dir() else 'is a file'}; choose another folder")
+
+    refuse()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    making = temporary_beside(target)
+    try:
+        making.mkdir()
+        yield making
+        refuse()
+        making.replace(target)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
 
 
 def json_line(obj: Any, indent: int | None = None) -> str:

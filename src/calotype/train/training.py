@@ -99,8 +99,9 @@ class Training(ABC):
         """
 
     @abstractmethod
-    def build(self, *, seed: int, start: Path | None = None) -> nn.Module:
-        """What is trained, from `seed` or from a checkpoint folder. See `calotype.train.loop.Trainer`."""
+    def build(self, data: Any, *, seed: int, start: Path | None = None) -> nn.Module:
+        """What is trained, from `seed` or from a checkpoint folder. `data` is all that `data_set` gave: the network may depend on its
+        channels and classes. See `calotype.train.loop.Trainer`."""
 
     @abstractmethod
     def source(self, trainee: Any, data: Any, device: str) -> Source:
@@ -187,7 +188,7 @@ class Training(ABC):
                 write_json(target / METADATA, {"status": "begun", **wanted, **about, "budget": str(asked)})
             accelerator.wait_for_everyone()
             settings = self.settings()
-            trainee = self.build(seed=seed, start=None if start is None else target / RUN / "start")
+            trainee = self.build(found, seed=seed, start=None if start is None else target / RUN / "start")
             train, held_out = (self.source(trainee, part, str(accelerator.device)) for part in parts)
             trainer = Trainer(
                 self.slug, trainee, source=train, held_out=held_out, folder=target / RUN, budget=asked, seed=seed,

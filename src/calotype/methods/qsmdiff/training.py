@@ -188,7 +188,7 @@ class QSMDiffTraining(Training):
             if checkpoint.index.get(name) != value:
                 events.note(f"the checkpoint to begin with knows {name} {checkpoint.index.get(name)}, and learns {value} from here on")
 
-    def build(self, *, seed: int, start: Path | None = None) -> TraineeQSM:
+    def build(self, data: VolumeWindows | None = None, *, seed: int, start: Path | None = None) -> TraineeQSM:
         """The network, from an exported folder or from random weights."""
         if start is not None:
             return TraineeQSM(load_part(open_checkpoint(start).parts["unet"], self.patch_size), self.prediction)
