@@ -89,7 +89,12 @@ METHODS: dict[str, MethodRow] = {
         None, "geometry and robots", "a click on one picture + multi-view RGB-D of another instance -> gripper pose", "arXiv 2403.14526"
     ),
     "diffusion-segmentation": MethodRow(
-        None, "medicine", "images + masks -> trained segmenter; the analysis of how it trains", "arXiv 2403.14440"
+        "calotype.methods.diffusion_segmentation:DiffusionSegmentation",
+        "medicine",
+        "images + masks -> trained segmenter; the analysis of how it trains",
+        "arXiv 2403.14440",
+        "calotype.evaluation.diffusion_segmentation:DiffusionSegmentationEvaluation",
+        "calotype.methods.diffusion_segmentation.training:DiffusionSegmentationTraining",
     ),
     "style-extracting-diffusion": MethodRow(
         None, "medicine", "few annotated + many plain slides -> synthetic annotated slides -> better segmenter", "arXiv 2403.14429"
@@ -201,5 +206,8 @@ SOURCES: dict[str, str] = {"word": "calotype.methods.ovam:word_mask"}
 
 ARTIFACTS: dict[str, str] = {
     "token": "calotype.methods.ovam.tokens:TOKEN",
+    "scan": "calotype.methods.diffusion_segmentation.files:SCAN",
+    "label-picture": "calotype.methods.diffusion_segmentation.files:LABEL_PICTURE",
+    "label-volume": "calotype.methods.diffusion_segmentation.files:LABEL_VOLUME",
 }
 """The artifact kinds that lie beside a method's own types (`calotype.runs.artifact`), by name. `calotype.runs.kinds` has those of all."""

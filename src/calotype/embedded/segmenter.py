@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calotype.backbones.diffusion_segmenter import DiffusionFacts, save_diffusion_segmenter, state_channels
+from calotype.backbones.diffusion_segmenter import DiffusionFacts, state_channels
 from calotype.backbones.diffusion_segmenter_network import DiffusionSegmentationNetwork
 from calotype.backbones.segmenter_network import SegmenterFacts
 from calotype.core.events import Events
 from calotype.embedded.card import Card, Gate
 from calotype.methods.diffusion_segmentation.study import PARTS, StudyPart, study_folder
-from calotype.methods.diffusion_segmentation.training import TraineeDiffusionSegmenter, draw_masks, model_of, scheduler_of
+from calotype.methods.diffusion_segmentation.training import TraineeDiffusionSegmenter, draw_masks
 from calotype.train.latents import Chunks
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
@@ -43,7 +43,7 @@ def make_part(part: StudyPart) -> TraineeDiffusionSegmenter:
     network = DiffusionSegmentationNetwork(
         state_channels=state, image_channels=image, out_channels=out, window=(SIZE, SIZE), channels=(24, 24), patch_size=2
     )
-    return TraineeDiffusionSegmenter(network, DiffusionFacts(objective=part.objective), num_classes=2, prediction=part.prediction)
+    return TraineeDiffusionSegmenter(network, FACTS, DiffusionFacts(objective=part.objective), prediction=part.prediction)
 
 
 class TraineeStudy(nn.Module):
@@ -124,13 +124,12 @@ class SegmenterRecipe:
     def sample_grid(self, trainee: TraineeStudy, source: TissueBatches, path: Path) -> list[Path]:
         """Pictures, masks of a reader, and what the segmenter finds."""
         batch = source.batch(range(8), BatchRng(0, 0, range(8), 8), augment=False)
-        return draw_masks(model_of(trainee.parts["segmenter"], FACTS), batch["image"], batch["mask"], path)
+        return draw_masks(trainee.parts["segmenter"].model(), batch["image"], batch["mask"], path)
 
     def export(self, trainee: TraineeStudy, source: TissueBatches, folder: Path) -> None:
         """Every network as a checkpoint of its own, weights in 8 bits."""
         for name, part in trainee.parts.items():
-            scheduler = scheduler_of(PARTS[name].prediction, len(part.alphas), part.facts.input_scaling)
-            save_diffusion_segmenter(study_folder(folder, name), part.network, FACTS, part.facts, scheduler=scheduler, rounded=True)
+            part.save(study_folder(folder, name), rounded=True)
 
     def validate(self, folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
         """Nothing yet."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from calotype.backbones import load
 from calotype.backbones.diffusion_segmenter import DiffusionSegmenter, Objective
+from calotype.core.denoiser import Prediction
 from calotype.errors import InputError
-from calotype.methods.diffusion_segmentation.training import Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
