@@ -186,7 +186,7 @@ class SegmenterTraining(Training):
 
     def check(self, data: DataSet, events: Events = SILENT) -> None:
         """Tell what was found; `data_set` has read every file."""
-        for name, part in zip(("data", "synthetic"), _parts(data), strict=False):
+        for name, part in zip(("data", "synthetic"), data.parts if isinstance(data, MixedData) else (data,), strict=False):
             pictures = _pictures(part)
             patients, rule = len(set(pictures.patients)), pictures.intensity
             first, *others = pictures.class_values
@@ -219,7 +219,7 @@ class SegmenterTraining(Training):
             return TraineeSegmenter(make_network(self.network(facts.channels, facts.num_classes)), facts, loss)
 
     def _facts(self, data: DataSet) -> SegmenterFacts:
-        pictures = _pictures(_parts(data)[0])
+        pictures = _pictures(data)
         return SegmenterFacts(
             window=self.window, channels=pictures.channels, class_values=tuple(pictures.class_values[: pictures.num_classes]),
             intensity=pictures.intensity.to_json(),
@@ -277,11 +277,6 @@ def held_out_dice(trainee: TraineeSegmenter, pictures: Any, most: int = MEASURED
     # JSON has no NaN: a class or a patient without a number.
     known = {name: {key: None if math.isnan(one) else round(one, 4) for key, one in numbers.items()} for name, numbers in made.items()}
     return {"pictures": len(chosen), **known}
-
-
-def _parts(data: Any) -> tuple[Any, ...]:
-    """The data sets of windows that a data set is made of; the user's own is the first."""
-    return data.parts if isinstance(data, MixedData) else (data,)
 
 
 def _pictures(data: Any) -> Any:
