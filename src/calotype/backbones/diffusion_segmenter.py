@@ -23,7 +23,7 @@ from calotype.backbones.diffusion_segmenter_network import DiffusionSegmentation
 from calotype.backbones.folder import ROUNDED
 from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.quantized import save_quantized
-from calotype.backbones.segmenter import OVERLAP, check_pictures, cut_to, pad_to_window
+from calotype.backbones.segmenter import OVERLAP, check_pictures, cut_to, in_windows, pad_to_window
 from calotype.backbones.segmenter_network import AGAIN, SegmenterFacts
 from calotype.backbones.source import CheckpointSource
 from calotype.core.events import SILENT, Events
@@ -126,7 +126,10 @@ class DiffusionSegmenter:
         self.num_classes, self.channels, self.window = facts.num_classes, facts.channels, facts.window
         self.class_values, self.intensity = facts.class_values, facts.intensity
         found = tuple(self.network.config[name] for name in ("state_channels", "image_channels", "out_channels"))
-        if found != state_channels(diffusion.objective, facts.channels, facts.num_classes) or tuple(self.network.config.window) != self.window:
+        if (
+            found != state_channels(diffusion.objective, facts.channels, facts.num_classes)
+            or tuple(self.network.config.window) != self.window
+        ):
             raise InputError(f"network/config.json has other channels or another window than model_index.json says; {AGAIN}")
 
     @classmethod
@@ -157,7 +160,8 @@ class DiffusionSegmenter:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the network. The sampler's state is float32 whatever it is."""
-        return next(self.network.parameters()).dtype
+        kind: torch.dtype = next(self.network.parameters()).dtype
+        return kind
 
     def sigmas(self, num_inference_steps: int) -> Tensor:
         """Noise levels of a run by the checkpoint's own schedule: [num_inference_steps + 1], float64, falling, the last one 0."""
@@ -217,29 +221,23 @@ class DiffusionSegmenter:
         if self.diffusion.objective in ("mask-alone", "image-alone"):
             raise InputError(f"{self.name} was trained on {self.diffusion.objective.replace('-', 's ')}; it finds no mask in a picture")
         check_pictures(images, self.facts)
-        padded = pad_to_window(images.to(self.device, torch.float32), self.window)
+        given = images.to(self.device, torch.float32)
         if self.diffusion.objective == "feed-forward":
-            found = self._at_once(padded, overlap)[:, None]
-        else:
-            denoise = MaskDenoiser(self, padded.repeat_interleave(num_samples, 0), overlap)
-            count, shape = len(padded) * num_samples, (mask_channels(self.num_classes), *padded.shape[2:])
-            sigmas = self.sigmas(num_inference_steps)
-            start = float(sigmas[0]) * batch_noise(shape, seed, count).to(self.device)
-            x = sample(denoise, start, sigmas, step=ddim_step(eta, renoiser(shape, seed, count)), events=events, key=key)
-            events.metric("model_calls", float(denoise.calls))
-            found = self.diffusion.probabilities(x).unflatten(0, (len(padded), num_samples))
-        return torch.stack([cut_to(row, images.shape[2:]) for row in found]).to(images.device)
+            return in_windows(self._at_once, given, self.window, max_rows=self.max_rows)[:, None].to(images.device)
+        padded = pad_to_window(given, self.window)
+        denoise = MaskDenoiser(self, padded.repeat_interleave(num_samples, 0), overlap)
+        count, shape = len(padded) * num_samples, (mask_channels(self.num_classes), *padded.shape[2:])
+        sigmas = self.sigmas(num_inference_steps)
+        start = float(sigmas[0]) * batch_noise(shape, seed, count).to(self.device)
+        x = sample(denoise, start, sigmas, step=ddim_step(eta, renoiser(shape, seed, count)), events=events, key=key)
+        events.metric("model_calls", float(denoise.calls))
+        found: Tensor = cut_to(self.diffusion.probabilities(x), images.shape[2:])
+        return found.unflatten(0, (len(padded), num_samples)).to(images.device)
 
-    def _at_once(self, images: Tensor, overlap: float) -> Tensor:
-        def probabilities(x: Tensor, sigma: float = 0.0) -> Tensor:
-            timesteps = torch.zeros(len(x), device=x.device)
-            return self.network((2 * x - 1).to(self.dtype), timesteps).float().softmax(1)
-
-        sides = tuple(images.shape[2:])
-        if sides == self.window:
-            return torch.cat([probabilities(rows) for rows in images.split(self.max_rows)])
-        whole = fuse(probabilities, sliding_windows(sides, self.window, overlap), max_rows=self.max_rows)
-        return torch.cat([whole(row[None], 0.0) for row in images])
+    def _at_once(self, windows: Float[Tensor, "rows channels *window"]) -> Float[Tensor, "rows classes *window"]:
+        """Probabilities of windows by a network without diffusion."""
+        logits: Tensor = self.network((2 * windows - 1).to(self.dtype), torch.zeros(len(windows), device=windows.device))
+        return logits.float().softmax(1)
 
 
 class MaskDenoiser:
@@ -263,9 +261,9 @@ class MaskDenoiser:
         estimate = self._fused(rows, sigma)
         return (estimate.clamp(low, high) if self.clipped else estimate).to(x.device)
 
-    def _windows(self, rows: Tensor, sigma: float) -> Tensor:
+    def _windows(self, x: Tensor, sigma: float) -> Tensor:
         """Estimates for windows that carry their part of the picture as further channels."""
-        return torch.cat([self._estimate(part, sigma) for part in rows.split(self.model.max_rows)])
+        return torch.cat([self._estimate(part, sigma) for part in x.split(self.model.max_rows)])
 
     def _estimate(self, rows: Tensor, sigma: float) -> Tensor:
         model, preconditioner = self.model, self.model.model_sampling.preconditioner

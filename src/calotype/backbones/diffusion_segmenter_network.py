@@ -108,7 +108,9 @@ class DiffusionSegmentationNetwork(ModelMixin, ConfigMixin):  # type: ignore[mis
         """
         config = self.config
         if (image is None) != (config.image_channels == 0):
-            raise ShapeError(f"the network has {config.image_channels} channels for a picture that guides; give one exactly if there are any")
+            raise ShapeError(
+                f"the network has {config.image_channels} channels for a picture that guides; give one exactly if there are any"
+            )
         x = _to_cells(state, self.patch_size)
         y = None if image is None else _to_cells(image, self.patch_size)
         levels: list[Tensor | None] = [None] * (len(config.channels) + 1)
@@ -219,10 +221,11 @@ class ResidualDenseGuide(nn.Module):
         h = first = self.conv_in(y)
         for block in self.blocks:
             seen = [h]
-            for conv in list(block)[:-1]:  # type: ignore[arg-type]
+            *inner, last = block.children()
+            for conv in inner:
                 seen.append(functional.leaky_relu(conv(torch.cat(seen, 1)), 0.2))
             # The share of ESRGAN's blocks, which keeps many of them stable.
-            h = h + 0.2 * block[-1](torch.cat(seen, 1))  # type: ignore[index]
+            h = h + 0.2 * last(torch.cat(seen, 1))
         return [first + self.conv_out(h), *[None] * self.levels], None
 
 
@@ -237,7 +240,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = functional.silu(self.norm_1(self.conv_1(x)))
-        return functional.silu(self.norm_2(self.conv_2(h))) + self.shortcut(x)
+        made: Tensor = functional.silu(self.norm_2(self.conv_2(h))) + self.shortcut(x)
+        return made
 
 
 class PictureEncoder(nn.Module):
@@ -281,7 +285,7 @@ class FFParser(nn.Module):
         """The filtered features."""
         axes = tuple(range(2, x.ndim))
         spectrum = torch.fft.rfftn(x.float(), dim=axes, norm="ortho")
-        filtered = torch.fft.irfftn(spectrum * torch.view_as_complex(self.weight.float()), s=self.sides, dim=axes, norm="ortho")
+        filtered: Tensor = torch.fft.irfftn(spectrum * torch.view_as_complex(self.weight.float()), s=self.sides, dim=axes, norm="ortho")
         return filtered.to(x.dtype)
 
 

@@ -262,8 +262,9 @@ class VPSchedule:
         )
 
     def input_scaled(self, scale: float) -> VPSchedule:
-        """The schedule of data multiplied by `scale` at the same timesteps: alpha' = b^2 alpha / ((b^2 - 1) alpha + 1), so that the ratio of
-        signal to noise is b^2 times as large (arXiv 2504.05977). A scale below 1 is a harder schedule.
+        """The schedule of data multiplied by `scale`: alpha' = b^2 alpha / ((b^2 - 1) alpha + 1) (arXiv 2504.05977).
+
+        The ratio of signal to noise is b^2 times as large at every timestep; a scale below 1 is a harder schedule.
 
         Raises:
             InputError: a scale that isn't positive.

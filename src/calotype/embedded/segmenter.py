@@ -54,6 +54,12 @@ class TraineeStudy(nn.Module):
         self.parts = nn.ModuleDict({name: make_part(part) for name, part in PARTS.items()})
         self.stage = next(iter(PARTS))
 
+    def part(self, name: str) -> TraineeDiffusionSegmenter:
+        """One of the networks."""
+        found = self.parts[name]
+        assert isinstance(found, TraineeDiffusionSegmenter)
+        return found
+
     def enter(self, stage: str) -> None:
         """Train this network from here on."""
         self.stage = stage
@@ -85,7 +91,10 @@ class TissueBatches:
 
     def _make(self, first: int, count: int) -> dict[str, Tensor]:
         split, seed = self.key
-        image, annotators = torch.empty(count, CHANNELS, SIZE, SIZE, dtype=torch.uint8), torch.empty(count, 2, SIZE, SIZE, dtype=torch.uint8)
+        image, annotators = (
+            torch.empty(count, CHANNELS, SIZE, SIZE, dtype=torch.uint8),
+            torch.empty(count, 2, SIZE, SIZE, dtype=torch.uint8),
+        )
         for number, variant in enumerate(VARIANTS):
             rows = [row for row in range(count) if (first + row) % len(VARIANTS) == number]
             scenes = [sample_tissue(variant, split=split, seed=seed, index=first + row, pictures_per_patient=len(VARIANTS)) for row in rows]
@@ -124,12 +133,12 @@ class SegmenterRecipe:
     def sample_grid(self, trainee: TraineeStudy, source: TissueBatches, path: Path) -> list[Path]:
         """Pictures, masks of a reader, and what the segmenter finds."""
         batch = source.batch(range(8), BatchRng(0, 0, range(8), 8), augment=False)
-        return draw_masks(trainee.parts["segmenter"].model(), batch["image"], batch["mask"], path)
+        return draw_masks(trainee.part("segmenter").model(), batch["image"], batch["mask"], path)
 
     def export(self, trainee: TraineeStudy, source: TissueBatches, folder: Path) -> None:
         """Every network as a checkpoint of its own, weights in 8 bits."""
-        for name, part in trainee.parts.items():
-            part.save(study_folder(folder, name), rounded=True)
+        for name in PARTS:
+            trainee.part(name).save(study_folder(folder, name), rounded=True)
 
     def validate(self, folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
         """Nothing yet."""

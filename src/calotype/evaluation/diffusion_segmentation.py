@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from calotype.backbones.diffusion_segmenter import DiffusionSegmenter, noise_schedule
 from calotype.core.events import SILENT, Events
+from calotype.core.timestep_profile import TimestepProfile
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.report import Claim, Report, Role, Row
 from calotype.evaluation.segmentation_study import (
@@ -48,7 +48,6 @@ from calotype.evaluation.segmentation_study import (
 from calotype.methods.diffusion_segmentation.study import load_study
 from calotype.methods.diffusion_segmentation.theory import advised_scaling, half_time, object_area, predicted_half_time
 from calotype.metrics import Interval
-from calotype.core.timestep_profile import TimestepProfile
 from calotype.world.tissue import paint_tissue, sample_tissue
 
 SLUG = "diffusion-segmentation"
@@ -167,15 +166,17 @@ def rows(result: StudyResult) -> list[Row]:
                 "ece": float(calibration_error(found.bins)), "ece_band": float(calibration_error(found.band)),
                 "seconds": seconds, "model_calls": calls,
             }  # fmt: skip
-            spread = {"iou": float(np.nanstd(found.iou, ddof=1)), "dice": float(np.nanstd(found.dice, ddof=1))} if len(found.iou) > 1 else {}
+            spread = (
+                {"iou": float(np.nanstd(found.iou, ddof=1)), "dice": float(np.nanstd(found.dice, ddof=1))} if len(found.iou) > 1 else {}
+            )
             made.append(Row(f"{variant}@{case}", role, numbers, spread, len(found.iou)))
     shown = (0, 20, 50, 100, 200, 300, 500, 800)
     for part, by_case in result.profiles.items():
         weighting = "sample" if part in ("mask_alone", "segmenter") else "epsilon"
-        for case, found in by_case.items():
-            values = found.mean(weighting).tolist()
+        for case, measured in by_case.items():
+            values = measured.mean(weighting).tolist()
             numbers = {f"t_{t}": values[TIMESTEPS.index(t)] for t in shown}
-            made.append(Row(f"{part.replace('_', '-')}-loss@{case}", "ablation", numbers, {}, found.errors.shape[1]))
+            made.append(Row(f"{part.replace('_', '-')}-loss@{case}", "ablation", numbers, {}, measured.errors.shape[1]))
     for case in (case.name for case in result.cases):
         half = result.half_time(case)
         numbers = {
@@ -204,17 +205,23 @@ def claims(result: StudyResult) -> list[Claim]:
 
     everyone = np.arange(count)
     earlier = _interval(half(big, everyone) - half(small, everyone), np.array([half(big, pick) - half(small, pick) for pick in picks]))
-    off = {case: _interval(abs(half(case, everyone) - result.predicted(case)),
-                           np.array([abs(half(case, pick) - result.predicted(case)) for pick in picks])) for case in (big, small)}  # fmt: skip
+
+    def missed(case: str, rows: NDArray[np.int64]) -> float:
+        return abs(half(case, rows) - result.predicted(case))
+
+    off = {case: _interval(missed(case, everyone), np.array([missed(case, pick) for pick in picks])) for case in (big, small)}
     within = [place for place, timestep in enumerate(TIMESTEPS) if 20 <= timestep <= 200]
     mask, picture = (result.errors(part, "epsilon")[within] for part in ("noise", "image_alone"))
     both = resampled(mask.shape[1])
     share = _interval(float((mask.mean(1) / picture.mean(1)).max()),
                       np.array([(mask[:, pick].mean(1) / picture[:, pick].mean(1)).max() for pick in both]))  # fmt: skip
     swapped = resampled(result.swaps[1.0][0].shape[1], times=400)
-    plain, harder = ((lambda rows, pair=result.swaps[scaling]: crossover(pair[0][:, rows], pair[1][:, rows])) for scaling in (1.0, HARDER))
-    everything = np.arange(result.swaps[1.0][0].shape[1])
-    moved = _interval(plain(everything) - harder(everything), np.array([plain(pick) - harder(pick) for pick in swapped]))
+
+    def earlier_by(rows: NDArray[np.int64]) -> float:
+        plain, harder = (crossover(*(overlap[:, rows] for overlap in result.swaps[scaling])) for scaling in (1.0, HARDER))
+        return plain - harder
+
+    moved = _interval(earlier_by(np.arange(result.swaps[1.0][0].shape[1])), np.array([earlier_by(pick) for pick in swapped]))
 
     def calibration(variant: str, other: str) -> Interval:
         first, second = result.bins(variant), result.bins(other)
@@ -222,13 +229,25 @@ def claims(result: StudyResult) -> list[Claim]:
                          np.array([calibration_error(first[pick]) - calibration_error(second[pick]) for pick in both]))  # fmt: skip
 
     return [
-        Claim("loss of the noise and SNR x loss of the mask are one: largest relative difference", result.identity, 1e-3, result.identity <= 1e-3),
-        Claim("closed form of the least loss against an exact denoiser: largest relative difference", result.oracle, 0.02, result.oracle <= 0.02),
+        Claim(
+            "loss of the noise and SNR x loss of the mask are one: largest relative difference",
+            result.identity,
+            1e-3,
+            result.identity <= 1e-3,
+        ),
+        Claim(
+            "closed form of the least loss against an exact denoiser: largest relative difference",
+            result.oracle,
+            0.02,
+            result.oracle <= 0.02,
+        ),
         Claim.at_least("a small object's mask is half lost earlier than a big one's, in timesteps", earlier, 100.0),
         *(Claim.at_most(f"that timestep from the object's size alone, {case}: off by", off[case], 150.0) for case in (big, small)),
         Claim.at_most("loss of the noise in a mask over that in a picture, largest for timesteps 20 to 200", share, 1 / 3),
         Claim.at_least(f"the picture decides earlier with input scaling {HARDER:g}, in timesteps", moved, 50.0),
-        Claim.at_most("calibration error of eight samples' mean less the feed-forward network's", calibration("method", "feed-forward"), 0.0),
+        Claim.at_most(
+            "calibration error of eight samples' mean less the feed-forward network's", calibration("method", "feed-forward"), 0.0
+        ),
         Claim.at_most("calibration error of eight samples' mean less one sample's", calibration("method", "one-sample"), 0.0),
     ]
 
@@ -249,7 +268,11 @@ class DiffusionSegmentationEvaluation(Evaluation):
         began = time.perf_counter()
         models = load_study(self.model, device=device)
         scenes = self.scenes(count, quick)
-        result = measure(models, tissue_cases(models["segmenter"].window[0], split="eval", seed=seed, count=scenes), seed=seed, events=events)
-        found, notes = (claims(result), []) if scenes >= LEAST_SCENES else ([], [f"{scenes} pictures of each kind are too few for a verdict"])
+        result = measure(
+            models, tissue_cases(models["segmenter"].window[0], split="eval", seed=seed, count=scenes), seed=seed, events=events
+        )
+        found, notes = (
+            (claims(result), []) if scenes >= LEAST_SCENES else ([], [f"{scenes} pictures of each kind are too few for a verdict"])
+        )
         place = str(models["segmenter"].device)
         return Report(SLUG, seed, scenes, place, time.perf_counter() - began, rows(result), found, notes)

@@ -59,13 +59,12 @@ class Quality:
 def quality(probability: Float[Tensor, "count classes *sides"], masks: Int[Tensor, count * sides]) -> Quality:
     """Measure probabilities against masks."""
     guess, classes = probability.argmax(1), probability.shape[1]
-    with np.errstate(invalid="ignore"):
-        overlaps = [measure(guess, masks, classes).nanmean(1).numpy() for measure in (iou, dice)]
+    overlap, both = (measure(guess, masks, classes).nanmean(1).numpy() for measure in (iou, dice))
     everywhere = torch.ones_like(masks, dtype=torch.bool)
-    return Quality(*overlaps, _binned(probability, masks, everywhere), _binned(probability, masks, boundary_band(masks, BAND)))
+    return Quality(overlap, both, _binned(probability, masks, everywhere), _binned(probability, masks, boundary_band(masks, BAND)))
 
 
-def _binned(probability: Tensor, masks: Tensor, region: Bool[Tensor, "..."]) -> Array:
+def _binned(probability: Tensor, masks: Tensor, region: Bool[Tensor, ...]) -> Array:
     confidence, guess = probability.max(1)
     right = (guess == masks).double()
     places = ((confidence.double() * BINS).ceil().long() - 1).clamp(0, BINS - 1)
@@ -90,14 +89,15 @@ def swapped_overlaps(
 ) -> tuple[Array, Array]:
     """Overlap of a sample with the picture's own mask and with another picture's, whose noisy mask it began with: [timesteps, pictures].
 
-    Noise is added to the mask of the next picture at each of `SWAPPED`, in the schedule with that input scaling, and removed given this one.
+    At each of `SWAPPED`, the mask of the next picture gets noise by the schedule with that input scaling, which is removed given this one.
     """
     schedule = noise_schedule(input_scaling=scaling)
     foreign = case.masks.roll(-1, 0)
     clean = model.diffusion.encode(foreign, model.num_classes).to(model.device)
     noise = batch_noise(clean.shape[1:], seed, len(clean), stream=7).to(clean)
     denoise = model.denoiser(case.images.to(model.device))
-    own, other = [], []
+    own: list[Array] = []
+    other: list[Array] = []
     for timestep in SWAPPED:
         visited = np.linspace(timestep, 0, SWAP_STEPS + 1)[:-1]
         sigmas = torch.tensor([*(schedule.sigma(float(t)) for t in visited), 0.0], dtype=torch.float64)
@@ -138,16 +138,16 @@ def denoised(model: DiffusionSegmenter, images: Tensor, masks: Tensor) -> tuple[
 
 
 def identity_gap(model: DiffusionSegmenter, case: StudyCase, *, seed: int) -> float:
-    """Largest relative difference of |epsilon - epsilon_hat|^2 and SNR |x0 - x0_hat|^2, each from the network's output by formulas of its own.
+    """Largest relative difference of |epsilon - epsilon_hat|^2 and SNR |x0 - x0_hat|^2, each by formulas of its own.
 
-    In float64 from the output on; in a schedule of whole timesteps as diffusers has it.
+    In float64 from the network's output on, at whole timesteps as diffusers has them.
     """
     schedule = noise_schedule(input_scaling=model.diffusion.input_scaling)
     images = 2 * case.images - 1
     clean = (images if model.diffusion.objective == "image-alone" else model.diffusion.encode(case.masks, model.num_classes)).double()
     normal = batch_noise(clean.shape[1:], seed, len(clean), stream=8).double()
     guide = images.to(model.device, model.dtype) if model.network.config.image_channels else None
-    gaps = []
+    gaps: list[float] = []
     for timestep in TIMESTEPS:
         alpha = float(schedule.alphas_cumprod[timestep])
         seen = alpha**0.5 * clean + (1 - alpha) ** 0.5 * normal
@@ -178,7 +178,7 @@ def oracle_gap(schedule: VPSchedule, *, seed: int, pixels: int = 400_000) -> flo
     timesteps = np.arange(50, 1000, 50)
     snr = signal_to_noise(schedule, timesteps)
     expected = least_epsilon_loss(snr)
-    gaps = []
+    gaps: list[float] = []
     for s, value in zip(snr, expected, strict=True):
         if value < expected.max() / 50:
             continue

@@ -1,4 +1,4 @@
-"""What the method reads and writes: a picture, slice or volume in the file's own depth, and a mask with the values of the training's masks."""
+"""What the method reads and writes: a scan in its file's own depth, and a mask with the values of the masks that were trained on."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def as_scan(value: ScanLike, *, name: str = "image", events: Events = SILENT) ->
     return _read_scan(Path(value), name=name, events=events)
 
 
-def to_unit(scan: Scan, rule: Mapping[str, object], channels: int, *, name: str = "image", events: Events = SILENT) -> Float[Tensor, "..."]:
+def to_unit(scan: Scan, rule: Mapping[str, object], channels: int, *, name: str = "image", events: Events = SILENT) -> Float[Tensor, ...]:
     """The scan in [0, 1] by a checkpoint's rule, with as many channels: [channels, *sides].
 
     A grey picture is repeated where three channels are wanted, and a colour picture that is grey becomes one; others are refused.
@@ -176,7 +176,10 @@ def coloured(mask: LabelPicture) -> Image:
     import colorsys
 
     count = max(1, len(mask.class_values) - 1)
-    colours = [(0.0, 0.0, 0.0), *(colorsys.hsv_to_rgb(place / count, 0.75, 1.0) if count > 1 else (1.0, 1.0, 1.0) for place in range(count))]
+    colours = [
+        (0.0, 0.0, 0.0),
+        *(colorsys.hsv_to_rgb(place / count, 0.75, 1.0) if count > 1 else (1.0, 1.0, 1.0) for place in range(count)),
+    ]
     shown = torch.zeros(3, *mask.labels.shape)
     for value, colour in zip(mask.class_values, colours, strict=False):
         shown[:, mask.labels == value] = torch.tensor(colour)[:, None]

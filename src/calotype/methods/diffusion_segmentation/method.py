@@ -51,7 +51,7 @@ class Segmentation:
     spread: Image | Volume | None
     """Twice the standard deviation of that probability over the samples: 0 where they agree, 1 where half of them say one thing and half
     another. It says how far they agree, not how far they are right. None with one sample."""
-    probabilities: Float[Tensor, "classes *sides"]
+    probabilities: Float[Tensor, classes * sides]
     """Of every class."""
 
 
@@ -128,7 +128,7 @@ class DiffusionSegmentation(Method):
             several = found[None]
         return self._result(model, scan, found.cpu(), several.cpu())
 
-    def _pixels(self, model: Segments, scan: Scan, events: Events) -> Float[Tensor, "channels *sides"]:
+    def _pixels(self, model: Segments, scan: Scan, events: Events) -> Float[Tensor, channels * sides]:
         """The picture in [0, 1], as the model was trained to see it."""
         sides = scan.raw.sides
         if len(sides) != len(model.window):

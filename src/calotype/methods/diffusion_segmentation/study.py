@@ -51,7 +51,7 @@ def load_study(name: str | os.PathLike[str], *, device: str = "auto") -> dict[st
         InputError: a folder without them.
     """
     first: Any = load(os.fspath(name), device=device)
-    folder = getattr(first.source, "folder", None)
+    folder: Path = first.source.folder
     parts = {part: first if part == next(iter(PARTS)) else load(str(study_folder(folder, part)), device=device) for part in PARTS}
     for part, model in parts.items():
         if not isinstance(model, DiffusionSegmenter) or model.diffusion.objective != PARTS[part].objective:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor

@@ -171,7 +171,9 @@ class DiffusionSegmentationTraining(SegmenterTraining):
     def __post_init__(self) -> None:
         fields.one_of(self, objective=get_args(Objective), prediction=tuple(PREDICTIONS))
         if not self._ours and self.objective != "feed-forward":
-            raise InputError(f"architecture {self.architecture} is one of MONAI's, which are trained without diffusion; add --objective feed-forward")
+            raise InputError(
+                f"architecture {self.architecture} is one of MONAI's, which are trained without diffusion; add --objective feed-forward"
+            )
         fields.at_least(self, 1, "num_res_blocks", "norm_num_groups", "patch_size")
         fields.at_least(self, 10, "num_train_timesteps")
         if any(width < 1 or width % self.norm_num_groups for width in self.channels):
@@ -204,7 +206,7 @@ class DiffusionSegmentationTraining(SegmenterTraining):
         stride = self.patch_size << (len(self.channels) - 1)
         if len(self.window) not in (2, 3) or any(side < stride or side % stride for side in self.window):
             raise InputError(
-                f"window is {self.window}; it must have two or three sides, multiples of {stride}, which the network's levels divide them by"
+                f"window is {self.window}; it must have two or three sides, multiples of {stride}, which the levels divide them by"
             )
         return {
             "architecture": self.architecture, "spatial_dims": len(self.window), "state_channels": state, "image_channels": image,
@@ -282,7 +284,9 @@ class DiffusionSegmentationTraining(SegmenterTraining):
         trainee.save(folder, rounded=rounded)
 
 
-def draw_masks(model: DiffusionSegmenter, images: Float[Tensor, "rows channels *sides"], masks: Int[Tensor, "rows *sides"], path: Path) -> list[Path]:
+def draw_masks(
+    model: DiffusionSegmenter, images: Float[Tensor, "rows channels *sides"], masks: Int[Tensor, rows * sides], path: Path
+) -> list[Path]:
     """A sheet, a row for each window: picture, true classes, mean of four samples, their spread (white is the most that is possible), one
     sample; of a volume its middle slice."""
     from calotype.train.sample_grids import save_grid
