@@ -164,10 +164,13 @@ class SegmenterTraining(Training):
         """Windows of the pictures and masks of a folder, and of the synthetic ones beside it.
 
         Raises:
-            InputError: the synthetic pictures have other channels.
+            InputError: the window has another number of sides than the pictures, or the synthetic pictures have other channels.
         """
         limits = (self.intensity[0], self.intensity[1]) if self.intensity else None
         real = self._folder(data, kept / NAME, classes=self.classes or None, intensity=limits)
+        if real.spatial_dims != len(self.window):
+            told = "two sides, such as 64 64" if real.spatial_dims == 2 else "three sides, such as 32 32 32"
+            raise InputError(f"window is {self.window}, and the {'pictures' if real.spatial_dims == 2 else 'volumes'} of data need {told}")
         windows = SegmentationWindows(real, self.window)
         if not self.synthetic:
             return windows
