@@ -231,8 +231,9 @@ class DiffusionSegmenter:
         start = float(sigmas[0]) * batch_noise(shape, seed, count).to(self.device)
         x = sample(denoise, start, sigmas, step=ddim_step(eta, renoiser(shape, seed, count)), events=events, key=key)
         events.metric("model_calls", float(denoise.calls))
-        found: Tensor = cut_to(self.diffusion.probabilities(x), images.shape[2:])
-        return found.unflatten(0, (len(padded), num_samples)).to(images.device)
+        found = cut_to(self.diffusion.probabilities(x), images.shape[2:])
+        rows: Tensor = found.to(images.device)
+        return rows.reshape(len(padded), num_samples, *rows.shape[1:])
 
     def _at_once(self, windows: Float[Tensor, "rows channels *window"]) -> Float[Tensor, "rows classes *window"]:
         """Probabilities of windows by a network without diffusion."""
