@@ -56,7 +56,7 @@ class DiffusionFacts:
     mask_range: MaskRange = "plus-minus-one"
     """Values of a mask in the diffusion: -1 and 1, or 0 and 1, which is a quarter of the ratio of signal to noise."""
     input_scaling: float = 1.0
-    """Of the mask in the noise schedule, whose betas already have it: the ratio of signal to noise is that number squared times as large."""
+    """Of the mask in the noise schedule, whose betas already have it: the ratio of signal to noise is its square times as large."""
 
     def __post_init__(self) -> None:
         for name, known in (("objective", Objective), ("mask_range", MaskRange)):

@@ -88,7 +88,7 @@ def _profile(arguments: Sequence[str]) -> int:
     """`calotype eval MODEL --timestep-profile`."""
     page = Help(
         "calotype eval MODEL --timestep-profile [--data DIR] [--count N]",
-        "The loss of a diffusion model at each noise level, on samples that it wasn't trained on: of the noise (epsilon) and of the sample.",
+        "The loss of a diffusion model at each noise level, on samples that it wasn't trained on: the noise's (epsilon) and the sample's.",
         examples=("calotype eval toy-t2i --timestep-profile", "calotype eval my-segmenter --timestep-profile --data slides"),
     )
     options = parse(ProfileOptions, arguments, page)

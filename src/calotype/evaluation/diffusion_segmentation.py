@@ -16,7 +16,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ from numpy.typing import NDArray
 from calotype.backbones.diffusion_segmenter import DiffusionSegmenter, noise_schedule
 from calotype.core.events import SILENT, Events
 from calotype.core.timestep_profile import TimestepProfile
+from calotype.data.raw import Intensity
+from calotype.data.segmentation_folder import SegmentationFolder
+from calotype.data.windows import SegmentationWindows
+from calotype.errors import InputError, MissingError
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.report import Claim, Report, Role, Row
 from calotype.evaluation.segmentation_study import (
@@ -45,12 +50,16 @@ from calotype.evaluation.segmentation_study import (
     resampled,
     swapped_overlaps,
 )
-from calotype.methods.diffusion_segmentation.study import load_study
+from calotype.evaluation.study_report import write_report
+from calotype.methods.diffusion_segmentation.study import PARTS, load_parts, load_study
 from calotype.methods.diffusion_segmentation.theory import advised_scaling, half_time, object_area, predicted_half_time
+from calotype.methods.diffusion_segmentation.training import DiffusionSegmentationTraining
 from calotype.metrics import Interval
+from calotype.train.training import SPLIT_SEED
 from calotype.world.tissue import paint_tissue, sample_tissue
 
 SLUG = "diffusion-segmentation"
+TISSUE = "of the tissue world: half of them with one big object, half with many small ones, soft borders that two readers draw differently"
 COUNT = 48
 """Pictures of each kind."""
 HARDER = 0.5
@@ -252,6 +261,32 @@ def claims(result: StudyResult) -> list[Claim]:
     ]
 
 
+def trained_on(data: Path, folder: Path, window: tuple[int, ...], budget: str, *, seed: int, device: str, events: Events) -> Path:
+    """The study's networks, trained on a user's folder one after the other; what is there already is finished or gone on with.
+
+    Returns:
+        The folder that `load_study` reads.
+    """
+    home = folder / "models"
+    for name, part in PARTS.items():
+        prediction: Literal["sample", "epsilon"] = "epsilon" if part.prediction == "epsilon" else "sample"
+        training = DiffusionSegmentationTraining(objective=part.objective, prediction=prediction, window=window)
+        events.note(f"{part.words}: {budget}")
+        training(data, home / name, seed=seed, budget=budget, device=device, events=events)
+    return home
+
+
+def folder_case(data: Path, model: DiffusionSegmenter, count: int, *, events: Events) -> StudyCase:
+    """Windows of a folder's held-out pictures, read as the model was trained to see them."""
+    rule = Intensity.of_json(model.intensity)
+    found = SegmentationFolder.open(
+        data, classes=model.class_values, intensity=(rule.low, rule.high), size_at_least=model.window, events=events
+    )
+    _, held_out = SegmentationWindows(found, model.window).split(DiffusionSegmentationTraining().held_out_share, SPLIT_SEED)
+    rows = held_out.rows(range(count))
+    return StudyCase(name="data", images=rows["image"], masks=rows["mask"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionSegmentationEvaluation(Evaluation):
     """What does diffusion add to a network that finds masks, and at which noise level is the picture needed?"""
@@ -261,18 +296,50 @@ class DiffusionSegmentationEvaluation(Evaluation):
     default_count: ClassVar[int] = COUNT
     quick_count: ClassVar[int] = 6
 
+    data: Path | None = None
+    """Your folder with images/ and masks/: five small networks are trained on it, and measured on the patients that are held out."""
+    budget: str = "5m"
+    """With data: for each of the five trainings, time or steps (2000steps)."""
+    window: tuple[int, ...] = (64, 64)
+    """With data: sides in pixels or voxels that the networks see."""
+    report: Path | None = None
+    """Folder of the report, study.html and study.md; by default in ./runs, and none with --quick."""
+
+    def check(self, *, count: int | None, record: bool) -> None:
+        """Refuse to record what is measured on the user's own pictures."""
+        if self.data is not None and record:
+            raise InputError("data holds your own pictures, and the docs' tables are of the tissue world; leave out record")
+
     def __call__(
         self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
     ) -> Report:
         """See `calotype.evaluation.Evaluation`."""
-        began = time.perf_counter()
-        models = load_study(self.model, device=device)
-        scenes = self.scenes(count, quick)
-        result = measure(
-            models, tissue_cases(models["segmenter"].window[0], split="eval", seed=seed, count=scenes), seed=seed, events=events
-        )
-        found, notes = (
-            (claims(result), []) if scenes >= LEAST_SCENES else ([], [f"{scenes} pictures of each kind are too few for a verdict"])
-        )
+        began, scenes = time.perf_counter(), self.scenes(count, quick)
+        notes: list[str] = []
+        if self.data is not None:
+            folder = self.report or Path("runs") / f"study-{self.data.expanduser().resolve().name}"
+            home = trained_on(self.data, folder, self.window, self.budget, seed=seed, device=device, events=events)
+            models = load_parts({name: str(home / name) for name in PARTS}, device=device)
+            cases = [folder_case(self.data, models["segmenter"], scenes, events=events)]
+            notes.append("no claims: these are about the tissue world, whose truth is known")
+        else:
+            folder = self.report or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{SLUG}-study"
+            models = load_study(self.model, device=device)
+            cases = tissue_cases(models["segmenter"].window[0], split="eval", seed=seed, count=scenes)
+        result = measure(models, cases, seed=seed, events=events)
+        found: list[Claim] = []
+        if self.data is None and scenes >= LEAST_SCENES:
+            found = claims(result)
+        elif self.data is None:
+            notes.append(f"{scenes} pictures of each kind are too few for a verdict; {LEAST_SCENES} are the least")
         place = str(models["segmenter"].device)
-        return Report(SLUG, seed, scenes, place, time.perf_counter() - began, rows(result), found, notes)
+        made = Report(SLUG, seed, scenes, place, time.perf_counter() - began, rows(result), found, notes)
+        if self.report is not None or not quick:
+            try:
+                write_report(result, made, folder, data=f"held-out windows of {self.data}" if self.data else TISSUE)
+                notes.append(f"the report with its plots: {folder / 'study.html'}")
+            except MissingError as error:
+                if self.report is not None:
+                    raise
+                notes.append(f"no report: {error}")
+        return made

@@ -20,13 +20,15 @@ from calotype.core.events import SILENT, Events
 from calotype.core.guidance import NoGuidance
 from calotype.core.timestep_profile import TimestepProfile, timestep_profile
 from calotype.data.picture_folder import PictureFolder
-from calotype.data.segmentation_folder import Intensity, SegmentationFolder
+from calotype.data.raw import Intensity
+from calotype.data.segmentation_folder import SegmentationFolder
 from calotype.data.windows import SegmentationWindows
 from calotype.errors import InputError
 from calotype.evaluation.diffusion_segmentation import tissue_cases
 from calotype.evaluation.report import Report, Row
 from calotype.evaluation.segmentation_study import denoised
 from calotype.imaging.types import Image
+from calotype.train.training import SPLIT_SEED
 from calotype.world import paint, sample_scene
 from calotype.world.brains.anatomy import sample_brain
 
@@ -35,8 +37,6 @@ LEVELS = 20
 COUNTS: Mapping[str, int] = {"TextToImage": 32, "ImageToVideo": 8, "VolumePrior": 8, "Segmenter": 64}
 """Samples by role, of about equal cost."""
 BATCH = 8
-SPLIT_SEED = 0
-"""Of the data's split, as in training."""
 
 Batches = Iterator[tuple[Denoiser, Tensor]]
 

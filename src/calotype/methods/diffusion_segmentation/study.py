@@ -52,8 +52,18 @@ def load_study(name: str | os.PathLike[str], *, device: str = "auto") -> dict[st
     """
     first: Any = load(os.fspath(name), device=device)
     folder: Path = first.source.folder
-    parts = {part: first if part == next(iter(PARTS)) else load(str(study_folder(folder, part)), device=device) for part in PARTS}
+    others = {part: str(study_folder(folder, part)) for part in PARTS}
+    return load_parts({**others, next(iter(PARTS)): os.fspath(name)}, device=device)
+
+
+def load_parts(names: Mapping[str, str], *, device: str = "auto") -> dict[str, DiffusionSegmenter]:
+    """The networks from checkpoints of their own.
+
+    Raises:
+        InputError: one was trained for something else.
+    """
+    parts: dict[str, Any] = {part: load(name, device=device) for part, name in names.items()}
     for part, model in parts.items():
         if not isinstance(model, DiffusionSegmenter) or model.diffusion.objective != PARTS[part].objective:
-            raise InputError(f"{folder} isn't the folder of a study: its {part} was trained for something else")
-    return parts
+            raise InputError(f"{names[part]} isn't the network of a study that is called {part}: it was trained for something else")
+    return {part: parts[part] for part in PARTS}
