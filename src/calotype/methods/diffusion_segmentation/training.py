@@ -50,6 +50,8 @@ from calotype.train.segmenter_training import SegmentationBatches, SegmentationR
 
 HIGHWAY_WEIGHT = 10.0
 """Of the squared error of medsegdiff's second mask (official code)."""
+LEAST_CELLS = 3
+"""Along each side of a volume's coarsest level. On two, some processors' gradients of 3-D convolutions in bfloat16 aren't numbers."""
 SHOWN = 8
 """Held-out windows on a sheet."""
 PREDICTIONS: Mapping[str, Prediction] = {"sample": "sample", "epsilon": "epsilon", "v": "v_prediction"}
@@ -204,9 +206,11 @@ class DiffusionSegmentationTraining(SegmenterTraining):
             return super().network(channels, classes)
         state, image, out = state_channels(self.objective, channels, classes)
         stride = self.patch_size << (len(self.channels) - 1)
-        if len(self.window) not in (2, 3) or any(side < stride or side % stride for side in self.window):
+        least = stride * (LEAST_CELLS if len(self.window) == 3 else 1)
+        if len(self.window) not in (2, 3) or any(side < least or side % stride for side in self.window):
             raise InputError(
                 f"window is {self.window}; it must have two or three sides, multiples of {stride}, which the levels divide them by"
+                f"{f', and {least} or more' if least > stride else ''}"
             )
         return {
             "architecture": self.architecture, "spatial_dims": len(self.window), "state_channels": state, "image_channels": image,
