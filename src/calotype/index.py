@@ -110,7 +110,13 @@ METHODS: dict[str, MethodRow] = {
     "dp-rdm": MethodRow(
         None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"
     ),
-    "umed": MethodRow(None, "privacy and protection", "segmentation data set -> imperceptibly protected data set", "arXiv 2403.14250"),
+    "umed": MethodRow(
+        "calotype.methods.umed:UMed",
+        "privacy and protection",
+        "segmentation data set -> imperceptibly protected data set",
+        "arXiv 2403.14250",
+        "calotype.evaluation.umed:UMedEvaluation",
+    ),
 }
 
 EMBEDDED: dict[str, str] = {
