@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
+from calotype.errors import InputError
 from calotype.index import EMBEDDED
 from calotype.registry import find_evaluation, known_evaluations
 

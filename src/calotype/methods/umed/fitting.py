@@ -106,7 +106,9 @@ def fit(
         raise InputError(f"data: there is {len(data)} picture; a fit needs two or more")
     accelerator = accelerator_for(device)
     groups = {name: Group(modules=(name,)) for name in (PERTURBATION, SURROGATE)}
-    settings = Settings(batch_size=batch_size, learning_rate=learning_rate, betas=(0.9, 0.999), weight_decay=0.0, warmup_steps=0, decay_share=0.0)
+    settings = Settings(
+        batch_size=batch_size, learning_rate=learning_rate, betas=(0.9, 0.999), weight_decay=0.0, warmup_steps=0, decay_share=0.0
+    )
     trainee = trainee.to(accelerator.device).train()
     optimizers = Optimizers(
         trainee, Stage(groups=groups), settings, whole=frozenset(name for name, _ in trainee.named_parameters()), accelerator=accelerator,

@@ -124,7 +124,9 @@ class UMed(Method):
     @classmethod
     def paper(cls) -> Self:
         """The numbers that a re-implementation calls the paper's; one generator step in five is the surrogate's, and it sees picture i."""
-        return cls(learning_rate=1e-4, surrogate_every=5, carriers="own", sees_masks=False, high_pass=False, widths=(16, 32, 64, 128), batch_size=8)
+        return cls(
+            learning_rate=1e-4, surrogate_every=5, carriers="own", sees_masks=False, high_pass=False, widths=(16, 32, 64, 128), batch_size=8
+        )
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Look through the whole folder before anything is made."""
@@ -205,7 +207,9 @@ class UMed(Method):
         """
         height, width = (min(self.window, *(size[axis] for size in sizes)) // STRIDE * STRIDE for axis in (0, 1))
         if min(height, width) < 2 * STRIDE:
-            raise InputError(f"data: the smallest picture has a side of {min(min(size) for size in sizes)}; {2 * STRIDE} pixels are the least")
+            raise InputError(
+                f"data: the smallest picture has a side of {min(min(size) for size in sizes)}; {2 * STRIDE} pixels are the least"
+            )
         return height, width
 
     @staticmethod

@@ -51,9 +51,7 @@ class Change:
         return torch.from_numpy(values.astype(np.float32)) / (2**self.depth - 1)
 
 
-def changes(
-    data: SegmentationFolder, draw: Callable[[Tensor, Tensor], Tensor], events: Events = SILENT
-) -> Iterator[Change]:
+def changes(data: SegmentationFolder, draw: Callable[[Tensor, Tensor], Tensor], events: Events = SILENT) -> Iterator[Change]:
     """Every picture with what `draw(image, mask)` adds to it, rounded to the file's levels and cut to its range.
 
     The budget is in units of the window that the intensities are read with, so that 16 bits change by more levels.

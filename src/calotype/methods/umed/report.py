@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from calotype.core.artifacts import HtmlReport
 from calotype.errors import MissingError
-from calotype.metrics import psnr
 from calotype.methods.umed.protected import Change
+from calotype.metrics import psnr
 
 SHOWN = 6
 SIDE = 220
