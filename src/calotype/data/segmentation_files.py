@@ -41,7 +41,7 @@ def told_size(sides: Sequence[int]) -> str:
     return "x".join(str(side) for side in (sides[::-1] if len(sides) == 2 else sides))
 
 
-def listed(values: Iterable[int], most: int = 6) -> str:
+def listed(values: Iterable[int | str], most: int = 6) -> str:
     """
     >>> listed([3, 5]), listed(range(9), 3)
     ('3, 5', '0, 1, 2 and 6 more')
