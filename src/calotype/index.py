@@ -110,12 +110,19 @@ METHODS: dict[str, MethodRow] = {
     "dp-rdm": MethodRow(
         None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"
     ),
-    "umed": MethodRow(None, "privacy and protection", "segmentation data set -> imperceptibly protected data set", "arXiv 2403.14250"),
+    "umed": MethodRow(
+        "calotype.methods.umed:UMed",
+        "privacy and protection",
+        "segmentation data set -> imperceptibly protected data set",
+        "arXiv 2403.14250",
+        "calotype.evaluation.umed:UMedEvaluation",
+    ),
 }
 
 EMBEDDED: dict[str, str] = {
     "recogniser": "calotype.embedded.recogniser:RecogniserRecipe",
     "toy-vae": "calotype.embedded.vae:VAERecipe",
+    "toy-vae-wide": "calotype.embedded.vae:WideVAERecipe",
     "toy-t2i": "calotype.embedded.t2i:T2IRecipe",
     "toy-i2v": "calotype.embedded.i2v:I2VRecipe",
     "toy-subject": "calotype.embedded.subject:SubjectRecipe",
@@ -132,6 +139,9 @@ _SVD_LICENCE = "Stability AI Community License, with terms of its own"
 
 MODELS: dict[str, ModelRow] = {
     "toy-vae": ModelRow("Autoencoder", "the autoencoder of the toy family, 64 px, f = 4", "Apache-2.0", "toy-vae"),
+    "toy-vae-wide": ModelRow(
+        "Autoencoder", "the autoencoder of all toy worlds (tissue, portraits, landscapes, ...), 64 px, f = 4", "Apache-2.0", "toy-vae-wide"
+    ),
     "toy-t2i": ModelRow("TextToImage", "caption to picture of the toy world, 64 px", "Apache-2.0", "toy-t2i"),
     "toy-subject": ModelRow(
         "SubjectToImage", "caption and subject picture to picture of the toy world's creatures, 64 px", "Apache-2.0", "toy-subject"

@@ -38,7 +38,9 @@ def trainee(
     state, image, out = state_channels(objective, 1, classes)
     made = network(window, state_channels=state, image_channels=image, out_channels=out)
     facts = SegmenterFacts(window=window, class_values=tuple(range(0, 10 * classes, 10)))
-    diffusion = DiffusionFacts(objective=objective, **{name: changes.pop(name) for name in ("mask_range", "input_scaling") if name in changes})
+    diffusion = DiffusionFacts(
+        objective=objective, **{name: changes.pop(name) for name in ("mask_range", "input_scaling") if name in changes}
+    )
     return TraineeDiffusionSegmenter(made, facts, diffusion, **changes)
 
 
@@ -175,7 +177,9 @@ def test_the_loss_is_that_of_the_prediction() -> None:
             sigma = noise_schedule().sigma(float(timestep))
             clean = model.diffusion.encode(batch["mask"][row : row + 1], 2)
             with torch.no_grad():
-                estimate = model.denoiser(batch["image"][row : row + 1], clipped=False)(clean + sigma * batch["noise"][row : row + 1], sigma)
+                estimate = model.denoiser(batch["image"][row : row + 1], clipped=False)(
+                    clean + sigma * batch["noise"][row : row + 1], sigma
+                )
             error = float((estimate - clean).square().mean())
             expected = {"sample": error, "epsilon": error / sigma**2, "v_prediction": error * (1 + sigma**-2)}[prediction]
             assert float(losses[row].detach()) == pytest.approx(expected, rel=2e-3)

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from calotype.core.mask_fusion import fuse_masks, staple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calotype.core.mask_fusion import fuse_masks, staple
 from calotype.errors import InputError, ShapeError
 
 

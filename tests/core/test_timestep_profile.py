@@ -50,7 +50,9 @@ def test_more_draws_are_their_mean() -> None:
     assert not torch.equal(twice.errors, timestep_profile([(best, clean)], LEVELS).errors)
 
 
-@pytest.mark.parametrize(("levels", "batches"), [((), [(best, torch.zeros(1, 1))]), ((0.0, 1.0), [(best, torch.zeros(1, 1))]), ((1.0,), [])])
+@pytest.mark.parametrize(
+    ("levels", "batches"), [((), [(best, torch.zeros(1, 1))]), ((0.0, 1.0), [(best, torch.zeros(1, 1))]), ((1.0,), [])]
+)
 def test_levels_must_be_positive_and_samples_there(levels: tuple[float, ...], batches: list[tuple[object, Tensor]]) -> None:
     with pytest.raises(InputError):
         timestep_profile(batches, levels)  # type: ignore[arg-type]

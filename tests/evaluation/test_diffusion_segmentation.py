@@ -111,7 +111,10 @@ def test_the_table_has_every_network_and_kind(measured: StudyResult) -> None:
     assert {f"{variant}@{case}" for variant in ("method", "feed-forward", "noise-one-sample") for case in ("big", "small")} <= set(names)
     assert len(claims(measured)) == 9
     fingerprint = next(row for row in rows(measured) if row.variant == "fingerprint@big")
-    assert fingerprint.metrics["t_half_predicted"] > next(r for r in rows(measured) if r.variant == "fingerprint@small").metrics["t_half_predicted"]
+    assert (
+        fingerprint.metrics["t_half_predicted"]
+        > next(r for r in rows(measured) if r.variant == "fingerprint@small").metrics["t_half_predicted"]
+    )
 
 
 def test_the_report_can_be_read_without_other_files(measured: StudyResult, tmp_path: Path) -> None:

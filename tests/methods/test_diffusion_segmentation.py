@@ -143,7 +143,9 @@ def test_a_training_says_what_does_not_go_together(deep: tuple[Path, Path], tmp_
     with pytest.raises(InputError, match="must divide"):
         DiffusionSegmentationTraining(channels=(12, 20))
     with pytest.raises(InputError, match="has prediction sample, and epsilon"):
-        DiffusionSegmentationTraining(**SMALL, prediction="epsilon")(deep[0], tmp_path / "out", model=deep[1], budget="1steps", device="cpu")
+        DiffusionSegmentationTraining(**SMALL, prediction="epsilon")(
+            deep[0], tmp_path / "out", model=deep[1], budget="1steps", device="cpu"
+        )
     assert not (tmp_path / "out" / "training.json").exists()
 
 

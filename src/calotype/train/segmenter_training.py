@@ -43,7 +43,7 @@ from calotype.metrics.segmentation import by_patient, dice, over_patients
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.segmentation_batches import Augmentation, SegmentationLoss, channels_last
-from calotype.train.training import Training
+from calotype.train.training import SPLIT_SEED, Training
 
 SHOWN = 8
 """Held-out windows on a sheet."""
@@ -191,13 +191,15 @@ class SegmenterTraining(Training):
         """Tell what was found; `data_set` has read every file."""
         for name, part in zip(("data", "synthetic"), data.parts if isinstance(data, MixedData) else (data,), strict=False):
             pictures = _pictures(part)
-            patients, rule = len(set(pictures.patients)), pictures.intensity
-            first, *others = pictures.class_values
-            held = f"; about {max(1, round(self.held_out_share * patients))} patients are held out" if name == "data" else ""
+            rule, (first, *others) = pictures.intensity, pictures.class_values
+            told = "the one class is" if len(others) == 1 or self.merge else "the classes are"
+            held = ""
+            if name == "data":
+                _, out = pictures.split(self.held_out_share, SPLIT_SEED)
+                held = f"; held out: {len(out)} pictures of {', '.join(sorted(set(out.patients))[:5])}"
             events.note(
-                f"{name}: {len(pictures)} pictures of {patients} patients, the masks' background is {first}, "
-                f"{'one class of' if self.merge else 'the classes are'} {', '.join(map(str, others))}; "
-                f"intensities {rule.low:g} to {rule.high:g} become 0 to 1{held}"
+                f"{name}: {len(pictures)} pictures of {len(set(pictures.patients))} patients; in the masks {first} is the background and "
+                f"{told} {', '.join(map(str, others))}; intensities {rule.low:g} to {rule.high:g} become 0 to 1{held}"
             )
 
     def check_start(self, start: Path, data: DataSet, events: Events = SILENT) -> None:
