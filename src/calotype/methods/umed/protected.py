@@ -44,16 +44,16 @@ class Change:
     @property
     def levels(self) -> Values:
         """What was added."""
-        return self.after - self.before
+        levels: Values = self.after - self.before
+        return levels
 
     def unit(self, values: Values) -> Float[Tensor, "channels height width"]:
         """Numbers of the file over their largest one."""
-        return torch.from_numpy(values.astype(np.float32)) / (2**self.depth - 1)
+        found: Tensor = torch.from_numpy(values.astype(np.float32)) / (2**self.depth - 1)
+        return found
 
 
-def changes(
-    data: SegmentationFolder, draw: Callable[[Tensor, Tensor], Tensor], events: Events = SILENT
-) -> Iterator[Change]:
+def changes(data: SegmentationFolder, draw: Callable[[Tensor, Tensor], Tensor], events: Events = SILENT) -> Iterator[Change]:
     """Every picture with what `draw(image, mask)` adds to it, rounded to the file's levels and cut to its range.
 
     The budget is in units of the window that the intensities are read with, so that 16 bits change by more levels.
