@@ -200,7 +200,7 @@ class UMed(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             drawn = Perturbation(
-                channels, num_classes, epsilon=self.epsilon / 255, band=self.band, texture=self.texture, widths=self.widths,
+                channels, num_classes, epsilon=self.epsilon / 255, band=self.band, side=self.side, texture=self.texture, widths=self.widths,
                 sees_masks=self.sees_masks, high_pass=self.high_pass, parts=self.parts,
             )  # fmt: skip
             trainee = BiLevel(drawn, make_network(config), surrogate_every=self.surrogate_every, carriers=self.carriers)
