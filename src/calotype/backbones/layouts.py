@@ -217,6 +217,17 @@ LAYOUTS: tuple[Layout, ...] = (
         parts={"network": _SEGMENTERS},
     ),
     Layout(
+        class_name="LayoutStylePipeline",
+        role="LayoutStyleToImage",
+        adapter="calotype.backbones.layout_style:LayoutStyleDiffusion",
+        parts={
+            "conditioner": (Network("calotype.backbones.style_network:StyleConditioner", _DIFFUSERS),),
+            "unet": (Network("diffusers:UNet2DModel", _DIFFUSERS),),
+            "vae": (*_VAE, Network("diffusers:VQModel", _DIFFUSERS)),
+            "scheduler": (),
+        },
+    ),
+    Layout(
         class_name="AutoencoderKL",
         role="Autoencoder",
         adapter="calotype.backbones.autoencoder:Autoencoder",
