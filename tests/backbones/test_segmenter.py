@@ -14,7 +14,6 @@ import calotype
 from calotype.backbones.segmenter import FeedForwardSegmenter, Segments
 from calotype.backbones.segmenter_network import (
     Architecture,
-    FixedTime,
     SegmenterFacts,
     known_networks,
     make_network,
@@ -24,16 +23,6 @@ from calotype.backbones.segmenter_network import (
 from calotype.errors import InputError, ShapeError
 
 WIDTHS: dict[str, tuple[int, ...]] = {"segresnet": (4, 8), "basic-unet": (4, 4, 4, 4, 4), "attention-unet": (4, 8)}
-DIFFUSION: dict[str, dict[str, Any]] = {
-    "UNet2DModel": {
-        "sample_size": 16, "in_channels": 1, "out_channels": 2, "block_out_channels": [4, 8], "norm_num_groups": 4, "layers_per_block": 1,
-        "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2,
-    },
-    "DiffusionModelUNet": {
-        "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 4], "attention_levels": [False, False],
-        "num_res_blocks": 1, "norm_num_groups": 4, "num_head_channels": 4,
-    },
-}  # fmt: skip
 
 
 def widths(architecture: str) -> tuple[int, ...]:
@@ -76,8 +65,7 @@ def test_every_architecture_gives_a_number_for_each_class_and_pixel(architecture
 @pytest.mark.parametrize("name", sorted(known_networks()))
 def test_folders_load_in_their_role_with_the_weights_that_were_saved(name: str, tmp_path: Path) -> None:
     by_class = {config(architecture)["_class_name"]: config(architecture) for architecture in get_args(Architecture)}
-    made = by_class.get(name) or {"_class_name": name, **DIFFUSION[name]}
-    window = (16 if name in (*DIFFUSION, "UNETR") else 32,) * made.get("spatial_dims", 2)
+    made, window = by_class[name], (16 if name == "UNETR" else 32,) * 2
     network = saved(tmp_path / "model", made, SegmenterFacts(window=window, class_values=(0, 7), intensity={"kind": "whole"}))
     model = calotype.load(tmp_path / "model", device="cpu")
     assert isinstance(model, FeedForwardSegmenter)
@@ -132,14 +120,6 @@ def test_pictures_of_another_kind_are_refused(tmp_path: Path) -> None:
             model.segment(torch.zeros(shape))
 
 
-def test_a_diffusion_unet_sees_the_picture_alone() -> None:
-    network = make_network({"_class_name": "UNet2DModel", **DIFFUSION["UNet2DModel"]}).eval()
-    assert isinstance(network, FixedTime)
-    x = pictures(16, 16)
-    with torch.no_grad():
-        assert torch.equal(network(x), network.unet(x, 0).sample)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -169,7 +149,7 @@ def test_networks_that_cannot_be_are_refused(arguments: dict[str, Any], message:
         ("model_index.json", {"intensity": "bright"}, "must be an object"),
         ("network/config.json", {"filters": [4, 4, 4]}, "don't belong together"),
         ("network/config.json", {"filters": [400, 400, 800]}, "don't belong together"),
-        ("network/config.json", {"depth": 3}, "refused by monai's DynUNet"),
+        ("network/config.json", {"depth": 3}, "refused by MONAI's DynUNet"),
     ],
 )
 def test_folders_that_make_no_sense_are_refused(file: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:

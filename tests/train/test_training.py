@@ -131,7 +131,7 @@ def test_a_training_cannot_begin_with_what_means_something_else(maps: Path, stra
         QSMDiffTraining(**SMALL, prediction="epsilon")(maps, out, model=straight, budget="1steps", device="cpu")
     assert not out.exists()
     heard = Recorder()
-    QSMDiffTraining(**SMALL, scale=0.1).check_start(straight, heard)
+    QSMDiffTraining(**SMALL, scale=0.1).check_start(straight, events=heard)
     assert heard.notes == ["the checkpoint to begin with knows scale 0.05, and learns 0.1 from here on"]
 
 

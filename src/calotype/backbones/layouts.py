@@ -98,11 +98,8 @@ _VAE = (Network("diffusers:AutoencoderKL", _DIFFUSERS),)
 _CLIP_TEXT = (Network("transformers:CLIPTextModel", _TRANSFORMERS),)
 _CLIP_VISION = (Network("transformers:CLIPVisionModelWithProjection", _TRANSFORMERS),)
 _SEGMENTERS = tuple(
-    Network(target, _TRANSFORMERS, loader="calotype.backbones.segmenter_network:load_segmenter_network")
-    for target in (
-        *(f"monai.networks.nets:{name}" for name in ("DynUNet", "AttentionUnet", "SegResNet", "UNETR", "BasicUNet", "DiffusionModelUNet")),
-        "diffusers:UNet2DModel",
-    )
+    Network(f"monai.networks.nets:{name}", _TRANSFORMERS, loader="calotype.backbones.segmenter_network:load_segmenter_network")
+    for name in ("DynUNet", "AttentionUnet", "SegResNet", "UNETR", "BasicUNet")
 )
 
 LAYOUTS: tuple[Layout, ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -109,19 +109,37 @@ class FeedForwardSegmenter:
             ShapeError: another number of channels or of sides.
         """
         check_pictures(images, self.facts)
-        padded = pad_to_window(images.to(self.device, torch.float32), self.window)
-        sides = tuple(padded.shape[2:])
 
-        def probabilities(x: Tensor, sigma: float = 0.0) -> Tensor:
+        def probabilities(x: Tensor) -> Tensor:
             logits: Tensor = self.network(x.to(self.dtype))
             return logits.float().softmax(1)
 
-        if sides == self.window:
-            found = torch.cat([probabilities(rows) for rows in padded.split(self.max_rows)])
-        else:
-            whole = fuse(probabilities, sliding_windows(sides, self.window, OVERLAP), max_rows=self.max_rows)
-            found = torch.cat([whole(row[None], 0.0) for row in padded])
-        return cut_to(found, images.shape[2:]).to(images.device)
+        return in_windows(probabilities, images.to(self.device, torch.float32), self.window, max_rows=self.max_rows).to(images.device)
+
+
+def in_windows(
+    probabilities: Callable[[Tensor], Tensor],
+    images: Float[Tensor, "batch channels *sides"],
+    window: Sequence[int],
+    *,
+    max_rows: int = ROWS,
+) -> Float[Tensor, "batch classes *sides"]:
+    """Probabilities of pictures of any size by a function of windows: those of windows that overlap by half, with Gaussian weights.
+
+    Args:
+        probabilities: of windows [rows, C, *window]; [rows, K, *window].
+        images: a side that is shorter than the window's is continued by its border.
+        window: sides.
+        max_rows: windows that are evaluated at once.
+    """
+    padded = pad_to_window(images, window)
+    sides = tuple(padded.shape[2:])
+    if sides == tuple(window):
+        found = torch.cat([probabilities(rows) for rows in padded.split(max_rows)])
+    else:
+        whole = fuse(lambda x, sigma: probabilities(x), sliding_windows(sides, window, OVERLAP), max_rows=max_rows)
+        found = torch.cat([whole(row[None], 0.0) for row in padded])
+    return cut_to(found, images.shape[2:])
 
 
 def check_pictures(images: Tensor, facts: SegmenterFacts) -> None:

@@ -3,8 +3,7 @@
 model_index.json    `_class_name` is `SegmenterPipeline`; beside the parts, the facts of `SegmenterFacts`
 network             config.json with the class's name and its arguments, and its weights
 
-MONAI's networks give a number for each class and pixel (logits). The two diffusion UNets are there too, at a fixed timestep: the same
-architecture with and without diffusion is what the study of diffusion segmentation compares.
+The networks are MONAI's. They give a number for each class and pixel (logits).
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from calotype.backbones.building import refuse_larger
 from calotype.backbones.folder import INT8, Part
@@ -98,20 +96,6 @@ class SegmenterFacts:
 
 def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-class FixedTime(nn.Module):
-    """A diffusion UNet as a feed-forward network: it sees the picture alone, always at timestep 0."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, x: Float[Tensor, "batch channels *sides"]) -> Float[Tensor, "batch classes *sides"]:
-        """One number for each class and pixel."""
-        made = self.unet(x, torch.zeros(len(x), device=x.device))
-        output: Tensor = getattr(made, "sample", made)
-        return output
 
 
 def network_config(
@@ -212,12 +196,12 @@ def make_network(config: Mapping[str, Any]) -> nn.Module:
     except ImportError:
         raise MissingError('segmentation needs MONAI; install it: pip install "calotype[medical]"') from None
     except (TypeError, ValueError) as error:
-        raise InputError(f"the network's config is refused by {targets[name].partition('.')[0]}'s {name} ({error}); {AGAIN}") from None
+        raise InputError(f"the network's config is refused by MONAI's {name} ({error}); {AGAIN}") from None
     if name == "DynUNet":
         _drop_second_names(made)
     if name == "AttentionUnet" and config.get("_norm", "batch") != "batch":
         _replace_batch_norm(made, str(config["_norm"]))
-    return FixedTime(made) if name in ("UNet2DModel", "DiffusionModelUNet") else made
+    return made
 
 
 def _drop_second_names(network: nn.Module) -> None:
@@ -248,8 +232,7 @@ def save_segmenter(folder: Path, network: nn.Module, config: Mapping[str, Any], 
     else:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part / "model.safetensors")
     name = str(config["_class_name"])
-    package = known_networks()[name].partition(":")[0].partition(".")[0]
-    index = {"_class_name": PIPELINE, **facts.entries(), "network": [package, name]}
+    index = {"_class_name": PIPELINE, **facts.entries(), "network": ["monai", name]}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 

@@ -83,6 +83,11 @@ def _hue_and_saturation(angle: Float[Tensor, " batch"], saturation: Float[Tensor
     return axis + saturation[:, None, None] * (cosine * (torch.eye(3) - axis) + sine * cross)
 
 
+def channels_last(images: Float[Tensor, "batch channels *sides"]) -> Float[Tensor, "batch channels *sides"]:
+    """Pictures in the layout of memory that convolutions are fastest on; volumes as they are."""
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+
+
 class SegmentationLoss(nn.Module):
     """Dice over the classes but the background (MONAI's, each sample by itself) plus cross-entropy over all pixels."""
 

@@ -13,7 +13,7 @@ from calotype.errors import CalotypeError, InputError
 from calotype.train.budget import learning_rate_share
 from calotype.train.precision import precision_for
 from calotype.train.rng import BatchRng, rows_of_step
-from calotype.train.segmentation_batches import Augmentation, SegmentationLoss
+from calotype.train.segmentation_batches import Augmentation, SegmentationLoss, channels_last
 
 WARM_UP = 20
 DECAY_SHARE = 0.5
@@ -85,12 +85,10 @@ def fit_segmenter(
             batch, truth = augment(batch, truth, rng)
         if transform is not None:
             batch = transform(batch)
-        if batch.ndim == 4:
-            batch = batch.contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_share(step / steps, step, warmup_steps=WARM_UP, decay_share=DECAY_SHARE)
         with torch.autocast(place.type, precision.dtype, enabled=precision.name != "float32"):
-            logits = network(batch)
+            logits = network(channels_last(batch))
         value = criterion(logits, truth).mean()
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -109,4 +107,4 @@ def predict(
     """Probabilities of whole pictures, float32, on the pictures' device; the pictures have sides that the network takes."""
     network.eval()
     place = next(network.parameters()).device
-    return torch.cat([network(part.to(place)).float().softmax(1).to(images.device) for part in images.split(batch_size)])
+    return torch.cat([network(channels_last(part.to(place))).float().softmax(1).to(images.device) for part in images.split(batch_size)])

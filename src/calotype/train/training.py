@@ -91,8 +91,8 @@ class Training(ABC):
             DataError: something in it can't be used; it has a line for each problem.
         """
 
-    def check_start(self, start: Path, events: Events = SILENT) -> None:  # noqa: B027 - as `check`
-        """Look at the checkpoint to begin with, before anything is made.
+    def check_start(self, start: Path, data: Any, events: Events = SILENT) -> None:  # noqa: B027 - as `check`
+        """Look at the checkpoint to begin with, and whether it suits the data, before anything is made.
 
         Raises:
             InputError: this training can't begin with it.
@@ -166,7 +166,7 @@ class Training(ABC):
         known = _facts(target)
         if known is None:
             if start is not None:
-                self.check_start(start, events)
+                self.check_start(start, found, events)
             self.check(found, events)
         else:
             _refuse_other(target, known, wanted)

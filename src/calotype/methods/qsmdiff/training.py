@@ -174,7 +174,7 @@ class QSMDiffTraining(Training):
         maps, subjects = len(data.volumes), len(data.volumes.groups)
         events.note(f"{maps} maps of {subjects} subjects; about {max(1, round(self.held_out_share * subjects))} of these are held out")
 
-    def check_start(self, start: Path, events: Events = SILENT) -> None:
+    def check_start(self, start: Path, data: VolumeWindows | None = None, events: Events = SILENT) -> None:
         """Refuse another kind of model, another network and another prediction; tell another scale or voxel size."""
         checkpoint = open_checkpoint(start)
         if checkpoint.role != "VolumePrior":

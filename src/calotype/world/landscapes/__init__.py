@@ -1,0 +1,1 @@
+"""Landscapes with a moving sky and moving water, whose motion fields are known."""
