@@ -33,7 +33,7 @@ VERBS: dict[str, Verb] = {
     "compare": Verb("comparing:compare", "RUN RUN", "two runs side by side: settings, metrics, results", "Make something"),
     "eval": Verb("evaluate:evaluate", "NAME", "the proof on ground truth: a method or model against its claims", "Prove and train"),
     "train": Verb("training:train", "NAME", "train a method's model on your own data, or an embedded one", "Prove and train"),
-    "world": Verb("evaluate:world", "DIR", "write a data set of toy scenes with every ground truth", "Prove and train"),
+    "world": Verb("world:world", "DIR", "write a data set of toy scenes with every ground truth", "Prove and train"),
 }
 
 

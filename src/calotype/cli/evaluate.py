@@ -1,4 +1,4 @@
-"""The verbs that prove: eval, and world, which makes the scenes."""
+"""The verb that proves: eval."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
-from calotype.errors import InputError
 from calotype.index import EMBEDDED
-from calotype.registry import did_you_mean, find_evaluation, known_evaluations
+from calotype.registry import find_evaluation, known_evaluations
 
 if TYPE_CHECKING:
     from calotype.evaluation import Evaluation
@@ -40,30 +38,6 @@ class EvalOptions(Common):
     """Write results/NAME.csv, from which the tables of the docs are made."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldOptions(Common):
-    """What `world` takes."""
-
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder for the data set."""
-    count: int = 100
-    """Scenes, or brains."""
-    frames: int = 1
-    """Frames of a scene; with more than one, clips are written."""
-    size: int = 64
-    """Height and width in pixels, 32 to 512."""
-    preset: str = "small"
-    """The world: small, full, or brain: maps of synthetic brains as NIfTI, each with its mask and field."""
-    spacing: float = 2.0
-    """Of a brain: side of the voxels in mm."""
-    split: Literal["train", "tune", "eval"] = "train"
-    """Scenes of different splits never meet."""
-    seed: int = 0
-    """Of the scenes; the same seed gives the same scenes everywhere."""
-    overwrite: bool = False
-    """Replace a data set that is there."""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -120,69 +94,3 @@ def _with_settings(declared: type[Evaluation]) -> type:
     groups: list[Any] = [("options", Annotated[EvalOptions, flat]), ("settings", Annotated[declared, flat], declared())]
     spec: type = dataclasses.make_dataclass("Evaluate", groups, frozen=True, kw_only=True)
     return spec
-
-
-def world(arguments: Sequence[str]) -> int:
-    """`calotype world DIR`."""
-    page = Help(
-        "calotype world DIR [--count N] [--frames N]",
-        "Write a data set of toy scenes that other tools can read: pictures or clips, masks, captions, every ground truth as JSON lines.",
-        examples=(
-            "calotype world scenes --count 1000 --size 128",
-            "calotype world clips --count 100 --frames 8 --preset full",
-            "calotype world maps --preset brain --count 12",
-        ),
-    )
-    options = parse(WorldOptions, arguments, page)
-    folder = options.folder.expanduser()
-
-    from calotype.world import PRESETS, write_dataset
-
-    known = (*PRESETS, "brain")
-    if options.preset not in known:
-        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, known)}there are {', '.join(known)}")
-    if options.preset == "brain":
-        return _brains(options, folder)
-    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-        write_dataset(
-            folder,
-            preset=options.preset,
-            split=options.split,
-            seed=options.seed,
-            count=options.count,
-            size=options.size,
-            num_frames=options.frames,
-            overwrite=options.overwrite,
-            events=events,
-        )
-    if options.json:
-        print_json({"folder": str(folder), "count": options.count, "frames": options.frames, "size": options.size, "seed": options.seed})
-    else:
-        what = "clips" if options.frames > 1 else "pictures"
-        console.results().print(
-            f"  {options.count} {what} of {options.size}x{options.size} px are in {folder}", highlight=False, soft_wrap=True
-        )
-    return 0
-
-
-def _brains(options: WorldOptions, folder: Path) -> int:
-    from calotype.world.brains.dataset import write_brains
-
-    if options.frames != 1:
-        raise InputError(f"--frames {options.frames} is for pictures; leave it out with --preset brain")
-    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-        write_brains(
-            folder,
-            split=options.split,
-            seed=options.seed,
-            count=options.count,
-            spacing=options.spacing,
-            overwrite=options.overwrite,
-            events=events,
-        )
-    if options.json:
-        print_json({"folder": str(folder), "count": options.count, "spacing": options.spacing, "seed": options.seed})
-    else:
-        told = f"  {options.count} brains of {options.spacing:g} mm are in {folder}: _Chimap, _mask and _fieldmap-local of each"
-        console.results().print(told, highlight=False, soft_wrap=True)
-    return 0

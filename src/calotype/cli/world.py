@@ -1,0 +1,168 @@
+"""The verb that makes the scenes: world."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from calotype.cli import console
+from calotype.cli.options import Common, Help, parse, print_json
+from calotype.errors import InputError
+from calotype.registry import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldOptions(Common):
+    """What `world` takes."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder for the data set."""
+    count: int = 100
+    """Scenes, brains, or pictures of tissue."""
+    frames: int = 1
+    """Frames of a scene; with more than one, clips are written."""
+    size: int = 64
+    """Height and width in pixels, 32 to 512."""
+    preset: str = "small"
+    """The world: small, full; brain: maps of synthetic brains as NIfTI, each with its mask and field; or tissue: stained tissue of
+    patients, with masks, two annotators and a table."""
+    spacing: float = 2.0
+    """Of a brain: side of the voxels in mm."""
+    variant: str = "tissue"
+    """Of tissue: tissue (two classes and background), big (one lesion) or small (10 to 16 lesions)."""
+    patients: int | None = None
+    """Of tissue: who share the pictures; by default each has 8."""
+    hues: str = "0,1"
+    """Of tissue: the range of the patients' stains, on an arc of the colour circle."""
+    smooth: bool = False
+    """Of tissue: grey, smooth pictures of subtle contrast."""
+    noise: float | None = None
+    """Of tissue: standard deviation of the sensor's noise, where white is 1; by default 0.008."""
+    split: Literal["train", "tune", "eval"] = "train"
+    """Scenes of different splits never meet."""
+    seed: int = 0
+    """Of the scenes; the same seed gives the same scenes everywhere."""
+    overwrite: bool = False
+    """Replace a data set that is there."""
+
+
+def world(arguments: Sequence[str]) -> int:
+    """`calotype world DIR`."""
+    page = Help(
+        "calotype world DIR [--count N] [--frames N]",
+        "Write a data set of a toy world that other tools can read: pictures, clips or volumes, masks, every ground truth.",
+        examples=(
+            "calotype world scenes --count 1000 --size 128",
+            "calotype world clips --count 100 --frames 8 --preset full",
+            "calotype world maps --preset brain --count 12",
+            "calotype world slides --preset tissue --patients 12 --hues 0,0.4",
+        ),
+    )
+    options = parse(WorldOptions, arguments, page)
+    folder = options.folder.expanduser()
+
+    from calotype.world import PRESETS, write_dataset
+
+    known = (*PRESETS, "brain", "tissue")
+    if options.preset not in known:
+        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, known)}there are {', '.join(known)}")
+    _refuse_others(options)
+    if options.preset == "brain":
+        return _brains(options, folder)
+    if options.preset == "tissue":
+        return _tissue(options, folder)
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        write_dataset(
+            folder,
+            preset=options.preset,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            size=options.size,
+            num_frames=options.frames,
+            overwrite=options.overwrite,
+            events=events,
+        )
+    if options.json:
+        print_json({"folder": str(folder), "count": options.count, "frames": options.frames, "size": options.size, "seed": options.seed})
+    else:
+        what = "clips" if options.frames > 1 else "pictures"
+        console.results().print(
+            f"  {options.count} {what} of {options.size}x{options.size} px are in {folder}", highlight=False, soft_wrap=True
+        )
+    return 0
+
+
+def _brains(options: WorldOptions, folder: Path) -> int:
+    from calotype.world.brains.dataset import write_brains
+
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        write_brains(
+            folder,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            spacing=options.spacing,
+            overwrite=options.overwrite,
+            events=events,
+        )
+    if options.json:
+        print_json({"folder": str(folder), "count": options.count, "spacing": options.spacing, "seed": options.seed})
+    else:
+        told = f"  {options.count} brains of {options.spacing:g} mm are in {folder}: _Chimap, _mask and _fieldmap-local of each"
+        console.results().print(told, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _tissue(options: WorldOptions, folder: Path) -> int:
+    from calotype.world.tissue.dataset import write_tissue
+
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        write_tissue(
+            folder,
+            variant=options.variant,
+            split=options.split,
+            seed=options.seed,
+            count=options.count,
+            patients=options.patients,
+            hues=_range(options.hues),
+            smooth=options.smooth,
+            noise=options.noise,
+            size=options.size,
+            overwrite=options.overwrite,
+            events=events,
+        )
+    if options.json:
+        print_json({"folder": str(folder), "count": options.count, "size": options.size, "seed": options.seed, "variant": options.variant})
+    else:
+        told = f"  {options.count} pictures of {options.size}x{options.size} px are in {folder}, with masks, annotators and table.csv"
+        console.results().print(told, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--hues {text} isn't a range; give two numbers from 0 to 1, such as 0,0.4") from None
+    return low, high
+
+
+def _refuse_others(options: WorldOptions) -> None:
+    """Refuse flags that another world has."""
+    of_tissue = ("variant", "patients", "hues", "smooth", "noise")
+    others = {
+        "brain": ("frames", "size", *of_tissue),
+        "tissue": ("frames", "spacing"),
+    }.get(options.preset, ("spacing", *of_tissue))
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    given = [f"--{name}" for name in others if getattr(options, name) != defaults[name]]
+    if given:
+        raise InputError(f"the preset {options.preset} has no {', '.join(given)}; leave {'it' if len(given) == 1 else 'them'} out")
