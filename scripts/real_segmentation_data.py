@@ -4,8 +4,8 @@
     python scripts/real_segmentation_data.py nuclei OUT --wheels FOLDER       fluorescence nuclei
     python scripts/real_segmentation_data.py styles OUT --wheels FOLDER       stained tissue without masks, to take styles from
 
-`mni` needs nilearn, which ships the ICBM 152 template of 2009 (its makers' notice allows use and distribution). The others read pictures out
-of wheels (`pip download --no-deps -d FOLDER stardist scikit-image`; both BSD-3, read as archives, not installed). Their pictures' own
+`mni` needs nilearn, which ships the ICBM 152 template of 2009 (its makers' notice allows use and distribution). The others read pictures
+out of wheels (`pip download --no-deps -d FOLDER stardist scikit-image`; both BSD-3, read as archives, not installed). Their pictures' own
 licences, as far as the packages say (unverified): nuclei of the Data Science Bowl 2018 (CC0), H&E of The Cancer Imaging Archive,
 immunohistochemistry without known copyright. One brain and one field of nuclei are good for trying and no evidence for anything. Slices of
 a block of ten count as one patient; five slices are left out between a block and the next.

@@ -66,7 +66,9 @@ class LayoutStyleDiffusion(DiffusionModel):
     def extra_arguments(cls, found: Components) -> dict[str, Any]:
         values, window = found.index.get("class_values"), found.index.get("window")
         if not (isinstance(values, list) and len(values) >= 2 and all(isinstance(value, int) for value in values)):
-            raise InputError(f"model_index.json says class_values {values!r}; a list of the masks' values is expected: fetch the checkpoint again")
+            raise InputError(
+                f"model_index.json says class_values {values!r}; a list of the masks' values is expected: fetch the checkpoint again"
+            )
         if not (isinstance(window, list) and len(window) == 2 and all(isinstance(side, int) and side > 0 for side in window)):
             raise InputError(f"model_index.json says window {window!r}; height and width are expected: fetch the checkpoint again")
         return {"class_values": tuple(values), "window": (window[0], window[1])}
@@ -100,7 +102,8 @@ class LayoutStyleDiffusion(DiffusionModel):
             ShapeError: shapes that don't fit, or a class that the model doesn't know.
         """
         if layouts.ndim != 3 or int(layouts.max()) >= self.num_classes or int(layouts.min()) < 0:
-            raise ShapeError(f"layouts are {list(layouts.shape)} with values up to {int(layouts.max())}; [batch, height, width] of 0 to {self.num_classes - 1} is expected")
+            wanted = f"[batch, height, width] of 0 to {self.num_classes - 1}"
+            raise ShapeError(f"layouts are {list(layouts.shape)} with values up to {int(layouts.max())}; {wanted} is expected")
         if styles is not None and len(styles) != len(layouts):
             raise ShapeError(f"there are {len(layouts)} layouts and {len(styles)} sets of style pictures; give as many")
         kept = self.conditioner

@@ -58,13 +58,16 @@ class StyleConditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if injection not in get_args(Injection) or aggregation not in get_args(Aggregation):
             raise InputError(f"injection is {injection!r} (mid, temb, cross), aggregation {aggregation!r} (mean, max, linear, set)")
         if num_classes < 2 or factor < 1 or factor & (factor - 1) or num_styles < 1:
-            raise InputError(f"num_classes is {num_classes} (2 or more), factor {factor} (a power of two), num_styles {num_styles} (1 or more)")
+            raise InputError(
+                f"num_classes is {num_classes} (2 or more), factor {factor} (a power of two), num_styles {num_styles} (1 or more)"
+            )
         self.layout = nn.Conv2d(num_classes, layout_channels, 1, bias=False)
         before = (3, *encoder_channels[:-1])
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in zip(before, encoder_channels, strict=True))
         self.norms = nn.ModuleList(nn.GroupNorm(min(8, o), o) for o in encoder_channels)
         # Means and standard deviations of the pixels and of the last maps: what is left of a picture without its content.
         self.to_style = nn.Linear(2 * encoder_channels[-1] + 6, style_width)
+        self.join: nn.Module
         if aggregation == "linear":
             self.join = nn.Sequential(
                 nn.ReLU(), nn.Linear(num_styles * style_width, style_width), nn.ReLU(), nn.Linear(style_width, style_width), nn.ReLU()
@@ -95,9 +98,8 @@ class StyleConditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         config = self.config
         if layouts.shape[1] != config.num_classes or any(side % config.factor for side in layouts.shape[2:]):
-            raise ShapeError(
-                f"layouts are {list(layouts.shape)}; {config.num_classes} classes and sides that are multiples of {config.factor} are expected"
-            )
+            wanted = f"{config.num_classes} classes and sides that are multiples of {config.factor}"
+            raise ShapeError(f"layouts are {list(layouts.shape)}; {wanted} are expected")
         side = config.factor
         while side > 1:
             layouts = functional.interpolate(layouts, scale_factor=0.5, mode="bilinear", align_corners=False)
@@ -141,7 +143,8 @@ class StyleConditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 raise ShapeError(f"{vectors.shape[1]} style pictures were given; this model joins exactly {self.config.num_styles}")
             made: Tensor = self.join(vectors.flatten(1))
             return made
-        return vectors.mean(1)
+        mean: Tensor = vectors.mean(1)
+        return mean
 
     def forward(self, pictures: Float[Tensor, "batch count 3 height width"]) -> Float[Tensor, "batch tokens width"]:
         """Style pictures to what the UNet reads: one vector, or with `cross` one for each picture."""

@@ -13,16 +13,19 @@ from torch import Tensor, nn
 
 from calotype.backbones.autoencoder import LatentSpace
 from calotype.backbones.folder import open_checkpoint
+from calotype.backbones.headers import read_json
 from calotype.backbones.layout_style import one_hot, save_parts
 from calotype.backbones.loading import load
 from calotype.backbones.style_network import NULL_STYLE, Aggregation, Injection, StyleConditioner, run_unet
-from calotype.core.denoiser import Preconditioner, Rates
+from calotype.core.denoiser import Preconditioner, Prediction, Rates
 from calotype.core.events import SILENT, Events
 from calotype.core.guidance import ClassifierFreeGuidance
+from calotype.core.samplers import sample
 from calotype.core.schedule import VPSchedule
+from calotype.data.manifest import NAME
 from calotype.data.segmentation_folder import SegmentationFolder, UnlabelledFolder
 from calotype.errors import InputError
-from calotype.methods.style_extracting_diffusion.windows import StyledWindows, StyleSampler
+from calotype.methods.style_extracting_diffusion.windows import Plain, StyledWindows, StyleSampler
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.training import Training
@@ -37,10 +40,12 @@ class TraineeStyle(nn.Module):
     alphas: Tensor
 
     def __init__(
-        self, unet: Any, conditioner: StyleConditioner, latent_space: LatentSpace, *, prediction: str, loss: str, train_encoder: bool
-    ) -> None:
+        self, unet: Any, conditioner: StyleConditioner, latent_space: LatentSpace, *, class_values: Sequence[int], prediction: Prediction,
+        loss: str, train_encoder: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.unet, self.conditioner, self.latent_space = unet, conditioner, latent_space
+        self.class_values = tuple(class_values)
         self.loss, self.train_encoder = loss, train_encoder
         schedule = VPSchedule.of(**SCHEDULE)
         self.preconditioner = Preconditioner(prediction, schedule.t)
@@ -111,7 +116,7 @@ class StyleExtractingDiffusionTraining(Training):
     """Share of the samples that are plain pictures without a layout; 0 learns from labelled ones alone."""
     merge: bool = False
     """Make one class of all but the background (the paper's code)."""
-    intensity: tuple[float, float] | None = None
+    intensity: tuple[float, ...] = ()
     """Numbers of a file that are black and white, where it has more than 8 bits; by default the range of the labelled files."""
     vae: str = "toy-vae-wide"
     """The autoencoder: an embedded model, a folder of an AutoencoderKL or a VQModel, or a hub id. It isn't trained."""
@@ -179,20 +184,24 @@ class StyleExtractingDiffusionTraining(Training):
     def settings(self) -> Settings:
         """The loop's numbers."""
         often = min(64, self.held_out_samples)
-        return replace(super().settings(), optimizer=self.optimizer, held_out=self.held_out_samples, held_out_often=often, held_out_seed=7014)
+        return replace(
+            super().settings(), optimizer=self.optimizer, held_out=self.held_out_samples, held_out_often=often, held_out_seed=7014
+        )
 
     def data_set(self, data: Path, kept: Path) -> StyledWindows:
         """Windows of both folders."""
+        limits = (self.intensity[0], self.intensity[1]) if self.intensity else None
         labelled = SegmentationFolder.open(
-            data, merge=self.merge, intensity=self.intensity, size_at_least=self.window, empty_masks=True, manifest=kept / "labelled.jsonl"
+            data, merge=self.merge, intensity=limits, size_at_least=self.window, empty_masks=True, manifest=kept / NAME
         )
         if labelled.spatial_dims != 2:
             raise InputError(f"data: {data} holds volumes; style-extracting diffusion works on pictures")
         plain = None
         if self.styles and self.plain_share:
-            plain = UnlabelledFolder.open(
-                self.styles, intensity=self.intensity, size_at_least=self.window, manifest=kept / "plain.jsonl"
-            )
+            place = Path(self.styles).expanduser()
+            plain = UnlabelledFolder.open(place, intensity=limits, size_at_least=self.window, manifest=kept / "styles" / NAME)
+            if plain.intensity.depth == labelled.intensity.depth:
+                plain = replace(plain, intensity=labelled.intensity)
         return self.samples(labelled, plain)
 
     def samples(self, labelled: Any, plain: Any) -> StyledWindows:
@@ -202,43 +211,59 @@ class StyleExtractingDiffusionTraining(Training):
         )
 
     def check(self, data: StyledWindows, events: Events = SILENT) -> None:
-        """Say how much there is."""
-        labelled, plain = data.labelled, data.plain
-        told = f"{len(labelled)} pictures with layouts of {len(set(labelled.patients))} patients"
-        events.note(f"{told}, {len(plain) if plain is not None else 0} plain ones of {len(set(plain.patients)) if plain is not None else 0}")
-        if plain is None and self.plain_share:
+        """Tell what was found; `data_set` has read every file."""
+        parts: list[tuple[str, Plain]] = [("data", data.labelled), *([("styles", data.plain)] if data.plain is not None else [])]
+        for name, part in parts:
+            rule = part.intensity
+            told = f"{name}: {len(part)} pictures of {len(set(part.patients))} patients, {part.channels} channels"
+            events.note(f"{told}{', repeated to 3' if part.channels == 1 else ''}; intensities {rule.low:g} to {rule.high:g} become 0 to 1")
+        first, *others = data.labelled.class_values
+        kind = "one class of" if self.merge else "the classes are"
+        events.note(f"the layouts' background is {first}, {kind} {', '.join(map(str, others))}")
+        if data.plain is None and self.plain_share:
             events.note("no plain pictures (--styles) are given: styles that no labelled picture has may not be learnt")
 
-    def check_start(self, start: Path, events: Events = SILENT) -> None:
-        """Refuse another kind of model."""
+    def check_start(self, start: Path, data: StyledWindows, events: Events = SILENT) -> None:
+        """Refuse another kind of model, other classes and another prediction."""
         checkpoint = open_checkpoint(start)
         if checkpoint.role != "LayoutStyleToImage":
             raise InputError(f"{start.name} is of the role {checkpoint.role}; begin with a LayoutStyleToImage, such as toy-tissue")
+        known = read_json(checkpoint.parts["conditioner"].folder / "config.json")
+        known["prediction"] = read_json(start / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+        for name, value in {"num_classes": data.labelled.num_classes, "prediction": self.prediction}.items():
+            if known.get(name) != value:
+                raise InputError(f"the checkpoint to begin with has {name} {known.get(name)}, and {value} was asked for")
 
-    def build(self, *, seed: int, start: Path | None = None, num_classes: int = 2) -> TraineeStyle:
+    def build(self, data: StyledWindows, *, seed: int, start: Path | None = None) -> TraineeStyle:
         """Networks from random weights, or from a checkpoint folder."""
+        labelled = data.labelled
         if start is not None:
             model = load(str(start), device="cpu", dtype="float32")
             unet, conditioner, space = model.unet, model.conditioner, model.latent_space
-            unet.requires_grad_(True).train()
-            conditioner.requires_grad_(True).train()
+            for network in (unet, conditioner):
+                network.requires_grad_(True).train()
         else:
             from diffusers import UNet2DModel
 
             space = load(self.vae, device="cpu", dtype="float32").latent_space
             side = space.factor * 2 ** (len(self.block_out_channels) - 1)
             if any(size % side for size in self.window):
-                raise InputError(f"window is {self.window}; its sides must be multiples of {side}: the autoencoder's {space.factor} and the UNet's levels")
+                raise InputError(
+                    f"window is {self.window}; its sides must be multiples of {side} (the autoencoder's {space.factor}, the UNet's levels)"
+                )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 unet = UNet2DModel(**self.unet_config(space))
                 conditioner = StyleConditioner(
-                    num_classes=num_classes, factor=space.factor, style_width=self.style_width, encoder_channels=self.encoder_channels,
-                    injection=self.style_injection, aggregation=self.aggregation, num_styles=self.num_styles,
+                    num_classes=labelled.num_classes, factor=space.factor, style_width=self.style_width,
+                    encoder_channels=self.encoder_channels, injection=self.style_injection, aggregation=self.aggregation, num_styles=self.num_styles,
                     mid_channels=self.block_out_channels[-1], temb_channels=4 * self.block_out_channels[0],
                     norm_num_groups=self.norm_num_groups,
                 )  # fmt: skip
-        return TraineeStyle(unet, conditioner, space, prediction=self.prediction, loss=self.loss, train_encoder=self.train_encoder)
+        values = (labelled.class_values[0], labelled.class_values[1]) if self.merge else labelled.class_values
+        return TraineeStyle(
+            unet, conditioner, space, class_values=values, prediction=self.prediction, loss=self.loss, train_encoder=self.train_encoder
+        )
 
     def unet_config(self, space: LatentSpace) -> dict[str, Any]:
         """The arguments of diffusers' `UNet2DModel`: attention in the middle alone, as the official network has it."""
@@ -255,3 +280,67 @@ class StyleExtractingDiffusionTraining(Training):
             "attention_head_dim": max(1, self.block_out_channels[-1] // 8),
             "norm_num_groups": self.norm_num_groups,
         }
+
+    def source(self, trainee: TraineeStyle, data: StyledWindows, device: str) -> StyledBatches:
+        """Batches of the samples."""
+        return StyledBatches(
+            data, trainee.latent_space, num_classes=len(trainee.class_values), style_dropout=self.style_dropout, device=device
+        )
+
+    def draw(self, trainee: TraineeStyle, source: StyledBatches, path: Path) -> list[Path]:
+        """Rows of layout, its own picture, and pictures of it in four other samples' styles, which stand in the first row."""
+        from calotype.train.sample_grids import save_grid
+
+        found = source.data.rows(range(64))
+        known = [place for place in range(64) if int(found["layout"][place].min()) >= 0][:4]
+        styles = found["styles"][-4:]
+        levels = found["layout"].float() / max(1, len(trainee.class_values) - 1)
+        cells = [torch.zeros_like(found["image"][0]), torch.zeros_like(found["image"][0]), *styles[:, 0]]
+        for place in known:
+            made = generate(trainee, source, found["layout"][place].expand(4, -1, -1), styles)
+            cells += [levels[place].expand(3, -1, -1), found["image"][place], *made.cpu()]
+        return [save_grid(torch.stack(cells), 6, path, scale=2)]
+
+    def write(self, trainee: TraineeStyle, folder: Path, *, rounded: bool = False) -> None:
+        """See `calotype.backbones.layout_style`; `rounded` keeps 8 bits a weight."""
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler(
+            **SCHEDULE,
+            prediction_type=self.prediction,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing="leading",
+        )
+        save_parts(
+            folder, unet=trainee.unet, conditioner=trainee.conditioner, vae=trainee.latent_space.vae, scheduler=scheduler,
+            class_values=trainee.class_values, window=self.window, rounded=rounded,
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def generate(
+    trainee: TraineeStyle, source: StyledBatches, layouts: Tensor, styles: Float[Tensor, "batch count 3 height width"], *, steps: int = 20,
+    guidance: float = 1.5,
+) -> Float[Tensor, "batch 3 height width"]:  # fmt: skip
+    """Pictures of layouts (class numbers) in styles in [0, 1], by DDIM; the noise is always the same."""
+    device, kept = trainee.alphas.device, trainee.conditioner
+    preconditioner, schedule = trainee.preconditioner, VPSchedule.of(**SCHEDULE)
+    layout = kept.layout_channels(one_hot(layouts, len(trainee.class_values)).to(device))
+    pictures = styles.to(device) * 2.0 - 1.0
+    conditions = {"cond": kept(pictures), "uncond": kept(torch.full_like(pictures, NULL_STYLE))}
+    rule = ClassifierFreeGuidance(guidance)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        time = torch.full((len(x),), preconditioner.timestep(sigma), device=device)
+        seen = torch.cat([preconditioner.scale_input(x, sigma), layout], 1)
+        estimates = {
+            name: preconditioner.estimate(x, run_unet(trainee.unet, kept, seen, time, style), sigma) for name, style in conditions.items()
+        }
+        return rule.combine(estimates, sigma)
+
+    sigmas = schedule.table(steps, steps_offset=1)
+    shape = source.latent_space.shape((layouts.shape[-2], layouts.shape[-1]))
+    noise = torch.randn((len(layouts), *shape), generator=torch.Generator().manual_seed(0)).to(device)
+    return source.latent_space.decode(sample(denoise, noise * (float(sigmas[0]) ** 2 + 1.0) ** 0.5, sigmas))

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from calotype.data.raw import Intensity
 from calotype.data.segmentation_folder import told_size
 from calotype.errors import InputError
 
@@ -22,9 +23,13 @@ COUNT = 1_000_000
 """Different samples of a data set."""
 
 
-class Labelled(Protocol):
-    """Pictures, their layouts where they have some, and their patients: a folder or tensors of `calotype.data.segmentation_folder`."""
+class Plain(Protocol):
+    """Pictures and their patients: a folder or tensors of `calotype.data.segmentation_folder`."""
 
+    @property
+    def channels(self) -> int: ...
+    @property
+    def intensity(self) -> Intensity: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -34,6 +39,15 @@ class Labelled(Protocol):
     def __len__(self) -> int: ...
     def rows(self, indices: Sequence[int]) -> dict[str, Tensor]: ...
     def split(self, share: float, seed: int) -> tuple[Self, Self]: ...
+
+
+class Labelled(Plain, Protocol):
+    """The same with layouts."""
+
+    @property
+    def class_values(self) -> tuple[int, ...]: ...
+    @property
+    def num_classes(self) -> int: ...
 
 
 class StyledWindows:
@@ -58,18 +72,19 @@ class StyledWindows:
     """
 
     def __init__(
-        self, labelled: Labelled, plain: Labelled | None, window: tuple[int, int], *, sampler: StyleSampler = "multi", num_styles: int = 1,
+        self, labelled: Labelled, plain: Plain | None, window: tuple[int, int], *, sampler: StyleSampler = "multi", num_styles: int = 1,
         plain_share: float = 0.5, stream: tuple[int, int] = (0, 0),
     ) -> None:  # fmt: skip
         if num_styles < 1 or (num_styles > 1 and sampler != "multi"):
             raise InputError(f"num_styles is {num_styles} with the sampler {sampler}; several style pictures come from `multi`")
         self.labelled, self.plain, self.window, self.sampler = labelled, plain, window, sampler
         self.num_styles, self.plain_share, self.stream = num_styles, plain_share, stream
-        for part in (labelled, plain):
-            for sides in part.sizes if part is not None else ():
+        parts: list[Plain] = [labelled] if plain is None else [labelled, plain]
+        for part in parts:
+            for sides in part.sizes:
                 if len(sides) != 2 or any(side < want for side, want in zip(sides, window, strict=True)):
                     raise InputError(f"data: a picture of {told_size(sides)} has no window of {told_size(window)}; take a smaller window")
-        self._patients = {id(part): _by_patient(part) for part in (labelled, plain) if part is not None}
+        self._patients = {id(part): _by_patient(part) for part in parts}
 
     def __len__(self) -> int:
         return COUNT
@@ -92,7 +107,13 @@ class StyledWindows:
         plain = (None, None) if self.plain is None else self.plain.split(share, seed)
         train, held_out = (
             StyledWindows(
-                one, other, self.window, sampler=self.sampler, num_styles=self.num_styles, plain_share=self.plain_share, stream=(place, seed)
+                one,
+                other,
+                self.window,
+                sampler=self.sampler,
+                num_styles=self.num_styles,
+                plain_share=self.plain_share,
+                stream=(place, seed),
             )
             for place, (one, other) in enumerate(zip(labelled, plain, strict=True))
         )
@@ -101,7 +122,7 @@ class StyledWindows:
     def _sample(self, number: int) -> dict[str, Tensor]:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([*self.stream, number, 84])))
         is_plain = self.plain is not None and rng.random() < self.plain_share
-        part = self.plain if is_plain and self.plain is not None else self.labelled
+        part: Plain = self.plain if is_plain and self.plain is not None else self.labelled
         patients = self._patients[id(part)]
         pictures = patients[int(rng.integers(len(patients)))]
         whole = _read(part, pictures[int(rng.integers(len(pictures)))])
@@ -142,14 +163,14 @@ def deformed(image: Float[Tensor, "3 height width"], rng: np.random.Generator) -
     return functional.grid_sample(image[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]
 
 
-def _by_patient(part: Labelled) -> list[list[int]]:
+def _by_patient(part: Plain) -> list[list[int]]:
     found: dict[str, list[int]] = {}
     for number, patient in enumerate(part.patients):
         found.setdefault(patient, []).append(number)
     return list(found.values())
 
 
-def _read(part: Labelled, number: int) -> dict[str, Tensor]:
+def _read(part: Plain, number: int) -> dict[str, Tensor]:
     """One picture in three channels, and its layout."""
     row = {name: values[0] for name, values in part.rows([number]).items()}
     return {**row, "image": row["image"].expand(3, -1, -1)}
