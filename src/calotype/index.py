@@ -92,7 +92,12 @@ METHODS: dict[str, MethodRow] = {
         None, "medicine", "images + masks -> trained segmenter; the analysis of how it trains", "arXiv 2403.14440"
     ),
     "style-extracting-diffusion": MethodRow(
-        None, "medicine", "few annotated + many plain slides -> synthetic annotated slides -> better segmenter", "arXiv 2403.14429"
+        "calotype.methods.style_extracting_diffusion:StyleExtractingDiffusion",
+        "medicine",
+        "few annotated + many plain slides -> synthetic annotated slides -> better segmenter",
+        "arXiv 2403.14429",
+        "calotype.evaluation.style_extracting_diffusion:StyleExtractingDiffusionEvaluation",
+        "calotype.methods.style_extracting_diffusion.training:StyleExtractingDiffusionTraining",
     ),
     "qsmdiff": MethodRow(
         "calotype.methods.qsmdiff:QSMDiff",

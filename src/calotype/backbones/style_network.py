@@ -64,7 +64,8 @@ class StyleConditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.layout = nn.Conv2d(num_classes, layout_channels, 1, bias=False)
         before = (3, *encoder_channels[:-1])
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in zip(before, encoder_channels, strict=True))
-        self.norms = nn.ModuleList(nn.GroupNorm(min(8, o), o) for o in encoder_channels)
+        # The first level has none: normalisation would remove the picture's own colour and contrast.
+        self.norms = nn.ModuleList(nn.GroupNorm(min(8, o), o) for o in encoder_channels[1:])
         # Means and standard deviations of the pixels and of the last maps: what is left of a picture without its content.
         self.to_style = nn.Linear(2 * encoder_channels[-1] + 6, style_width)
         self.join: nn.Module
@@ -118,13 +119,13 @@ class StyleConditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         batch = pictures.shape[0]
         pixels = pictures.flatten(0, 1)
         x = pixels
-        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+        for number, conv in enumerate(self.convs):
             x = conv(x)
-            # The first level keeps what normalisation removes: the picture's own colour and contrast.
-            x = functional.silu(norm(x) if number else x)
+            x = functional.silu(self.norms[number - 1](x) if number else x)
         parts = [torch.cat([maps.mean((2, 3)), maps.flatten(2).std(2, unbiased=False)], 1) for maps in (pixels, x)]
         vectors: Tensor = self.to_style(torch.cat(parts, 1))
-        return vectors.unflatten(0, (batch, -1))
+        apart: Tensor = vectors.unflatten(0, (batch, -1))
+        return apart
 
     def aggregate(self, vectors: Float[Tensor, "batch count width"]) -> Float[Tensor, "batch width"]:
         """The vectors of a set of pictures as one.

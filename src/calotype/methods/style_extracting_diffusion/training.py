@@ -122,11 +122,11 @@ class StyleExtractingDiffusionTraining(Training):
     """The autoencoder: an embedded model, a folder of an AutoencoderKL or a VQModel, or a hub id. It isn't trained."""
     window: tuple[int, int] = (64, 64)
     """Height and width of a sample."""
-    block_out_channels: tuple[int, ...] = (64, 96, 128)
+    block_out_channels: tuple[int, ...] = (48, 80, 112)
     """Of the UNet's levels."""
     layers_per_block: int = 1
     """Residual blocks of each level."""
-    norm_num_groups: int = 32
+    norm_num_groups: int = 16
     """Of the normalisation; it divides all channels."""
     style_injection: Injection = "mid"
     """`mid`: a residual block in the middle (the paper); `temb`: with the time embedding; `cross`: attention over single pictures."""
@@ -176,7 +176,7 @@ class StyleExtractingDiffusionTraining(Training):
     def paper(cls) -> Self:
         """The official code's numbers: 512 px, epsilon, L1, one style picture from nearby; for GPUs and a VQ autoencoder (--vae)."""
         return cls(
-            window=(512, 512), block_out_channels=(128, 512, 1024), layers_per_block=2, style_width=512, plain_share=0.0, merge=True,
+            window=(512, 512), block_out_channels=(128, 512, 1024), norm_num_groups=32, layers_per_block=2, style_width=512, plain_share=0.0, merge=True,
             encoder_channels=(64, 128, 256, 512, 768), style_sampler="nearby", num_styles=1, aggregation="linear", prediction="epsilon",
             loss="l1", optimizer="adamw", batch_size=16, learning_rate=1.6e-6, ema_decay=0.9999,
         )  # fmt: skip
@@ -256,8 +256,8 @@ class StyleExtractingDiffusionTraining(Training):
                 unet = UNet2DModel(**self.unet_config(space))
                 conditioner = StyleConditioner(
                     num_classes=labelled.num_classes, factor=space.factor, style_width=self.style_width,
-                    encoder_channels=self.encoder_channels, injection=self.style_injection, aggregation=self.aggregation, num_styles=self.num_styles,
-                    mid_channels=self.block_out_channels[-1], temb_channels=4 * self.block_out_channels[0],
+                    encoder_channels=self.encoder_channels, injection=self.style_injection, aggregation=self.aggregation,
+                    num_styles=self.num_styles, mid_channels=self.block_out_channels[-1], temb_channels=4 * self.block_out_channels[0],
                     norm_num_groups=self.norm_num_groups,
                 )  # fmt: skip
         values = (labelled.class_values[0], labelled.class_values[1]) if self.merge else labelled.class_values
