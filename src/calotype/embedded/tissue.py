@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from calotype.core.events import Events
 from calotype.data.segmentation_folder import SegmentationTensors
 from calotype.embedded.card import Card, Gate
 from calotype.evaluation.style_extracting_diffusion import LABELLED_HUES, model_figures
 from calotype.methods.style_extracting_diffusion.training import StyledBatches, StyleExtractingDiffusionTraining, TraineeStyle
+from calotype.methods.style_extracting_diffusion.windows import StyledWindows
 from calotype.train.recipe import Settings
 from calotype.world.tissue import paint_tissue, sample_tissue
 
@@ -41,10 +41,10 @@ class TissueRecipe:
     gates = (Gate("hue_correlation", 0.8), Gate("layout_iou", 0.85))
     card = Card(
         about=(
-            "Layout and style pictures to a picture of stained tissue: diffusers' `UNet2DModel` on 16x16x4 latents with a style block in its "
-            "middle, and a trained style encoder (`calotype.backbones.style_network`). Of 36 patients, 6 were annotated, whose first stain's "
-            f"hue lies between {LABELLED_HUES[0]:g} and {LABELLED_HUES[1]:g} of the range; 30 plain ones have any hue, and were trained on "
-            "without layouts. Synthetic tissue; the model has seen no patient and is no medical device."
+            "Layout and style pictures to a picture of stained tissue: diffusers' `UNet2DModel` on 16x16x4 latents with a style block in "
+            "its middle, and a trained style encoder (`calotype.backbones.style_network`). Of 36 patients, 6 were annotated, whose first "
+            f"stain's hue lies between {LABELLED_HUES[0]:g} and {LABELLED_HUES[1]:g} of the range; 30 plain ones have any hue, and were "
+            "trained on without layouts. Synthetic tissue; the model has seen no patient and is no medical device."
         ),
         data="stained tissue",
         made_from="pictures that the toy world paints",
@@ -56,12 +56,12 @@ class TissueRecipe:
         return replace(self.training, vae=str(checkpoints / VAE)).build(small, seed=seed, start=start)
 
     def source(
-        self, trainee: nn.Module, *, split: str, seed: int, folder: Path, checkpoints: Path, start: Path | None, device: str
+        self, trainee: TraineeStyle, *, split: str, seed: int, folder: Path, checkpoints: Path, start: Path | None, device: str
     ) -> StyledBatches:
         """Samples of a split's patients."""
         return self.training.source(trainee, self._data(split, seed), device)
 
-    def _data(self, split: str, seed: int, *, patients: int | None = None, pictures: int = PICTURES):
+    def _data(self, split: str, seed: int, *, patients: int | None = None, pictures: int = PICTURES) -> StyledWindows:
         labelled = tissue_tensors(split=split, seed=seed, patients=patients or LABELLED, pictures=pictures, hues=LABELLED_HUES)
         plain = tissue_tensors(split=split, seed=seed + 1, patients=patients or PLAIN, pictures=pictures, hues=(0.0, 1.0))
         return self.training.samples(labelled, plain)

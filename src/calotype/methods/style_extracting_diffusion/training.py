@@ -176,9 +176,9 @@ class StyleExtractingDiffusionTraining(Training):
     def paper(cls) -> Self:
         """The official code's numbers: 512 px, epsilon, L1, one style picture from nearby; for GPUs and a VQ autoencoder (--vae)."""
         return cls(
-            window=(512, 512), block_out_channels=(128, 512, 1024), norm_num_groups=32, layers_per_block=2, style_width=512, plain_share=0.0, merge=True,
-            encoder_channels=(64, 128, 256, 512, 768), style_sampler="nearby", num_styles=1, aggregation="linear", prediction="epsilon",
-            loss="l1", optimizer="adamw", batch_size=16, learning_rate=1.6e-6, ema_decay=0.9999,
+            window=(512, 512), block_out_channels=(128, 512, 1024), norm_num_groups=32, layers_per_block=2, style_width=512,
+            plain_share=0.0, merge=True, encoder_channels=(64, 128, 256, 512, 768), style_sampler="nearby", num_styles=1,
+            aggregation="linear", prediction="epsilon", loss="l1", optimizer="adamw", batch_size=16, learning_rate=1.6e-6, ema_decay=0.9999,
         )  # fmt: skip
 
     def settings(self) -> Settings:
