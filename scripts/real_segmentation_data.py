@@ -7,8 +7,8 @@
 `mni` needs nilearn, which ships the ICBM 152 template of 2009 (its makers' notice allows use and distribution). The others read pictures
 out of wheels (`pip download --no-deps -d FOLDER stardist scikit-image`; both BSD-3, read as archives, not installed). Their pictures' own
 licences, as far as the packages say (unverified): nuclei of the Data Science Bowl 2018 (CC0), H&E of The Cancer Imaging Archive,
-immunohistochemistry without known copyright. One brain and one field of nuclei are good for trying and no evidence for anything. Slices of
-a block of ten count as one patient; five slices are left out between a block and the next.
+immunohistochemistry without known copyright. One brain and one field of nuclei are good for trying and no evidence for anything. Slices
+of a block of ten count as one patient; five slices are left out between a block and the next.
 """
 
 from __future__ import annotations

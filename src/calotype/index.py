@@ -89,7 +89,12 @@ METHODS: dict[str, MethodRow] = {
         None, "geometry and robots", "a click on one picture + multi-view RGB-D of another instance -> gripper pose", "arXiv 2403.14526"
     ),
     "diffusion-segmentation": MethodRow(
-        None, "medicine", "images + masks -> trained segmenter; the analysis of how it trains", "arXiv 2403.14440"
+        "calotype.methods.diffusion_segmentation:DiffusionSegmentation",
+        "medicine",
+        "images + masks -> trained segmenter; the analysis of how it trains",
+        "arXiv 2403.14440",
+        "calotype.evaluation.diffusion_segmentation:DiffusionSegmentationEvaluation",
+        "calotype.methods.diffusion_segmentation.training:DiffusionSegmentationTraining",
     ),
     "style-extracting-diffusion": MethodRow(
         "calotype.methods.style_extracting_diffusion:StyleExtractingDiffusion",
@@ -110,16 +115,24 @@ METHODS: dict[str, MethodRow] = {
     "dp-rdm": MethodRow(
         None, "privacy and protection", "private retrieval set + prompt -> picture with a privacy ledger", "arXiv 2403.14421"
     ),
-    "umed": MethodRow(None, "privacy and protection", "segmentation data set -> imperceptibly protected data set", "arXiv 2403.14250"),
+    "umed": MethodRow(
+        "calotype.methods.umed:UMed",
+        "privacy and protection",
+        "segmentation data set -> imperceptibly protected data set",
+        "arXiv 2403.14250",
+        "calotype.evaluation.umed:UMedEvaluation",
+    ),
 }
 
 EMBEDDED: dict[str, str] = {
     "recogniser": "calotype.embedded.recogniser:RecogniserRecipe",
     "toy-vae": "calotype.embedded.vae:VAERecipe",
+    "toy-vae-wide": "calotype.embedded.vae:WideVAERecipe",
     "toy-t2i": "calotype.embedded.t2i:T2IRecipe",
     "toy-i2v": "calotype.embedded.i2v:I2VRecipe",
     "toy-subject": "calotype.embedded.subject:SubjectRecipe",
     "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
+    "toy-segmenter": "calotype.embedded.segmenter:SegmenterRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -131,6 +144,9 @@ _SVD_LICENCE = "Stability AI Community License, with terms of its own"
 
 MODELS: dict[str, ModelRow] = {
     "toy-vae": ModelRow("Autoencoder", "the autoencoder of the toy family, 64 px, f = 4", "Apache-2.0", "toy-vae"),
+    "toy-vae-wide": ModelRow(
+        "Autoencoder", "the autoencoder of all toy worlds (tissue, portraits, landscapes, ...), 64 px, f = 4", "Apache-2.0", "toy-vae-wide"
+    ),
     "toy-t2i": ModelRow("TextToImage", "caption to picture of the toy world, 64 px", "Apache-2.0", "toy-t2i"),
     "toy-subject": ModelRow(
         "SubjectToImage", "caption and subject picture to picture of the toy world's creatures, 64 px", "Apache-2.0", "toy-subject"
@@ -142,6 +158,13 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-qsm",
         knows="synthetic brains",
+    ),
+    "toy-segmenter": ModelRow(
+        "Segmenter",
+        "pictures of the tissue world with one big or many small objects to their masks, 32 px",
+        "Apache-2.0",
+        "toy-segmenter",
+        knows="the tissue world",
     ),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
@@ -198,5 +221,8 @@ SOURCES: dict[str, str] = {"word": "calotype.methods.ovam:word_mask"}
 
 ARTIFACTS: dict[str, str] = {
     "token": "calotype.methods.ovam.tokens:TOKEN",
+    "scan": "calotype.methods.diffusion_segmentation.files:SCAN",
+    "label-picture": "calotype.methods.diffusion_segmentation.files:LABEL_PICTURE",
+    "label-volume": "calotype.methods.diffusion_segmentation.files:LABEL_VOLUME",
 }
 """The artifact kinds that lie beside a method's own types (`calotype.runs.artifact`), by name. `calotype.runs.kinds` has those of all."""

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import calotype
 from calotype.data.mixed import MixedData
 from calotype.data.segmentation_folder import Pair, SegmentationTensors, write_segmentation
-from calotype.errors import CalotypeError, DataError, InputError
+from calotype.errors import CalotypeError, Cancelled, DataError, InputError
 from calotype.train.segmenter_training import SegmenterTraining, coloured, held_out_dice, pictured
+from calotype.train.state import read_counters
 from tests.recorder import Recorder
 from tests.train.test_segmenter import discs
 
@@ -111,10 +113,24 @@ def test_synthetic_pictures_are_mixed_in_and_never_held_out(data: Path, tmp_path
         SegmenterTraining(**SMALL, synthetic=str(other)).data_set(data, tmp_path / "kept")
 
 
+def test_an_interrupted_training_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
+    training = SegmenterTraining(**SMALL, colour=1.0, norm="batch")
+    straight = training(data, tmp_path / "straight", budget="9steps", device="cpu")
+    with pytest.raises(Cancelled):
+        training(data, tmp_path / "broken", budget="9steps", device="cpu", events=Recorder(stop_after=6))
+    assert 0 < (read_counters(tmp_path / "broken" / "training") or {})["step"] < 9
+    assert not (tmp_path / "broken" / "network").exists()
+    training(data, tmp_path / "broken", budget="9steps", device="cpu")
+    first, second = (load_file(path / "network" / "model.safetensors") for path in (straight, tmp_path / "broken"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_pictures_that_are_smaller_than_the_window_are_told_one_by_one(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as refused:
         SegmenterTraining(**{**SMALL, "window": (32, 32)})(data, tmp_path / "out", budget="1steps", device="cpu")
     assert len(refused.value.problems) == 6
+    with pytest.raises(InputError, match="the pictures of data need two sides, such as 64 64"):
+        SegmenterTraining(**{**SMALL, "window": (8, 8, 8)})(data, tmp_path / "out", budget="1steps", device="cpu")
     assert not (tmp_path / "out" / "training.json").exists()
 
 

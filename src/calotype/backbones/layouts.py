@@ -225,6 +225,15 @@ LAYOUTS: tuple[Layout, ...] = (
         },
     ),
     Layout(
+        class_name="DiffusionSegmenterPipeline",
+        role="Segmenter",
+        adapter="calotype.backbones.diffusion_segmenter:DiffusionSegmenter",
+        parts={
+            "network": (Network("calotype.backbones.diffusion_segmenter_network:DiffusionSegmentationNetwork", _DIFFUSERS),),
+            "scheduler": (),
+        },
+    ),
+    Layout(
         class_name="AutoencoderKL",
         role="Autoencoder",
         adapter="calotype.backbones.autoencoder:Autoencoder",

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
+from calotype.errors import InputError
 from calotype.index import EMBEDDED
 from calotype.registry import find_evaluation, known_evaluations
 
@@ -40,15 +42,59 @@ class EvalOptions(Common):
     """auto, cpu, cuda, cuda:1 or mps."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions(Common):
+    """What `eval MODEL --timestep-profile` takes."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """An embedded diffusion model, or a folder."""
+    timestep_profile: bool = True
+    """The loss at each noise level."""
+    data: Path | None = None
+    """Your pictures with captions, or with masks, of which the held-out part is measured; by default scenes of the toy world."""
+    seed: int = 1_000_000
+    """Makes the scenes and the noise."""
+    count: int | None = None
+    """Samples."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+
+
+def _profile(arguments: Sequence[str]) -> int:
+    """`calotype eval MODEL --timestep-profile`."""
+    page = Help(
+        "calotype eval MODEL --timestep-profile [--data DIR] [--count N]",
+        "The loss of a diffusion model at each noise level, on samples that it wasn't trained on: the noise's (epsilon) and the sample's.",
+        examples=("calotype eval toy-t2i --timestep-profile", "calotype eval my-segmenter --timestep-profile --data slides"),
+    )
+    options = parse(ProfileOptions, arguments, page)
+    if options.count is not None and options.count < 1:
+        raise InputError(f"count is {options.count}; it must be 1 or more")
+
+    from calotype.evaluation.timestep_profiles import measure_profile
+
+    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
+        report = measure_profile(
+            options.name, seed=options.seed, count=options.count, data=options.data, device=options.device, events=events
+        )
+    if options.json:
+        print_json(report.to_dict())
+    else:
+        console.results().print(report.render())
+    return 0
+
+
 def evaluate(arguments: Sequence[str]) -> int:
     """`calotype eval NAME`: the fields of the name's evaluation are flags beside the common ones."""
+    if "--timestep-profile" in arguments:
+        return _profile(arguments)
     known = known_evaluations()
     declared = _declared(next((argument for argument in arguments if argument in known), ""), quiet="--quiet" in arguments)
     page = Help(
         f"calotype eval {declared.slug if declared else 'NAME'} [--seed N] [--count N]",
         "The proof on ground truth: one table of the method against its baselines and ablations, then its claims, each with its bar.",
         "Exit status 1 if a claim fails.",
-        (f"calotype eval {known[0]} --seed 7", "calotype eval toy-i2v --json"),
+        (f"calotype eval {known[0]} --seed 7", "calotype eval toy-i2v --json", "calotype eval toy-t2i --timestep-profile"),
     )
     settings: dict[str, Any] = {}
     if declared is None:

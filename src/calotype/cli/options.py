@@ -52,6 +52,11 @@ class Flag:
         return self.default is MISSING
 
     @property
+    def several_numbers(self) -> bool:
+        """Whether it takes several, which may be given with spaces or with commas between them."""
+        return self.metavar in ("N...", "X...") or bool(re.fullmatch("[NX]( [NX])+", self.metavar))
+
+    @property
     def positional(self) -> bool:
         """Whether it is given without its name."""
         return not self.name.startswith("-")
@@ -119,24 +124,35 @@ def _known(arguments: list[str], flags: Sequence[Flag], page: Help) -> list[str]
     known = {flag.name: flag for flag in flags}
     switches = {f"--no-{flag.name[2:]}": flag for flag in flags if not flag.takes_value}
     help_line = f"`{_command(page)} --help` shows all"
-    result, seen = [], set()
+    result: list[str] = []
+    seen, latest = set(), None
     for argument in arguments:
         if not argument.startswith("--") or argument == "--":
-            result.append(argument)
+            result += _numbers(argument) if latest is not None and latest.several_numbers else [argument]
             continue
         name, equals, value = argument.partition("=")
         name = name.replace("_", "-")
         if name not in known and name not in switches:
             raise InputError(f"no option {name}; {did_you_mean(name, known)}{help_line}")
         seen.add(name)
-        switch = known.get(name) or switches[name]
+        switch = latest = known.get(name) or switches[name]
         if not switch.takes_value and (name in known) == bool(switch.default):
             continue  # It is so already, by its default or by the preset.
-        result.append(f"{name}{equals}{value}")
+        result += [name, *_numbers(value)] if equals and switch.several_numbers else [f"{name}{equals}{value}"]
     for flag in flags:
         if flag.required and not flag.positional and flag.name not in seen:
             raise InputError(f"{flag.name} {flag.metavar} is needed ({flag.help.rstrip('.')}); {help_line}")
     return result
+
+
+def _numbers(text: str) -> list[str]:
+    """Numbers with commas between them, one by one; any other text as it is.
+
+    >>> _numbers(".2,.8"), _numbers("-160"), _numbers("a,b")
+    (['.2', '.8'], ['-160'], ['a,b'])
+    """
+    parts = [part for part in text.split(",") if part]
+    return parts if parts and all(re.fullmatch(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", part) for part in parts) else [text]
 
 
 def _command(page: Help) -> str:

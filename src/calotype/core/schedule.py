@@ -261,6 +261,30 @@ class VPSchedule:
             interpolation=interpolation,
         )
 
+    def input_scaled(self, scale: float) -> VPSchedule:
+        """The schedule of data multiplied by `scale`: alpha' = b^2 alpha / ((b^2 - 1) alpha + 1) (arXiv 2504.05977).
+
+        The ratio of signal to noise is b^2 times as large at every timestep; a scale below 1 is a harder schedule.
+
+        Raises:
+            InputError: a scale that isn't positive.
+
+        Example:
+            >>> plain = VPSchedule.of("linear", beta_start=1e-4, beta_end=0.02)
+            >>> round(float((plain.input_scaled(0.5).sigmas / plain.sigmas)[300]), 6)
+            2.0
+        """
+        if not 0 < scale < inf:
+            raise InputError(f"the input scaling is {scale}; it must be positive")
+        alphas = self.alphas_cumprod
+        return VPSchedule(scale**2 * alphas / ((scale**2 - 1) * alphas + 1), self.interpolation)
+
+    @property
+    def betas(self) -> Float64[Tensor, " timesteps"]:
+        """Per-step betas, as a scheduler config's `trained_betas` has them."""
+        alphas = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod])
+        return 1 - alphas[1:] / alphas[:-1]
+
     @property
     def num_train_timesteps(self) -> int:
         """Number of timesteps; they count from 0."""

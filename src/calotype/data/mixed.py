@@ -46,6 +46,11 @@ class MixedData:
         told: list[Any] = [self.shares, [part.fingerprint for part in self.parts]]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
+    @property
+    def pictures(self) -> Any:
+        """What the first data set's windows are cut out of; it tells channels, classes and intensities."""
+        return getattr(self.parts[0], "pictures", self.parts[0])
+
     def place(self, index: int) -> tuple[int, int]:
         """Which part a row is from, and the row's number there."""
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.stream, index, 57])))

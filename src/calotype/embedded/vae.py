@@ -1,8 +1,9 @@
-"""The recipe of `toy-vae`: the toy family's autoencoder, with latents of unit covariance."""
+"""The recipes of `toy-vae` and `toy-vae-wide`: the toy family's autoencoders, with latents of unit covariance."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calotype.backbones.folder import INT8, ROUNDED, open_checkpoint
+from calotype.backbones.loading import load_rounded_network
+from calotype.backbones.quantized import save_quantized
 from calotype.core.events import Events
 from calotype.embedded import networks
 from calotype.embedded.card import Card, Gate
 from calotype.embedded.validation_vae import covariance
+from calotype.embedded.worlds import WORLDS, paint_mix
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
-from calotype.world import paint, sample_scene
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -51,17 +55,16 @@ class TraineeVAE(nn.Module):
 
 
 class Pictures:
-    """Single pictures, painted as they are needed."""
+    """Single pictures of one or several worlds in turn, painted as they are needed."""
 
     count = 1_000_000
 
-    def __init__(self, split: str, seed: int, device: str, latent_shape: tuple[int, int, int]) -> None:
-        self.split, self.seed, self.device, self.latent_shape = split, seed, device, latent_shape
+    def __init__(self, split: str, seed: int, device: str, latent_shape: tuple[int, int, int], worlds: Sequence[str] = ("scenes",)) -> None:
+        self.split, self.seed, self.device, self.latent_shape, self.worlds = split, seed, device, latent_shape, worlds
 
     def pixels(self, rows: Sequence[int]) -> Float[Tensor, "rows 3 64 64"]:
         """Pictures in [-1, 1]."""
-        scenes = [sample_scene("small", split=self.split, seed=self.seed, index=row) for row in rows]
-        return paint(scenes, size=networks.SIZE, device=self.device) * 2.0 - 1.0
+        return paint_mix(self.worlds, split=self.split, seed=self.seed, rows=rows).to(self.device) * 2.0 - 1.0
 
     def batch(self, rows: Sequence[int], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         noise = rng.normal(self.latent_shape)
@@ -77,27 +80,29 @@ class VAERecipe:
         batch_size=16, cuda_batch_size=64, learning_rate=2e-3, warm_learning_rate=3e-4, decay_share=0.4, ema_decay=0.995, weight_decay=0.0,
         sheet_batches=1, export_batches=60,
     )  # fmt: skip
-    gates = (Gate("psnr_db", 29.0), Gate("latent_condition", 2.0, at_most=True))
+    gates: tuple[Gate, ...] = (Gate("psnr_db", 29.0), Gate("latent_condition", 2.0, at_most=True))
     card = Card(
         about="The toy family's autoencoder: 64 px to 16x16x4 latents of mean 0 and unit covariance (`scaling_factor` 1).",
         library="diffusers",
     )
     config: Mapping[str, Any] = {}
     """Changes to the network's config (tests make it narrower)."""
+    worlds: tuple[str, ...] = ("scenes",)
+    """What its pictures are of: names of `WORLDS`."""
+    rounded = False
+    """Whether its weights are shipped in 8 bits."""
 
     def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> TraineeVAE:
         """The autoencoder, from an exported folder or from random weights."""
         if start is None:
             return TraineeVAE(networks.seeded(seed, lambda: networks.autoencoder(**self.config)))
-        from diffusers import AutoencoderKL
-
-        return TraineeVAE(AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32))
+        return TraineeVAE(load_autoencoder(start))
 
     def source(
         self, trainee: nn.Module, *, split: str, seed: int, folder: Path, checkpoints: Path, start: Path | None, device: str
     ) -> Pictures:
         """Pictures of a split."""
-        return Pictures(split, seed, device, (4, networks.SIZE // 4, networks.SIZE // 4))
+        return Pictures(split, seed, device, (4, networks.SIZE // 4, networks.SIZE // 4), self.worlds)
 
     def sample_grid(self, trainee: TraineeVAE, source: Pictures, path: Path) -> list[Path]:
         """Pictures (upper rows) above their reconstructions (lower rows)."""
@@ -112,13 +117,50 @@ class VAERecipe:
     def export(self, trainee: TraineeVAE, source: Pictures, folder: Path) -> None:
         """The autoencoder with its latents whitened (see `whiten`)."""
         whitened = whiten(trainee.vae, source)
-        whitened.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+        if self.rounded:
+            whitened.save_config(folder)
+            save_quantized(whitened.state_dict(), folder / ROUNDED)
+        else:
+            whitened.to(torch.float16).save_pretrained(folder, safe_serialization=True)
 
     def validate(self, folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
         """See `validation_vae`."""
         from calotype.embedded.validation_vae import validate
 
-        return validate(folder, seed=seed, count=count or 512, device=device, events=events)
+        return validate(folder, worlds=self.worlds, seed=seed, count=count, device=device, events=events)
+
+
+class WideVAERecipe(VAERecipe):
+    """64 px pictures of every world that has a painter, in equal shares: the latents in which the models of these worlds work."""
+
+    name = "toy-vae-wide"
+    settings = replace(VAERecipe.settings, warm_learning_rate=1e-3)
+    worlds = tuple(WORLDS)
+    gates = (*(Gate(f"psnr_db_{world}", 29.0) for world in WORLDS), Gate("latent_condition", 2.0, at_most=True))
+    card = Card(
+        about="The toy family's autoencoder for all worlds (scenes, stained tissue, creatures, portraits, critters, landscapes): 64 px to "
+        "16x16x4 latents of mean 0 and unit covariance (`scaling_factor` 1). It began as `toy-vae`; weights in 8 bits.",
+        data="six worlds in equal shares, 64 px",
+    )
+    rounded = True
+
+    def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> TraineeVAE:
+        """The autoencoder, from an exported folder, from `toy-vae` where that was trained, or from random weights."""
+        narrow = checkpoints / VAERecipe.name
+        return super().build(seed=seed, start=narrow if start is None and narrow.is_dir() else start, checkpoints=checkpoints)
+
+
+def load_autoencoder(folder: Path) -> AutoencoderKL:
+    """An exported autoencoder in float32, for training to go on."""
+    from diffusers import AutoencoderKL
+
+    part = next(iter(open_checkpoint(folder).parts.values()))
+    made: AutoencoderKL
+    if part.variant == INT8:
+        made = load_rounded_network(part)
+    else:
+        made = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    return made
 
 
 def whiten(vae: AutoencoderKL, source: Pictures, count: int = 2048) -> AutoencoderKL:

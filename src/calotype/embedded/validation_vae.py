@@ -1,7 +1,8 @@
-"""The gates of `toy-vae`: how well it reconstructs new scenes, and how well its latents are conditioned."""
+"""The gates of the autoencoders: how well they reconstruct new pictures, and how well their latents are conditioned."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,36 +12,49 @@ from torch import Tensor
 from calotype.core.events import SILENT, Events
 
 BATCH = 64
+COUNT, COUNT_PER_WORLD = 512, 128
+"""Pictures, where there is one world and where there are several."""
 
 
 @torch.no_grad()
-def validate(folder: Path, *, seed: int, count: int, device: str = "auto", events: Events = SILENT) -> dict[str, float]:
-    """Figures on `count` scenes of the `eval` split.
+def validate(
+    folder: Path,
+    *,
+    worlds: Sequence[str] = ("scenes",),
+    seed: int,
+    count: int | None = None,
+    device: str = "auto",
+    events: Events = SILENT,
+) -> dict[str, float]:
+    """Figures on `count` pictures of the `eval` split, the worlds in turn; without a count `COUNT`, or `COUNT_PER_WORLD` of each.
 
     Returns:
-        `psnr_db`: mean over pictures. `psnr_db_sd`: its standard deviation. `latent_condition`: largest over smallest eigenvalue of the
+        `psnr_db`: mean over pictures. `psnr_db_sd`: its standard deviation. `psnr_db_WORLD`: the mean over each of several worlds'
+        pictures. `latent_condition`: largest over smallest eigenvalue of the
         channels' covariance. `latent_least`, `latent_most`: these eigenvalues. `latent_mean`: largest |channel mean|.
     """
     import calotype
-    from calotype.embedded.networks import SIZE
+    from calotype.embedded.worlds import paint_mix
     from calotype.metrics.pictures import psnr
-    from calotype.world import paint, sample_scene
 
     model = calotype.load(str(folder), device=device, dtype="float32")
+    count = count or (COUNT if len(worlds) == 1 else COUNT_PER_WORLD * len(worlds))
     events.stage("reconstruct", count)
     values, latents = [], []
     for start in range(0, count, BATCH):
         rows = range(start, min(count, start + BATCH))
-        pictures = paint([sample_scene("small", split="eval", seed=seed, index=row) for row in rows], size=SIZE)
+        pictures = paint_mix(worlds, split="eval", seed=seed, rows=rows)
         encoded = model.encode(pictures)
         values.append(psnr(model.decode(encoded).cpu(), pictures))
         latents.append(encoded.float().cpu())
         events.step(len(rows))
     every, z = torch.cat(values), torch.cat(latents)
     eigenvalues = torch.linalg.eigvalsh(covariance(z))
+    several = {f"psnr_db_{world}": float(every[number :: len(worlds)].mean()) for number, world in enumerate(worlds[:count])}
     return {
         "psnr_db": float(every.mean()),
         "psnr_db_sd": float(every.std()) if len(every) > 1 else 0.0,
+        **(several if len(worlds) > 1 else {}),
         "latent_condition": float(eigenvalues[-1] / eigenvalues[0]),
         "latent_least": float(eigenvalues[0]),
         "latent_most": float(eigenvalues[-1]),

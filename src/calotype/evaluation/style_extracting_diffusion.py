@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calotype.backbones.loading import load
-from calotype.backbones.segmenter_network import make_network, network_config
+from calotype.backbones.segmenter_network import NormName, make_network, network_config
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import Experiment, pieces
@@ -45,7 +45,7 @@ ANNOTATED, PLAIN, TEST = 6, 30, 24
 """Patients of the segmenter's experiment."""
 PICTURES, TEST_PICTURES = 40, 4
 """Pictures of an annotated patient (and as many made ones as there are annotated ones), and of a test patient."""
-ORACLE_PICTURES, ORACLE_STEPS, STEPS = 600, 600, 400
+ORACLE_PICTURES, ORACLE_STEPS, STEPS = 1200, 1000, 400
 """Of the oracle and of the segmenters; batches of 16."""
 COLOUR_JITTER = 1.0
 """Any hue: the strength that was best on the split `tune`."""
@@ -96,13 +96,15 @@ def correlation(found: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArr
     return np.asarray((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
 
 
-def train_segmenter(images: Tensor, masks: Tensor, *, steps: int, seed: int, colour: float = 0.0, events: Events = SILENT) -> nn.Module:
-    """A small U-Net with batch normalisation, which keeps colours."""
-    config = network_config("unet", channels=3, classes=CLASSES, window=(SIZE, SIZE), widths=(12, 24, 48), norm="batch")
+def train_segmenter(
+    images: Tensor, masks: Tensor, *, steps: int, seed: int, colour: float = 0.0, norm: NormName = "batch", events: Events = SILENT
+) -> nn.Module:
+    """A small U-Net; batch normalisation keeps a picture's own colours, as in the paper's network."""
+    config = network_config("unet", channels=3, classes=CLASSES, window=(SIZE, SIZE), widths=(12, 24, 48), norm=norm)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make_network(config)
-    return fit_segmenter(network, images, masks, steps=steps, seed=seed, augment=Augmentation(colour=colour), events=events)
+    return fit_segmenter(network, images, masks, steps=steps, seed=seed, learning_rate=2e-3, augment=Augmentation(colour=colour), events=events)
 
 
 def foreground_iou(network: nn.Module, images: Tensor, masks: Tensor) -> list[float]:
@@ -114,7 +116,7 @@ def foreground_iou(network: nn.Module, images: Tensor, masks: Tensor) -> list[fl
 def oracle(seed: int, *, steps: int = ORACLE_STEPS, events: Events = SILENT) -> nn.Module:
     """A segmenter that has seen true pictures of all styles, of the split `train`."""
     pictures = Patients("train", seed, "oracle", ORACLE_PICTURES // 4, 4).paint()
-    return train_segmenter(pictures.image, pictures.mask, steps=steps, seed=seed, events=events)
+    return train_segmenter(pictures.image, pictures.mask, steps=steps, seed=seed, norm="instance", events=events)
 
 
 @dataclass(frozen=True, eq=False)

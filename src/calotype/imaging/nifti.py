@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int32, UInt8
 
 from calotype.errors import InputError, MissingError
 from calotype.imaging.files import atomic_path
@@ -173,7 +173,7 @@ def _from_bytes(block: bytes) -> Any:
 
 
 def save_volume(
-    values: Float32[np.ndarray, "x y z"],
+    values: Float32[np.ndarray, "x y z"] | Int32[np.ndarray, "x y z"] | UInt8[np.ndarray, "x y z"],
     affine: Float64[np.ndarray, "4 4"],
     unit: str,
     header: bytes,
@@ -181,7 +181,7 @@ def save_volume(
     metadata: Mapping[str, str],
     overwrite: bool = False,
 ) -> None:
-    """Write float32 NIfTI, compressed if the name ends in .gz; the same volume gives the same bytes.
+    """Write NIfTI in the values' own type, compressed if the name ends in .gz; the same volume gives the same bytes.
 
     Args:
         unit: of the values; kept in the header's description.
@@ -204,7 +204,7 @@ def save_volume(
         source = None
     second = max(values.shape) > _LONGEST or isinstance(source, nibabel.Nifti2Header)
     made = nibabel.Nifti2Header() if second else nibabel.Nifti1Header()
-    made.set_data_dtype(np.float32)
+    made.set_data_dtype(values.dtype)
     made.set_data_shape(values.shape)
     if source is None:
         _place(made, affine)

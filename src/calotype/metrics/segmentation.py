@@ -96,12 +96,19 @@ def hausdorff95(
         for number in range(1, num_classes):
             first, second = found[row] == number, truth[row] == number
             if bool(first.any()) and bool(second.any()):
-                borders = _border(first), _border(second)
+                box = _box(first | second)
+                borders = _border(first[box]), _border(second[box])
                 directed = (_percentile95(one, other, steps) for one, other in (borders, borders[::-1]))
                 distances[row, number - 1] = max(directed)
             elif bool(first.any()) or bool(second.any()):
                 distances[row, number - 1] = diagonal
     return distances
+
+
+def _box(mask: Tensor) -> tuple[slice, ...]:
+    """The smallest box around a mask: distances between two masks are the same in it."""
+    places = mask.nonzero()
+    return tuple(slice(int(first), int(last) + 1) for first, last in zip(places.amin(0), places.amax(0), strict=True))
 
 
 def _border(mask: Tensor) -> Bool[np.ndarray, "*sides"]:

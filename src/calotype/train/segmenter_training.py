@@ -43,7 +43,7 @@ from calotype.metrics.segmentation import by_patient, dice, over_patients
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.segmentation_batches import Augmentation, SegmentationLoss, channels_last
-from calotype.train.training import Training
+from calotype.train.training import SPLIT_SEED, Training
 
 SHOWN = 8
 """Held-out windows on a sheet."""
@@ -164,10 +164,13 @@ class SegmenterTraining(Training):
         """Windows of the pictures and masks of a folder, and of the synthetic ones beside it.
 
         Raises:
-            InputError: the synthetic pictures have other channels.
+            InputError: the window has another number of sides than the pictures, or the synthetic pictures have other channels.
         """
         limits = (self.intensity[0], self.intensity[1]) if self.intensity else None
         real = self._folder(data, kept / NAME, classes=self.classes or None, intensity=limits)
+        if real.spatial_dims != len(self.window):
+            told = "two sides, such as 64 64" if real.spatial_dims == 2 else "three sides, such as 32 32 32"
+            raise InputError(f"window is {self.window}, and the {'pictures' if real.spatial_dims == 2 else 'volumes'} of data need {told}")
         windows = SegmentationWindows(real, self.window)
         if not self.synthetic:
             return windows
@@ -186,15 +189,17 @@ class SegmenterTraining(Training):
 
     def check(self, data: DataSet, events: Events = SILENT) -> None:
         """Tell what was found; `data_set` has read every file."""
-        for name, part in zip(("data", "synthetic"), _parts(data), strict=False):
+        for name, part in zip(("data", "synthetic"), data.parts if isinstance(data, MixedData) else (data,), strict=False):
             pictures = _pictures(part)
-            patients, rule = len(set(pictures.patients)), pictures.intensity
-            first, *others = pictures.class_values
-            held = f"; about {max(1, round(self.held_out_share * patients))} patients are held out" if name == "data" else ""
+            rule, (first, *others) = pictures.intensity, pictures.class_values
+            told = "the one class is" if len(others) == 1 or self.merge else "the classes are"
+            held = ""
+            if name == "data":
+                _, out = pictures.split(self.held_out_share, SPLIT_SEED)
+                held = f"; held out: {len(out)} pictures of {', '.join(sorted(set(out.patients))[:5])}"
             events.note(
-                f"{name}: {len(pictures)} pictures of {patients} patients, the masks' background is {first}, "
-                f"{'one class of' if self.merge else 'the classes are'} {', '.join(map(str, others))}; "
-                f"intensities {rule.low:g} to {rule.high:g} become 0 to 1{held}"
+                f"{name}: {len(pictures)} pictures of {len(set(pictures.patients))} patients; in the masks {first} is the background and "
+                f"{told} {', '.join(map(str, others))}; intensities {rule.low:g} to {rule.high:g} become 0 to 1{held}"
             )
 
     def check_start(self, start: Path, data: DataSet, events: Events = SILENT) -> None:
@@ -219,7 +224,7 @@ class SegmenterTraining(Training):
             return TraineeSegmenter(make_network(self.network(facts.channels, facts.num_classes)), facts, loss)
 
     def _facts(self, data: DataSet) -> SegmenterFacts:
-        pictures = _pictures(_parts(data)[0])
+        pictures = _pictures(data)
         return SegmenterFacts(
             window=self.window, channels=pictures.channels, class_values=tuple(pictures.class_values[: pictures.num_classes]),
             intensity=pictures.intensity.to_json(),
@@ -277,11 +282,6 @@ def held_out_dice(trainee: TraineeSegmenter, pictures: Any, most: int = MEASURED
     # JSON has no NaN: a class or a patient without a number.
     known = {name: {key: None if math.isnan(one) else round(one, 4) for key, one in numbers.items()} for name, numbers in made.items()}
     return {"pictures": len(chosen), **known}
-
-
-def _parts(data: Any) -> tuple[Any, ...]:
-    """The data sets of windows that a data set is made of; the user's own is the first."""
-    return data.parts if isinstance(data, MixedData) else (data,)
 
 
 def _pictures(data: Any) -> Any:

@@ -49,7 +49,7 @@ def light_density(tint: float) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class StyleMeasures:
-    """What pictures show of their styles, each [N] and NaN where a class that it needs is missing; see `TissueStyle` for the units."""
+    """What pictures show of their styles; see `TissueStyle` for the units. Each [N], float64 on the CPU, NaN where a class is missing."""
 
     hue: Float[Tensor, " pictures"]
     second_hue: Float[Tensor, " pictures"]
@@ -81,10 +81,11 @@ def measure_style(images: Float[Tensor, "pictures 3 height width"], masks: Int[T
     """
     if images.ndim != 4 or images.shape[1] != 3 or masks.shape != (images.shape[0], *images.shape[2:]):
         raise ShapeError(f"pictures are {tuple(images.shape)} and masks {tuple(masks.shape)}; give [N, 3, H, W] and [N, H, W]")
-    density = -images.detach().double().clamp(min=1.0 / 255.0).log()
+    # On the CPU: some accelerators have no float64.
+    masks, density = masks.cpu(), -images.detach().cpu().double().clamp(min=1.0 / 255.0).log()
     inner = torch.stack([_inner(masks == label) for label in range(3)], 1)
     means = torch.stack([_mean(density, inner[:, label]) for label in range(3)], 1)
-    mixture = torch.tensor([[1.0, *row] for row in VARIANTS["tissue"].stains], dtype=torch.float64, device=images.device)
+    mixture = torch.tensor([[1.0, *row] for row in VARIANTS["tissue"].stains], dtype=torch.float64)
     light, first, second = (torch.linalg.inv(mixture) @ means).unbind(1)
     return StyleMeasures(
         hue=_hue(first, 0.5),
@@ -111,7 +112,7 @@ def _mean(values: Tensor, region: Tensor) -> Tensor:
 
 def _hue(density: Tensor, centre: float) -> Tensor:
     """Place on the arc of a density's [N, 3] angle; `centre` says which turn of the circle is meant."""
-    channels = torch.from_numpy(_CHANNELS).to(density.device)
+    channels = torch.from_numpy(_CHANNELS)
     angle = torch.atan2((density * channels.sin()).sum(1), (density * channels.cos()).sum(1))
     middle = hue_angle(centre)
     turned = torch.remainder(angle - middle + math.pi, 2 * math.pi) - math.pi + middle
@@ -120,7 +121,7 @@ def _hue(density: Tensor, centre: float) -> Tensor:
 
 def _frequency(values: Tensor, *regions: Tensor) -> Tensor:
     """Waves a side of the texture in regions: mean squared difference of neighbours over twice the variance is 1 - cos(pulse / side)."""
-    steps = torch.zeros(len(values), dtype=values.dtype, device=values.device)
+    steps = torch.zeros(len(values), dtype=values.dtype)
     spread = steps.clone()
     side = values.shape[-1]
     for region in regions:

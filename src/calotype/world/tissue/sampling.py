@@ -26,7 +26,7 @@ SECOND_HUE = (0.30, 0.44)
 """How far ahead of the first stain's hue the second one's lies."""
 NOISE = 0.008
 """Standard deviation of the sensor's noise, in units of the picture's range."""
-GREY_CONTRASTS = (0.09, 0.11)
+GREY_CONTRASTS = (0.045, 0.055)
 """Of `smooth` pictures: how much darker the tissue is than its surroundings, in units of the picture's range."""
 
 

@@ -1,0 +1,345 @@
+"""The study of diffusion segmentation: what does removing noise add to a network that finds masks, and at which noise level?
+
+Five networks of one architecture, on pictures of one big object and of many small ones, whose soft borders two readers draw differently:
+
+- `feed-forward`: the picture to a mask at once (the paper's E1).
+- `method`: a mask from noise given the picture, trained to predict the mask; the mean of eight samples. `one-sample`: one of them.
+- `noise`: the same trained to predict the noise, as in the paper (E2). `noise-one-sample`: one of them.
+- `mask-alone`: the mask from its noisy self, without the picture (E3): how long a noisy mask can be read.
+- `image-alone`: the picture from its noisy self (E4).
+
+A pixel's truth is what one reader, drawn at random, says. So an honest probability at a border isn't 0 or 1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calotype.backbones.diffusion_segmenter import DiffusionSegmenter, noise_schedule
+from calotype.core.events import SILENT, Events
+from calotype.core.timestep_profile import TimestepProfile
+from calotype.data.raw import Intensity
+from calotype.data.segmentation_folder import SegmentationFolder
+from calotype.data.windows import SegmentationWindows
+from calotype.errors import InputError, MissingError
+from calotype.evaluation.base import Evaluation
+from calotype.evaluation.report import Claim, Report, Role, Row
+from calotype.evaluation.segmentation_study import (
+    LEAST_SCENES,
+    NUM_SAMPLES,
+    NUM_STEPS,
+    SWAPPED,
+    TIMESTEPS,
+    Array,
+    Quality,
+    StudyCase,
+    calibration_error,
+    crossover,
+    identity_gap,
+    oracle_gap,
+    profile,
+    quality,
+    resampled,
+    swapped_overlaps,
+)
+from calotype.evaluation.study_report import write_report
+from calotype.methods.diffusion_segmentation.study import PARTS, load_parts, load_study
+from calotype.methods.diffusion_segmentation.theory import advised_scaling, half_time, object_area, predicted_half_time
+from calotype.methods.diffusion_segmentation.training import DiffusionSegmentationTraining
+from calotype.metrics import Interval
+from calotype.train.training import SPLIT_SEED
+from calotype.world.tissue import paint_tissue, sample_tissue
+
+SLUG = "diffusion-segmentation"
+TISSUE = "of the tissue world: half of them with one big object, half with many small ones, soft borders that two readers draw differently"
+COUNT = 48
+"""Pictures of each kind."""
+HARDER = 0.5
+"""Input scaling of the schedule that the swaps are repeated in."""
+READINGS: tuple[tuple[str, str, Role], ...] = (
+    ("feed-forward", "feed_forward", "baseline"),
+    ("method", "segmenter", "method"),
+    ("one-sample", "segmenter", "ablation"),
+    ("noise", "noise", "method"),
+    ("noise-one-sample", "noise", "ablation"),
+)
+"""Variant, network and role of the rows with masks."""
+
+
+@dataclass(eq=False)
+class StudyResult:
+    """All that was measured, for the table and for the report."""
+
+    cases: Sequence[StudyCase]
+    quality: dict[str, dict[str, Quality]] = field(default_factory=dict)
+    """By variant, then by case."""
+    profiles: dict[str, dict[str, TimestepProfile]] = field(default_factory=dict)
+    """By network, then by case."""
+    areas: dict[str, float] = field(default_factory=dict)
+    swaps: dict[float, tuple[Array, Array]] = field(default_factory=dict)
+    """By input scaling: overlap with the picture's own mask and with the other one, [timesteps, pictures]."""
+    cost: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds and network calls for a picture, by variant."""
+    identity: float = float("nan")
+    oracle: float = float("nan")
+    shown: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Probabilities and samples of some pictures, for the report."""
+
+    def half_time(self, case: str) -> float:
+        """Of the mask without the picture."""
+        return half_time(TIMESTEPS, self.profiles["mask_alone"][case].mean("sample"))
+
+    def predicted(self, case: str) -> float:
+        """The same from the objects' size alone."""
+        return predicted_half_time(self.areas[case], noise_schedule())
+
+    def errors(self, part: str, weighting: str, case: str = "") -> Array:
+        """Loss at each timestep and picture; of all cases together by default."""
+        found = self.profiles[part]
+        return np.concatenate([found[name].of(weighting).numpy() for name in ([case] if case else found)], 1)
+
+    def bins(self, variant: str, *, band: bool = False) -> Array:
+        """Calibration of every picture of all cases."""
+        return np.concatenate([found.band if band else found.bins for found in self.quality[variant].values()])
+
+
+def tissue_cases(size: int, *, split: str, seed: int, count: int) -> list[StudyCase]:
+    """New pictures of the tissue world with one big object, and with many small ones; the reader changes from picture to picture."""
+    cases = []
+    for number, name in enumerate(("big", "small")):
+        scenes = [sample_tissue(name, split=split, seed=seed, index=2 * row + number, pictures_per_patient=2) for row in range(count)]
+        painted = paint_tissue(scenes, size)
+        readers = torch.from_numpy(np.random.default_rng([seed, number]).integers(0, 2, count))
+        cases.append(StudyCase(name=name, images=painted.image, masks=painted.annotators[torch.arange(count), readers].long()))
+    return cases
+
+
+def measure(models: Mapping[str, DiffusionSegmenter], cases: Sequence[StudyCase], *, seed: int, events: Events = SILENT) -> StudyResult:
+    """Everything that the table and the report need.
+
+    Args:
+        models: the networks by their names in `calotype.methods.diffusion_segmentation.study.PARTS`.
+        cases: pictures with masks.
+        seed: of the noise.
+        events: hears steps.
+    """
+    result = StudyResult(cases)
+    denoising = [part for part in models if part != "feed_forward"]
+    total = len(cases) * (3 + sum(TIMESTEPS_STEPS for _ in denoising)) + 2 * len(SWAPPED) * len(cases)
+    events.stage(f"evaluate {SLUG}", total)
+    for case in cases:
+        result.areas[case.name] = object_area(case.masks)
+        for part in ("feed_forward", "segmenter", "noise"):
+            began = time.perf_counter()
+            samples = models[part].samples(case.images, num_samples=NUM_SAMPLES, num_inference_steps=NUM_STEPS, seed=seed)
+            seconds = (time.perf_counter() - began) / len(case)
+            result.shown[f"{part}/{case.name}"] = samples
+            for variant, made_by, _ in READINGS:
+                if made_by == part:
+                    taken = samples[:, :1] if variant.endswith("one-sample") else samples
+                    result.quality.setdefault(variant, {})[case.name] = quality(taken.mean(1), case.masks)
+                    share = taken.shape[1] / samples.shape[1]
+                    calls = 1.0 if part == "feed_forward" else float(taken.shape[1] * NUM_STEPS)
+                    result.cost[f"{variant}@{case.name}"] = (seconds * share, calls)
+            events.step()
+        for part in denoising:
+            result.profiles.setdefault(part, {})[case.name] = profile(models[part], case, seed=seed, events=events)
+    for scaling in (1.0, HARDER):
+        found = [swapped_overlaps(models["segmenter"], case, scaling, seed=seed, events=events) for case in cases]
+        own, other = (np.concatenate([pair[place] for pair in found], 1) for place in (0, 1))
+        result.swaps[scaling] = (own, other)
+    result.identity = max(identity_gap(models[part], cases[0], seed=seed) for part in denoising)
+    result.oracle = oracle_gap(noise_schedule(), seed=seed)
+    return result
+
+
+TIMESTEPS_STEPS = 2 * len(TIMESTEPS)
+
+
+def rows(result: StudyResult) -> list[Row]:
+    """The table: masks and their calibration, then what the networks lose at some timesteps, then the fingerprints."""
+    made = []
+    for variant, _, role in READINGS:
+        for case, found in result.quality[variant].items():
+            seconds, calls = result.cost[f"{variant}@{case}"]
+            numbers = {
+                "iou": float(np.nanmean(found.iou)), "dice": float(np.nanmean(found.dice)),
+                "ece": float(calibration_error(found.bins)), "ece_band": float(calibration_error(found.band)),
+                "seconds": seconds, "model_calls": calls,
+            }  # fmt: skip
+            spread = (
+                {"iou": float(np.nanstd(found.iou, ddof=1)), "dice": float(np.nanstd(found.dice, ddof=1))} if len(found.iou) > 1 else {}
+            )
+            made.append(Row(f"{variant}@{case}", role, numbers, spread, len(found.iou)))
+    shown = (0, 20, 50, 100, 200, 300, 500, 800)
+    for part, by_case in result.profiles.items():
+        weighting = "sample" if part in ("mask_alone", "segmenter") else "epsilon"
+        for case, measured in by_case.items():
+            values = measured.mean(weighting).tolist()
+            numbers = {f"t_{t}": values[TIMESTEPS.index(t)] for t in shown}
+            made.append(Row(f"{part.replace('_', '-')}-loss@{case}", "ablation", numbers, {}, measured.errors.shape[1]))
+    for case in (case.name for case in result.cases):
+        half = result.half_time(case)
+        numbers = {
+            "object_pixels": result.areas[case], "t_half": half, "t_half_predicted": result.predicted(case),
+            "advised_scaling": advised_scaling(half, noise_schedule()),
+        }  # fmt: skip
+        made.append(Row(f"fingerprint@{case}", "limit", numbers, {}, result.profiles["mask_alone"][case].errors.shape[1]))
+    return made
+
+
+def _interval(value: float, drawn: NDArray[np.float64]) -> Interval:
+    """A statistic with the 90 % interval of what resampling gave."""
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, [0.05, 0.95]) if len(drawn) else (float("nan"), float("nan"))
+    return Interval(value, float(low), float(high))
+
+
+def claims(result: StudyResult) -> list[Claim]:
+    """Each claim on the tissue world's pictures must hold at the unfavourable end of its 90 % bootstrap interval over pictures."""
+    big, small = (case.name for case in result.cases)
+    count = min(len(case) for case in result.cases)
+    picks = resampled(count)
+
+    def half(case: str, rows: NDArray[np.int64]) -> float:
+        return half_time(TIMESTEPS, result.errors("mask_alone", "sample", case)[:, rows].mean(1))
+
+    everyone = np.arange(count)
+    earlier = _interval(half(big, everyone) - half(small, everyone), np.array([half(big, pick) - half(small, pick) for pick in picks]))
+
+    def missed(case: str, rows: NDArray[np.int64]) -> float:
+        return abs(half(case, rows) - result.predicted(case))
+
+    off = {case: _interval(missed(case, everyone), np.array([missed(case, pick) for pick in picks])) for case in (big, small)}
+    within = [place for place, timestep in enumerate(TIMESTEPS) if 20 <= timestep <= 200]
+    mask, picture = (result.errors(part, "epsilon")[within] for part in ("noise", "image_alone"))
+    both = resampled(mask.shape[1])
+    share = _interval(float((mask.mean(1) / picture.mean(1)).max()),
+                      np.array([(mask[:, pick].mean(1) / picture[:, pick].mean(1)).max() for pick in both]))  # fmt: skip
+    swapped = resampled(result.swaps[1.0][0].shape[1], times=400)
+
+    def earlier_by(rows: NDArray[np.int64]) -> float:
+        plain, harder = (crossover(*(overlap[:, rows] for overlap in result.swaps[scaling])) for scaling in (1.0, HARDER))
+        return plain - harder
+
+    moved = _interval(earlier_by(np.arange(result.swaps[1.0][0].shape[1])), np.array([earlier_by(pick) for pick in swapped]))
+
+    def calibration(variant: str, other: str) -> Interval:
+        first, second = result.bins(variant), result.bins(other)
+        return _interval(float(calibration_error(first) - calibration_error(second)),
+                         np.array([calibration_error(first[pick]) - calibration_error(second[pick]) for pick in both]))  # fmt: skip
+
+    return [
+        Claim(
+            "loss of the noise and SNR x loss of the mask are one: largest relative difference",
+            result.identity,
+            1e-3,
+            result.identity <= 1e-3,
+        ),
+        Claim(
+            "closed form of the least loss against an exact denoiser: largest relative difference",
+            result.oracle,
+            0.02,
+            result.oracle <= 0.02,
+        ),
+        Claim.at_least("a small object's mask is half lost earlier than a big one's, in timesteps", earlier, 100.0),
+        *(Claim.at_most(f"that timestep from the object's size alone, {case}: off by", off[case], 150.0) for case in (big, small)),
+        Claim.at_most("loss of the noise in a mask over that in a picture, largest for timesteps 20 to 200", share, 1 / 3),
+        Claim.at_least(f"the picture decides earlier with input scaling {HARDER:g}, in timesteps", moved, 50.0),
+        Claim.at_most(
+            "calibration error of eight samples' mean less the feed-forward network's", calibration("method", "feed-forward"), 0.0
+        ),
+        Claim.at_most("calibration error of eight samples' mean less one sample's", calibration("method", "one-sample"), 0.0),
+    ]
+
+
+def trained_on(data: Path, folder: Path, window: tuple[int, ...], budget: str, *, seed: int, device: str, events: Events) -> Path:
+    """The study's networks, trained on a user's folder one after the other; what is there already is finished or gone on with.
+
+    Returns:
+        The folder that `load_study` reads.
+    """
+    home = folder / "models"
+    for name, part in PARTS.items():
+        prediction: Literal["sample", "epsilon"] = "epsilon" if part.prediction == "epsilon" else "sample"
+        training = DiffusionSegmentationTraining(objective=part.objective, prediction=prediction, window=window)
+        events.note(f"{part.words}: {budget}")
+        training(data, home / name, seed=seed, budget=budget, device=device, events=events)
+    return home
+
+
+def folder_case(data: Path, model: DiffusionSegmenter, count: int, *, events: Events) -> StudyCase:
+    """Windows of a folder's held-out pictures, read as the model was trained to see them."""
+    rule = Intensity.of_json(model.intensity)
+    found = SegmentationFolder.open(
+        data, classes=model.class_values, intensity=(rule.low, rule.high), size_at_least=model.window, events=events
+    )
+    _, held_out = SegmentationWindows(found, model.window).split(DiffusionSegmentationTraining().held_out_share, SPLIT_SEED)
+    rows = held_out.rows(range(count))
+    return StudyCase(name="data", images=rows["image"], masks=rows["mask"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSegmentationEvaluation(Evaluation):
+    """What does diffusion add to a network that finds masks, and at which noise level is the picture needed?"""
+
+    slug: ClassVar[str] = SLUG
+    model: ClassVar[str] = "toy-segmenter"
+    default_count: ClassVar[int] = COUNT
+    quick_count: ClassVar[int] = 6
+
+    data: Path | None = None
+    """Your folder with images/ and masks/: five small networks are trained on it, and measured on the patients that are held out."""
+    budget: str = "5m"
+    """With data: for each of the five trainings, time or steps (2000steps)."""
+    window: tuple[int, ...] = (64, 64)
+    """With data: sides in pixels or voxels that the networks see."""
+    report: Path | None = None
+    """Folder of the report, study.html and study.md; by default in ./runs, and none with --quick."""
+
+    def check(self, *, count: int | None, record: bool) -> None:
+        """Refuse to record what is measured on the user's own pictures."""
+        if self.data is not None and record:
+            raise InputError("data holds your own pictures, and the docs' tables are of the tissue world; leave out record")
+
+    def __call__(
+        self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
+    ) -> Report:
+        """See `calotype.evaluation.Evaluation`."""
+        began, scenes = time.perf_counter(), self.scenes(count, quick)
+        notes: list[str] = []
+        if self.data is not None:
+            folder = self.report or Path("runs") / f"study-{self.data.expanduser().resolve().name}"
+            home = trained_on(self.data, folder, self.window, self.budget, seed=seed, device=device, events=events)
+            models = load_parts({name: str(home / name) for name in PARTS}, device=device)
+            cases = [folder_case(self.data, models["segmenter"], scenes, events=events)]
+            notes.append("no claims: these are about the tissue world, whose truth is known")
+        else:
+            folder = self.report or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{SLUG}-study"
+            models = load_study(self.model, device=device)
+            cases = tissue_cases(models["segmenter"].window[0], split="eval", seed=seed, count=scenes)
+        result = measure(models, cases, seed=seed, events=events)
+        found: list[Claim] = []
+        if self.data is None and scenes >= LEAST_SCENES:
+            found = claims(result)
+        elif self.data is None:
+            notes.append(f"{scenes} pictures of each kind are too few for a verdict; {LEAST_SCENES} are the least")
+        place = str(models["segmenter"].device)
+        made = Report(SLUG, seed, scenes, place, time.perf_counter() - began, rows(result), found, notes)
+        if self.report is not None or not quick:
+            try:
+                write_report(result, made, folder, data=f"held-out windows of {self.data}" if self.data else TISSUE)
+                notes.append(f"the report with its plots: {folder / 'study.html'}")
+            except MissingError as error:
+                if self.report is not None:
+                    raise
+                notes.append(f"no report: {error}")
+        return made

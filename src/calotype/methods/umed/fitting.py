@@ -1,0 +1,210 @@
+"""The bi-level fit: perturbators and a surrogate segmenter that go down one loss in turns, resumable to the bit after any step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from calotype.core.events import SILENT, Events
+from calotype.errors import CalotypeError, InputError
+from calotype.methods.umed.generators import Perturbation
+from calotype.train.loop import accelerator_for
+from calotype.train.optimizers import Batch, Optimizers
+from calotype.train.precision import precision_for
+from calotype.train.recipe import Settings
+from calotype.train.rng import BatchRng, rows_of_step
+from calotype.train.segmentation_batches import SegmentationLoss, channels_last
+from calotype.train.stages import Group, Stage
+
+Carriers = Literal["shuffled", "own"]
+PERTURBATION, SURROGATE = "perturbation", "surrogate"
+STATE = "umed-fit"
+SAVE_EVERY = 20
+"""Steps between the states that are offered for resuming."""
+REPORT_EVERY = 20
+NEAR_FOREGROUND = 0.75
+"""Share of the windows that hold a pixel of the foreground for certain."""
+
+
+class Pairs(Protocol):
+    """Pictures and masks by number, of any sizes: `SegmentationFolder` and `SegmentationTensors`."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: Sequence[int]) -> dict[str, Tensor]: ...
+
+
+class BiLevel(nn.Module):
+    """min over perturbations of min over the surrogate of its loss on perturbed pictures (Huang et al. 2021, eq. 2), one of them a step.
+
+    Args:
+        perturbation: what draws.
+        surrogate: a segmenter that gives logits.
+        surrogate_every: every so many steps the surrogate moves, else the perturbation.
+        carriers: `shuffled` shows the surrogate picture j with the perturbation of picture i and asks for the mask of i: nothing but the
+            perturbation tells it. `own` shows picture i.
+    """
+
+    def __init__(self, perturbation: Perturbation, surrogate: nn.Module, *, surrogate_every: int, carriers: Carriers) -> None:
+        super().__init__()
+        self.perturbation, self.surrogate, self.loss = perturbation, surrogate, SegmentationLoss()
+        self.surrogate_every, self.carriers = surrogate_every, carriers
+
+    def forward(self, batch: Batch) -> Float[Tensor, " rows"]:
+        """The surrogate's loss on each perturbed picture."""
+        delta = self.perturbation(batch["image"], batch["mask"])
+        carrier = batch["image"]
+        if self.carriers == "shuffled":
+            # Neighbours in the order may be slices of one patient.
+            carrier = carrier.roll(max(1, len(carrier) // 2), dims=0)
+        logits = self.surrogate(channels_last((carrier + delta).clamp(0, 1)))
+        found: Tensor = self.loss(logits, batch["mask"])
+        return found
+
+    def training_step(self, batch: Batch, optimizers: Optimizers) -> None:
+        """One step of one of the two."""
+        optimizers.update(SURROGATE if optimizers.step % self.surrogate_every == 0 else PERTURBATION, batch, self)
+
+
+def fit(
+    trainee: BiLevel,
+    data: Pairs,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    window: tuple[int, int],
+    seed: int,
+    device: str = "auto",
+    events: Events = SILENT,
+) -> Perturbation:
+    """Fit the perturbation in place; an interrupted fit goes on from the state that `events` kept, to the same bits.
+
+    Args:
+        trainee: both sides, with their weights.
+        data: at least two rows.
+        steps: of either side together.
+        batch_size: windows of a step.
+        learning_rate: Adam's, of both sides.
+        window: sides of what a step sees of a picture.
+        seed: of the order and of the windows.
+        device: `auto`, `cpu` or `cuda`.
+        events: hears a step for each and the metrics `loss` and `loss_surrogate`.
+
+    Returns:
+        The perturbation on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: too few pictures.
+        CalotypeError: the fit diverged.
+    """
+    if len(data) < 2:
+        raise InputError(f"data: there is {len(data)} picture; a fit needs two or more")
+    accelerator = accelerator_for(device)
+    groups = {name: Group(modules=(name,)) for name in (PERTURBATION, SURROGATE)}
+    settings = Settings(
+        batch_size=batch_size, learning_rate=learning_rate, betas=(0.9, 0.999), weight_decay=0.0, warmup_steps=0, decay_share=0.0
+    )
+    trainee = trainee.to(accelerator.device).train()
+    optimizers = Optimizers(
+        trainee, Stage(groups=groups), settings, whole=frozenset(name for name, _ in trainee.named_parameters()), accelerator=accelerator,
+        precision=precision_for(accelerator.device), reduced=False,
+    )  # fmt: skip
+    size = min(batch_size, len(data))
+    begun = _restored(events.load_state(STATE), trainee, optimizers)
+    events.stage("fit the perturbation", steps)
+    events.step(begun)
+    for step in range(begun, steps):
+        batch = _batch(data, step, size, window, seed)
+        optimizers.at(step, step / steps, learning_rate)
+        try:
+            trainee.training_step({name: values.to(accelerator.device) for name, values in batch.items()}, optimizers)
+        except FloatingPointError as error:
+            raise CalotypeError(f"the fit diverged at step {step} ({error}); take a lower learning_rate than {learning_rate:g}") from None
+        if step % REPORT_EVERY == REPORT_EVERY - 1:
+            for name, value in optimizers.report().items():
+                events.metric(name, value)
+        events.step()
+        if step % SAVE_EVERY == SAVE_EVERY - 1:
+            events.save_state(STATE, _state(trainee, optimizers, step + 1))
+        events.check()
+    trainee.requires_grad_(False)
+    return trainee.perturbation.cpu().eval()
+
+
+def _batch(data: Pairs, step: int, size: int, window: tuple[int, int], seed: int) -> dict[str, Tensor]:
+    """Windows of the pictures of a step, most of them around a pixel of the foreground."""
+    rows, rng = rows_of_step(step, size, len(data), seed), BatchRng(seed, step, range(size), size)
+    where, chosen, free = rng.uniform(), rng.uniform(), (rng.uniform(), rng.uniform())
+    images, masks = [], []
+    for place, row in enumerate(rows):
+        pair = data.rows([row])
+        image, mask = pair["image"][0], pair["mask"][0]
+        corner = [int(float(share[place]) * (side - want + 1)) for share, side, want in zip(free, mask.shape, window, strict=True)]
+        if tuple(mask.shape) != window and float(where[place]) < NEAR_FOREGROUND:
+            pixels = (mask > 0).nonzero()
+            if len(pixels):
+                middle = pixels[int(float(chosen[place]) * len(pixels))].tolist()
+                corner = [
+                    min(max(0, centre - int(float(share[place]) * want)), side - want)
+                    for centre, share, side, want in zip(middle, free, mask.shape, window, strict=True)
+                ]
+        rectangle = tuple(slice(first, first + want) for first, want in zip(corner, window, strict=True))
+        images.append(image[:, rectangle[0], rectangle[1]])
+        masks.append(mask[rectangle])
+    return {"image": torch.stack(images), "mask": torch.stack(masks)}
+
+
+def perturb(
+    perturbation: Perturbation, image: Float[Tensor, "channels height width"], mask: Int[Tensor, "height width"], window: tuple[int, int]
+) -> Float[Tensor, "channels height width"]:
+    """What is added to one picture of any size, on the CPU: drawn in windows like those of the fit, side by side.
+
+    The networks' features are normalised over what they see, so that a whole picture would be drawn otherwise than the fit was.
+    """
+    height, width = mask.shape
+    delta = torch.zeros_like(image)
+    for top in _starts(height, window[0]):
+        for left in _starts(width, window[1]):
+            part = (slice(top, top + window[0]), slice(left, left + window[1]))
+            if bool((mask[part] > 0).any()):
+                with torch.no_grad():
+                    delta[:, part[0], part[1]] = perturbation(image[None, :, part[0], part[1]], mask[None][:, part[0], part[1]])[0]
+    return delta
+
+
+def _starts(side: int, want: int) -> list[int]:
+    """Where windows begin that cover a side; the last one ends with it.
+
+    >>> _starts(10, 4)
+    [0, 4, 6]
+    """
+    return [*range(0, side - want, want), side - want]
+
+
+def _state(trainee: nn.Module, optimizers: Optimizers, step: int) -> dict[str, Tensor]:
+    """Copies, since the next step changes what they are of."""
+    found = {f"model.{name}": value for name, value in trainee.state_dict().items()}
+    for group, optimizer in optimizers.inner.items():
+        for number, values in optimizer.state_dict()["state"].items():
+            found.update({f"optimizer.{group}.{number}.{name}": value for name, value in values.items()})
+    return {"step": torch.tensor(step), **{name: value.detach().cpu().clone() for name, value in found.items()}}
+
+
+def _restored(state: Mapping[str, Tensor] | None, trainee: nn.Module, optimizers: Optimizers) -> int:
+    """Put a state back; the number of steps that it has behind it."""
+    if state is None:
+        return 0
+    trainee.load_state_dict({name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")})
+    for group, optimizer in optimizers.inner.items():
+        found: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            if name.startswith(prefix := f"optimizer.{group}."):
+                number, _, what = name.removeprefix(prefix).partition(".")
+                found.setdefault(int(number), {})[what] = value
+        optimizer.load_state_dict({"state": found, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state["step"])
