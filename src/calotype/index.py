@@ -133,6 +133,7 @@ EMBEDDED: dict[str, str] = {
     "toy-subject": "calotype.embedded.subject:SubjectRecipe",
     "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
     "toy-segmenter": "calotype.embedded.segmenter:SegmenterRecipe",
+    "toy-tissue": "calotype.embedded.tissue:TissueRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -166,6 +167,10 @@ MODELS: dict[str, ModelRow] = {
         "toy-segmenter",
         knows="the tissue world",
     ),
+    "toy-tissue": ModelRow(
+        "LayoutStyleToImage", "layout and style pictures to picture of stained tissue, 64 px", "Apache-2.0", "toy-tissue",
+        knows="the tissue world",
+    ),  # fmt: skip
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
     ),

@@ -104,7 +104,9 @@ def train_segmenter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make_network(config)
-    return fit_segmenter(network, images, masks, steps=steps, seed=seed, learning_rate=2e-3, augment=Augmentation(colour=colour), events=events)
+    return fit_segmenter(
+        network, images, masks, steps=steps, seed=seed, learning_rate=2e-3, augment=Augmentation(colour=colour), events=events
+    )
 
 
 def foreground_iou(network: nn.Module, images: Tensor, masks: Tensor) -> list[float]:
