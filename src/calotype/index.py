@@ -168,7 +168,10 @@ MODELS: dict[str, ModelRow] = {
         knows="the tissue world",
     ),
     "toy-tissue": ModelRow(
-        "LayoutStyleToImage", "layout and style pictures to picture of stained tissue, 64 px", "Apache-2.0", "toy-tissue",
+        "LayoutStyleToImage",
+        "layout and style pictures to picture of stained tissue, 64 px",
+        "Apache-2.0",
+        "toy-tissue",
         knows="the tissue world",
     ),  # fmt: skip
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(

@@ -20,11 +20,12 @@ from calotype.data.segmentation_folder import Pair, SegmentationFolder, Segmenta
 from calotype.errors import Cancelled, DataError, InputError
 from calotype.methods.style_extracting_diffusion import StyleExtractingDiffusion
 from calotype.methods.style_extracting_diffusion.training import StyleExtractingDiffusionTraining
-from calotype.methods.style_extracting_diffusion.windows import StyledWindows
+from calotype.methods.style_extracting_diffusion.windows import StyledWindows, recoloured
 from calotype.train.rng import BatchRng
 from tests.recorder import Recorder
 from tests.tiny import cached
 from tests.tiny_style import SIDE, cached_style_model, tissue_folder
+from tests.tolerance import close
 
 METHOD = StyleExtractingDiffusion(num_inference_steps=2, batch_size=2, num_styles=2)
 
@@ -65,6 +66,15 @@ def test_a_samples_style_is_its_patients(sampler: Any) -> None:
     assert 8 < int(plain.sum()) < 32
     assert bool((found["image"].mean((1, 2, 3))[plain] > 0.5).all())
     assert torch.equal(windows.rows([7])["styles"][0], found["styles"][7])
+
+
+def test_a_sample_and_its_styles_are_recoloured_alike() -> None:
+    picture = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    image, styles = recoloured(picture, picture[:, None].expand(-1, 2, -1, -1, -1), 1.0, BatchRng(0, 0, range(6), 6))
+    close(styles, image[:, None].expand_as(styles), depth=4)
+    change = (image - picture).abs().mean((1, 2, 3))
+    assert bool((change > 0.02).all())
+    assert len({round(float(value), 5) for value in change}) == 6  # each sample has a colour of its own
 
 
 def test_no_patient_is_trained_on_and_held_out() -> None:

@@ -25,7 +25,7 @@ from calotype.core.schedule import VPSchedule
 from calotype.data.manifest import NAME
 from calotype.data.segmentation_folder import SegmentationFolder, UnlabelledFolder
 from calotype.errors import InputError
-from calotype.methods.style_extracting_diffusion.windows import Plain, StyledWindows, StyleSampler
+from calotype.methods.style_extracting_diffusion.windows import Plain, StyledWindows, StyleSampler, recoloured
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.training import Training
@@ -73,19 +73,24 @@ class TraineeStyle(nn.Module):
 class StyledBatches:
     """Batches of a data set's samples, with latents, noise, a timestep for each, and no style now and then."""
 
-    def __init__(self, data: StyledWindows, latent_space: LatentSpace, *, num_classes: int, style_dropout: float, device: str) -> None:
-        self.data, self.num_classes, self.style_dropout, self.device = data, num_classes, style_dropout, device
+    def __init__(
+        self, data: StyledWindows, latent_space: LatentSpace, *, num_classes: int, style_dropout: float, recolour: float, device: str
+    ) -> None:
+        self.data, self.num_classes, self.style_dropout, self.recolour, self.device = data, num_classes, style_dropout, recolour, device
         self.latent_space = LatentSpace(latent_space.vae.to(device), torch.device(device))
         self.count = len(data)
 
     def batch(self, rows: Sequence[int], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """See `calotype.train.recipe.Source`; for the held-out loss every style is there."""
         found = self.data.rows(rows)
-        styles = found["styles"] * 2.0 - 1.0
+        image, styles = found["image"], found["styles"]
+        if augment and self.recolour:
+            image, styles = recoloured(image, styles, self.recolour, rng)
+        styles = styles * 2.0 - 1.0
         if augment:
             styles = torch.where((rng.uniform() < self.style_dropout).view(-1, 1, 1, 1, 1), torch.tensor(NULL_STYLE), styles)
         with torch.no_grad():
-            latents = self.latent_space.encode(found["image"])
+            latents = self.latent_space.encode(image)
         timesteps = (rng.stratified() * SCHEDULE["num_train_timesteps"]).long()
         made = {
             "latents": latents, "noise": rng.normal(latents.shape[1:]), "timesteps": timesteps,
@@ -114,6 +119,9 @@ class StyleExtractingDiffusionTraining(Training):
     """Folder of plain pictures."""
     plain_share: float = 0.5
     """Share of the samples that are plain pictures without a layout; 0 learns from labelled ones alone."""
+    recolour: float = 1.0
+    """Strength of random colours, 0 to 1, the same for a sample and its style pictures, so that every colour occurs with layouts; 0 is the
+    paper's code."""
     merge: bool = False
     """Make one class of all but the background (the paper's code)."""
     intensity: tuple[float, ...] = ()
@@ -160,6 +168,8 @@ class StyleExtractingDiffusionTraining(Training):
         for name, value in (("plain_share", self.plain_share), ("style_dropout", self.style_dropout)):
             if not 0 <= value < 1:
                 raise InputError(f"{name} is {value}; it must be 0 or more and below 1")
+        if not 0 <= self.recolour <= 1:
+            raise InputError(f"recolour is {self.recolour}; it must lie between 0 and 1")
         if self.norm_num_groups < 1 or any(width < 1 or width % self.norm_num_groups for width in self.block_out_channels):
             raise InputError(f"block_out_channels are {self.block_out_channels}; norm_num_groups ({self.norm_num_groups}) must divide each")
         if min(self.window) < 16 or self.num_styles < 1 or self.held_out_samples < 1 or self.layers_per_block < 1:
@@ -284,8 +294,9 @@ class StyleExtractingDiffusionTraining(Training):
     def source(self, trainee: TraineeStyle, data: StyledWindows, device: str) -> StyledBatches:
         """Batches of the samples."""
         return StyledBatches(
-            data, trainee.latent_space, num_classes=len(trainee.class_values), style_dropout=self.style_dropout, device=device
-        )
+            data, trainee.latent_space, num_classes=len(trainee.class_values), style_dropout=self.style_dropout, recolour=self.recolour,
+            device=device,
+        )  # fmt: skip
 
     def draw(self, trainee: TraineeStyle, source: StyledBatches, path: Path) -> list[Path]:
         """Rows of layout, its own picture, and pictures of it in four other samples' styles, which stand in the first row."""
