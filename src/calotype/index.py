@@ -97,7 +97,12 @@ METHODS: dict[str, MethodRow] = {
         "calotype.methods.diffusion_segmentation.training:DiffusionSegmentationTraining",
     ),
     "style-extracting-diffusion": MethodRow(
-        None, "medicine", "few annotated + many plain slides -> synthetic annotated slides -> better segmenter", "arXiv 2403.14429"
+        "calotype.methods.style_extracting_diffusion:StyleExtractingDiffusion",
+        "medicine",
+        "few annotated + many plain slides -> synthetic annotated slides -> better segmenter",
+        "arXiv 2403.14429",
+        "calotype.evaluation.style_extracting_diffusion:StyleExtractingDiffusionEvaluation",
+        "calotype.methods.style_extracting_diffusion.training:StyleExtractingDiffusionTraining",
     ),
     "qsmdiff": MethodRow(
         "calotype.methods.qsmdiff:QSMDiff",
@@ -128,6 +133,7 @@ EMBEDDED: dict[str, str] = {
     "toy-subject": "calotype.embedded.subject:SubjectRecipe",
     "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
     "toy-segmenter": "calotype.embedded.segmenter:SegmenterRecipe",
+    "toy-tissue": "calotype.embedded.tissue:TissueRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -161,6 +167,13 @@ MODELS: dict[str, ModelRow] = {
         "toy-segmenter",
         knows="the tissue world",
     ),
+    "toy-tissue": ModelRow(
+        "LayoutStyleToImage",
+        "layout and style pictures to picture of stained tissue, 64 px",
+        "Apache-2.0",
+        "toy-tissue",
+        knows="the tissue world",
+    ),  # fmt: skip
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
     ),

@@ -19,7 +19,8 @@ PIXELS_PER_CHUNK = 8 * 576 * 1024
 
 
 class LatentSpace:
-    """An AutoencoderKL or AutoencoderKLTemporalDecoder with its scaling. Latents are scaled, as the network sees them."""
+    """An AutoencoderKL, AutoencoderKLTemporalDecoder or VQModel with its scaling. Latents are scaled, as the network sees them, and of a
+    VQModel not yet rounded to its codes."""
 
     def __init__(self, vae: nn.Module, device: torch.device) -> None:
         self.vae = vae
@@ -64,8 +65,8 @@ class LatentSpace:
         chunk = max(1, PIXELS_PER_CHUNK // (images.shape[-1] * images.shape[-2]))
         dtype = self._dtype
         vae = cast(Any, in_precision(self.vae, dtype, self.device))
-        parts = [vae.encode(part.to(self.device, dtype)).latent_dist.mode() for part in torch.split(images, chunk)]
-        return torch.cat(parts).float()
+        encoded = [vae.encode(part.to(self.device, dtype)) for part in torch.split(images, chunk)]
+        return torch.cat([found.latents if hasattr(found, "latents") else found.latent_dist.mode() for found in encoded]).float()
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
         """Pixels in [0, 1] to scaled latents (the posterior's mode), float32."""

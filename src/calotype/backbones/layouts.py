@@ -214,6 +214,17 @@ LAYOUTS: tuple[Layout, ...] = (
         parts={"network": _SEGMENTERS},
     ),
     Layout(
+        class_name="LayoutStylePipeline",
+        role="LayoutStyleToImage",
+        adapter="calotype.backbones.layout_style:LayoutStyleDiffusion",
+        parts={
+            "conditioner": (Network("calotype.backbones.style_network:StyleConditioner", _DIFFUSERS),),
+            "unet": (Network("diffusers:UNet2DModel", _DIFFUSERS),),
+            "vae": (*_VAE, Network("diffusers:VQModel", _DIFFUSERS)),
+            "scheduler": (),
+        },
+    ),
+    Layout(
         class_name="DiffusionSegmenterPipeline",
         role="Segmenter",
         adapter="calotype.backbones.diffusion_segmenter:DiffusionSegmenter",
