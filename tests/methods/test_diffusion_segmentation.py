@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from PIL import Image as Pillow
 
 import calotype
+from calotype.backbones.diffusion_segmenter_network import Architecture
+from calotype.backbones.segmenter_network import Architecture as FeedForwardArchitecture
 from calotype.cli import app
 from calotype.data.raw import Intensity
 from calotype.data.segmentation_folder import Pair, write_segmentation
@@ -20,7 +22,7 @@ from calotype.errors import InputError
 from calotype.imaging.types import Image, Volume
 from calotype.methods.diffusion_segmentation import DiffusionSegmentation
 from calotype.methods.diffusion_segmentation.files import LabelPicture, LabelVolume, _read_scan, _write_scan, as_scan, coloured
-from calotype.methods.diffusion_segmentation.training import DiffusionSegmentationTraining
+from calotype.methods.diffusion_segmentation.training import AnyArchitecture, DiffusionSegmentationTraining
 from tests.recorder import Recorder
 from tests.train.test_segmenter import discs
 
@@ -153,6 +155,10 @@ def test_a_training_goes_on_from_a_checkpoint(deep: tuple[Path, Path], tmp_path:
     out = DiffusionSegmentationTraining(**SMALL)(deep[0], tmp_path / "out", model=deep[1], budget="1steps", device="cpu")
     first, second = (json.loads((one / "training.json").read_text())["held_out_loss"] for one in (deep[1], out))
     assert second < 1.3 * first
+
+
+def test_all_architectures_can_be_asked_for() -> None:
+    assert {*get_args(Architecture), *get_args(FeedForwardArchitecture)} == set(get_args(AnyArchitecture))
 
 
 def test_scans_are_kept_to_the_bit(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class _Slice:
     """The fields of `_PLACED` that it has, whole and finite."""
     labels: Mapping[str, str]
     unit: str
+    mirror: int | None = None
+    """Where low numbers are bright (MONOCHROME1): what a stored number and its opposite sum to."""
 
     @property
     def missing(self) -> str:
@@ -119,11 +121,16 @@ def read_series(folder: Path, *, name: str = "volume", finite: bool = True, even
     return Volume(torch.from_numpy(values), torch.from_numpy(affine), units.pop() if len(units) == 1 else "")
 
 
-def read_slice(path: Path, *, name: str = "image", finite: bool = True) -> Volume:
-    """Read one DICOM file of one slice, as [columns, rows, 1] after rescaling.
+def read_slice(path: Path, *, name: str = "image") -> tuple[Float32[np.ndarray, "rows columns"], Volume | None]:
+    """Read one DICOM file of one slice or one X-ray picture, after rescaling.
+
+    Numbers of a MONOCHROME1 file, whose low ones are bright, are turned round.
+
+    Returns:
+        Its values, and the same on its grid, [columns, rows, 1]; no grid where the file doesn't say where it lies, as X-ray pictures don't.
 
     Raises:
-        InputError: it holds several slices or colours, doesn't say where it lies, or can't be decoded.
+        InputError: it holds several slices or colours, or can't be decoded.
         MissingError: pydicom is not installed.
     """
     with warnings.catch_warnings(), medical("pydicom").config.disable_value_validation():
@@ -131,24 +138,26 @@ def read_slice(path: Path, *, name: str = "image", finite: bool = True) -> Volum
         item = _header(path, name)
         if item is None:
             raise InputError(f"{name}: {path} is no DICOM file; copy or export it again")
-        _refuse_other(item, name)
-        between_rows, between_columns = item.numbers["PixelSpacing"]
-        affine = np.eye(4)
-        affine[:3, 0], affine[:3, 1] = item.across * between_columns, item.down * between_rows
-        affine[:3, 2], affine[:3, 3] = np.cross(item.across, item.down), item.position
-        values = _values(item, name)[..., None]
-        affine = check_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, f"{name}: the affine of {path.name}")
-    check_shape(values.shape, f"{name}: {path}", flat=True)
-    if finite:
-        refuse_nan(values, name)
-    return Volume(torch.from_numpy(values), torch.from_numpy(affine), item.unit)
+        _refuse_other(item, name, placed=False)
+        values = _values(item, name, upright=True)
+    check_shape((*values.shape, 1), f"{name}: {path}", flat=True)
+    refuse_nan(values, name)
+    rows = np.ascontiguousarray(values.T)
+    if item.missing:
+        return rows, None
+    between_rows, between_columns = item.numbers["PixelSpacing"]
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = item.across * between_columns, item.down * between_rows
+    affine[:3, 2], affine[:3, 3] = np.cross(item.across, item.down), item.position
+    affine = check_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, f"{name}: the affine of {path.name}")
+    return rows, Volume(torch.from_numpy(values[..., None]), torch.from_numpy(affine), item.unit)
 
 
-def _refuse_other(item: _Slice, name: str) -> None:
-    """Refuse a file that isn't one placed slice of numbers."""
+def _refuse_other(item: _Slice, name: str, *, placed: bool = True) -> None:
+    """Refuse a file that isn't one slice of numbers, and where it must be `placed`, one that doesn't say where it lies."""
     if item.several:
         raise InputError(f"{name}: {item.path} holds several slices (enhanced, multi-frame or mosaic DICOM); convert it with dcm2niix")
-    if item.missing:
+    if item.missing and placed:
         raise InputError(
             f"{name}: {item.path} has no {item.missing} (or a damaged one), which places the slice; convert the series to NIfTI"
         )
@@ -199,6 +208,8 @@ def _header(path: Path, name: str) -> _Slice | None:
             found = np.atleast_1d(np.array([] if value is None else value, dtype=np.float64))
             if found.size == count and bool((np.abs(found) <= _FARTHEST).all()) and not (field == "PixelSpacing" and found.min() <= 0):
                 numbers[field] = found
+        turned = str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+        stored = -1 if int(dataset.get("PixelRepresentation", 0) or 0) else 2 ** int(dataset.get("BitsStored", 16)) - 1
         return _Slice(
             path,
             str(dataset.get("SeriesInstanceUID", "")),
@@ -207,6 +218,7 @@ def _header(path: Path, name: str) -> _Slice | None:
             numbers,
             {field: str(dataset.get(field)) for field in _DISTINGUISHING},
             "HU" if str(dataset.get("RescaleType", "")).upper() == "HU" else "",
+            stored if turned else None,
         )
     except pydicom.errors.InvalidDicomError:
         return None
@@ -266,13 +278,15 @@ def _affine(slices: Sequence[_Slice], subject: str) -> Float64[np.ndarray, "4 4"
     return check_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, subject)
 
 
-def _values(item: _Slice, name: str) -> Float32[np.ndarray, "columns rows"]:
+def _values(item: _Slice, name: str, *, upright: bool = False) -> Float32[np.ndarray, "columns rows"]:
     pydicom = medical("pydicom")
     try:
         dataset = pydicom.dcmread(item.path)
         pixels = dataset.pixel_array.astype(np.float64)
         if pixels.shape != item.shape[::-1]:
             raise ValueError(f"{'x'.join(map(str, pixels.shape))} pixels")
+        if upright and item.mirror is not None:
+            pixels = item.mirror - pixels
         values = pixels * float(_given(dataset, "RescaleSlope", 1.0)) + float(_given(dataset, "RescaleIntercept", 0.0))
     except Exception as error:  # Decoders of many formats, each with its own errors.
         raise InputError(f"{name}: the pixels of {item.path} can't be decoded ({_told(error)}); convert the series with dcm2niix") from None

@@ -11,7 +11,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self, runtime_checkable
@@ -21,11 +21,13 @@ from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.data.manifest import FileRecord, Inspection, look_at, read_manifest, refuse_inside, write_manifest
-from calotype.data.tables import HELD_OUT, LEFT_OUT, TRAIN, Told, read_tables, text_beside
+from calotype.data.tables import HELD_OUT, LEFT_OUT, TRAIN, Told, one_spelling, read_tables, text_beside
 from calotype.errors import DataError, InputError
 from calotype.imaging.files import file_suffix, user_path
 
 _MOST_LISTED = 5
+_QUIET = frozenset((".csv", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml"))
+"""Endings of files that nobody takes for a row's."""
 
 
 @runtime_checkable
@@ -126,12 +128,7 @@ def check_folder(
         for stem in files
         if len(files[stem]) > 1
     ]
-    problems += [
-        f"{stem}: no {part.name} of that name in {part.folders[0] or root.name}/"
-        for part in parts
-        for stem in stems
-        if stem not in found[part.name]
-    ]
+    problems += _unpaired(root, parts, found, stems)
     looks = {path: part.look for part in parts for paths in found[part.name].values() for path in paths}
     records: dict[str, FileRecord] = {}
     try:
@@ -158,20 +155,58 @@ def check_folder(
     return root, rows
 
 
-def _files(root: Path, part: FilePart) -> dict[str, list[str]]:
-    """{stem: paths below the root}; hidden files and folders are left aside."""
-    home = next((root / name for name in part.folders if (root / name).is_dir()), root / part.folders[-1])
-    found: dict[str, list[str]] = {}
+def _unpaired(root: Path, parts: Sequence[FilePart], found: Mapping[str, Mapping[str, Sequence[str]]], stems: Sequence[str]) -> list[str]:
+    """A line for each file without its counterpart, and one alone where nothing has one."""
+    for part in parts:
+        if not found[part.name]:
+            home = part.folders[0] or root.name
+            return [f"there are no {part.name}s in {home}/ ({', '.join(sorted(part.suffixes))})"]
+    if len(parts) > 1 and not set.intersection(*(set(found[part.name]) for part in parts)):
+        some = ", ".join(next(iter(found[part.name].values()))[0] for part in parts)
+        return [f"no {' and '.join(part.name for part in parts)} have the same name ({some}, ...); rename them alike"]
+    return [
+        f"{stem}: no {part.name} of that name in {part.folders[0] or root.name}/"
+        for part in parts
+        for stem in stems
+        if stem not in found[part.name]
+    ]
+
+
+def _home(root: Path, part: FilePart) -> Path:
+    return next((root / name for name in part.folders if (root / name).is_dir()), root / part.folders[-1])
+
+
+def _walk(home: Path) -> Iterator[Path]:
+    """Files in and below a folder; hidden ones are left out."""
     for place, folders, names in os.walk(home):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(place) / name
-            suffix = file_suffix(path)
-            if not name.startswith(".") and suffix.lower() in part.suffixes:
-                whole = path.relative_to(home).as_posix()
-                stem = whole[: len(whole) - len(suffix)]
-                found.setdefault(stem, []).append(path.relative_to(root).as_posix())
+        yield from (Path(place) / name for name in sorted(names) if not name.startswith("."))
+
+
+def _files(root: Path, part: FilePart) -> dict[str, list[str]]:
+    """{stem: paths below the root}."""
+    home = _home(root, part)
+    found: dict[str, list[str]] = {}
+    for path in _walk(home):
+        suffix = file_suffix(path)
+        if suffix in part.suffixes:
+            whole = path.relative_to(home).as_posix()
+            found.setdefault(one_spelling(whole[: len(whole) - len(suffix)]), []).append(path.relative_to(root).as_posix())
     return found
+
+
+def left_aside(root: Path, parts: Sequence[FilePart]) -> list[str]:
+    """A line for each part's folder that holds files of other endings, which aren't read."""
+    lines = []
+    for part in parts:
+        home = _home(root, part)
+        others = [path for path in _walk(home) if file_suffix(path) not in part.suffixes | _QUIET]
+        if others:
+            more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
+            lines.append(
+                f"{others[0].relative_to(root).as_posix()}{more} left aside: {part.name}s end in {', '.join(sorted(part.suffixes))}"
+            )
+    return lines
 
 
 def _told(
@@ -204,7 +239,7 @@ def ways_to_name(files: Mapping[str, Sequence[str]]) -> dict[str, str]:
     names = {stem: stem for stem in files}
     for stem, paths in files.items():
         for path in paths:
-            names |= {path: stem, PurePosixPath(path).name: stem}
+            names |= {one_spelling(path): stem, one_spelling(PurePosixPath(path).name): stem}
     return names
 
 

@@ -193,7 +193,7 @@ def _read_still(path: Path, name: str, events: Events) -> Image:
         if picture is None:
             return _from_array(read_float_tiff(path, name), name, events, label=f"{path.name}: float TIFF")
         kind = picture.format or ""
-        deep = kind == "PNG" and _png_bit_depth(path) == 16 and picture.mode not in ("I;16", "I")
+        deep = kind == "PNG" and png_bit_depth(path) == 16 and picture.mode not in ("I;16", "I")
         with refusing(f"{name}: {path}", _DAMAGED), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             frames = bool(getattr(picture, "is_animated", False)) and kind not in ("MPO", "TIFF", "ICO")
@@ -209,7 +209,8 @@ def _read_still(path: Path, name: str, events: Events) -> Image:
     return converted
 
 
-def _png_bit_depth(path: Path) -> int:
+def png_bit_depth(path: Path) -> int:
+    """Bits of a sample, by the header."""
     with path.open("rb") as file:
         head = file.read(25)
     return head[24] if len(head) == 25 else 0

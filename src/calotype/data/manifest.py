@@ -25,7 +25,7 @@ FORMAT, VERSION = "calotype-manifest", 1
 _MOST_THREADS = 4
 _DIGEST = "[0-9a-f]{64}"
 
-_MOST = 1_000_000_000
+_MOST, _MOST_METADATA = 1_000_000_000, 100
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ def read_manifest(path: Path, root: Path) -> dict[str, FileRecord]:
 def _parsed(line: bytes, name: str) -> FileRecord:
     entry = mapping(parse_json(line, name), name)
     metadata = {
-        text(key, name, most=40): whole(value, name, most=_MOST) for key, value in mapping(entry.get("metadata"), name, most=20).items()
+        text(key, name, most=40): whole(value, name, most=_MOST)
+        for key, value in mapping(entry.get("metadata"), name, most=_MOST_METADATA).items()
     }
     return FileRecord(
         text(entry.get("path"), name),

@@ -7,7 +7,7 @@ number of channels, and a mask keeps each class's value.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import mapping
+from calotype.data.dicom import read_slice
 from calotype.data.files import plain_file
-from calotype.data.images import decoded, upright
+from calotype.data.images import decoded, png_bit_depth, upright
 from calotype.data.tiff import read_float_tiff
 from calotype.data.volumes import read_volume
 from calotype.errors import InputError
@@ -33,6 +34,8 @@ Depth = Literal[8, 16, 0]
 _JPEG = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
 MOST_VALUES = 32
 """Most different values of a mask."""
+_COUNTED = 1 << 18
+"""Numbers of a file, about, that its range is read from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +143,13 @@ def read_raw(path: str | os.PathLike[str], *, name: str = "image", events: Event
         MissingError: the package that reads it is not installed.
     """
     source = plain_file(path, name)
-    if is_nifti(source) or _is_dicom(source):
+    if is_nifti(source):
         volume = read_volume(source, name=name, flat=True, events=events)
         values = volume.to_numpy()
-        if not is_nifti(source):
-            values = values.transpose(1, 0, 2)
-        if values.shape[2] == 1:
-            values = values[..., 0]
-        return Raw(np.ascontiguousarray(values)[None], 0, volume)
+        return Raw(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values)[None], 0, volume)
+    if _is_dicom(source):
+        rows, placed = read_slice(source, name=name)
+        return Raw(rows[None], 0, placed)
     with decoded(source, name) as picture:
         if picture is None:
             values = read_float_tiff(source, name)[..., :3].transpose(2, 0, 1)
@@ -157,6 +159,10 @@ def read_raw(path: str | os.PathLike[str], *, name: str = "image", events: Event
         pages = int(getattr(picture, "n_frames", 1))
         if pages > 1 and picture.format == "TIFF":
             raise InputError(f"{name}: {source} holds {pages} pages; save each as a file of its own")
+        if pages > 1 and picture.format != "MPO":
+            events.note(f"{name}: it is animated, its first frame is used")
+        if picture.format == "PNG" and turned.mode in ("RGB", "RGBA", "LA") and png_bit_depth(source) == 16:
+            events.note(f"{name}: its colours have 16 bits a channel, of which 8 are read")
         if turned.mode.startswith("I") or turned.mode == "F":
             grey = np.asarray(turned).astype(np.float32)
             _refuse_nan(grey, name)
@@ -181,11 +187,18 @@ def read_labels(path: str | os.PathLike[str], *, name: str = "mask") -> Int[np.n
     Raises:
         InputError: a JPEG, colours, transparency that varies, fractions, or a file that can't be read.
     """
+    return labels_on_grid(path, name=name)[0]
+
+
+def labels_on_grid(path: str | os.PathLike[str], *, name: str = "mask") -> tuple[Int[np.ndarray, "*sides"], Volume | None]:
+    """`read_labels`, and the file's grid where it has one."""
     source = plain_file(path, name)
     if source.suffix.lower() in _JPEG:
         raise InputError(f"{name}: {source} is a JPEG, which blurs a mask's values; save masks as PNG")
+    grid = None
     if is_nifti(source) or _is_dicom(source):
-        values = read_raw(source, name=name).values[0]
+        raw = read_raw(source, name=name)
+        values, grid = raw.values[0], raw.volume
     else:
         with decoded(source, name) as picture:
             if picture is None:
@@ -207,18 +220,18 @@ def read_labels(path: str | os.PathLike[str], *, name: str = "mask") -> Int[np.n
         raise InputError(f"{name}: {source} holds fractions; a mask has one whole number a class (cut a probability at a threshold first)")
     if whole.min(initial=0) < 0:
         raise InputError(f"{name}: {source} holds {int(whole.min())}; a mask's values are 0 or more")
-    labels: np.ndarray = whole.astype(np.int64)
-    return labels
+    return whole.astype(np.int64), grid
 
 
-def percentile_window(values: Sequence[np.ndarray], share: float = 0.001) -> tuple[float, float]:
-    """The range of numbers that leaves out `share` of them at each end.
+def percentile_window(values: Iterable[np.ndarray], share: float = 0.001) -> tuple[float, float]:
+    """The range of numbers that leaves out `share` of them at each end; of large arrays, evenly spaced numbers count.
 
     Example:
         >>> percentile_window([np.arange(1001.0)])
         (1.0, 999.0)
     """
-    low, high = np.quantile(np.concatenate([part.ravel() for part in values]), [share, 1 - share])
+    some = np.concatenate([part.ravel()[:: 1 + part.size // _COUNTED] for part in values])
+    low, high = np.quantile(some, [share, 1 - share])
     return float(f"{low:.4g}"), float(f"{high:.4g}")
 
 

@@ -14,7 +14,6 @@ import csv
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,116 +26,26 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.data.folders import FilePart, FolderData, Sample, check_folder, held_out_groups, name_columns, ways_to_name
-from calotype.data.manifest import Inspection
-from calotype.data.picture_folder import PICTURE_SUFFIXES
-from calotype.data.raw import MOST_VALUES, Intensity, depth_words, percentile_window, read_labels, read_raw
+from calotype.data.folders import FolderData, Sample, check_folder, held_out_groups, left_aside, name_columns, ways_to_name
+from calotype.data.raw import MOST_VALUES, Intensity, percentile_window, read_labels, read_raw
+from calotype.data.segmentation_files import (
+    ALONE,
+    IMAGES,
+    MASKS,
+    conversions,
+    image_problems,
+    listed,
+    mask_problems,
+    size_of,
+    values_of,
+)
+from calotype.data.segmentation_files import told_size as told_size
 from calotype.data.tables import read_columns
 from calotype.errors import DataError, InputError
 from calotype.imaging.files import new_folder
 
-SUFFIXES = PICTURE_SUFFIXES | {".nii", ".nii.gz", ".dcm", ".ima"}
-_SIDES = ("side_0", "side_1", "side_2")
-_VALUES = tuple(f"value_{number:02d}" for number in range(MOST_VALUES))
-_BLURRED = 8
-"""Values so near to 0 or 255 are these, blurred by a lossy file."""
 _SAMPLED = 64
 """Files that the range of intensities is read from."""
-
-
-def _sides(values: Sequence[int]) -> dict[str, int]:
-    """A size as the manifest keeps it; 0 for the third side of a picture."""
-    return dict(zip(_SIDES, (*values, 0)[:3], strict=True))
-
-
-def _look_at_image(path: Path) -> Mapping[str, int]:
-    raw = read_raw(path, name="file")
-    return {"channels": raw.channels, "depth": raw.depth, "grid": int(raw.volume is not None), **_sides(raw.sides)}
-
-
-def _look_at_mask(path: Path) -> Mapping[str, int]:
-    labels = read_labels(path, name="file")
-    values = np.unique(labels)
-    kept = [int(value) + 1 for value in values[:MOST_VALUES]] + [0] * MOST_VALUES
-    grid = int(path.suffix.lower() not in PICTURE_SUFFIXES)
-    return {"distinct": len(values), "grid": grid, **_sides(labels.shape), **dict(zip(_VALUES, kept, strict=False))}
-
-
-IMAGES = FilePart("image", ("images",), SUFFIXES, Inspection(_look_at_image, frozenset(("channels", "depth", "grid", *_SIDES))))
-MASKS = FilePart("mask", ("masks",), SUFFIXES, Inspection(_look_at_mask, frozenset(("distinct", "grid", *_SIDES, *_VALUES))))
-ALONE = replace(IMAGES, folders=("images", "pictures", ""))
-
-
-def _size_of(row: Sample, part: str) -> tuple[int, ...]:
-    return tuple(side for side in (row.files[part].metadata[name] for name in _SIDES) if side)
-
-
-def _values_of(row: Sample) -> list[int]:
-    return [row.files["mask"].metadata[name] - 1 for name in _VALUES if row.files["mask"].metadata[name]]
-
-
-def told_size(sides: Sequence[int]) -> str:
-    """
-    >>> told_size((20, 30)), told_size((4, 5, 6))
-    ('30x20', '4x5x6')
-    """
-    return "x".join(str(side) for side in (sides[::-1] if len(sides) == 2 else sides))
-
-
-def _image_problems(rows: Sequence[Sample], least: Sequence[int] | None) -> list[str]:
-    """Pictures that differ from the others in channels, depth or number of axes, or that are too small."""
-    problems = []
-    kinds = [(row.files["image"].metadata["channels"], row.files["image"].metadata["depth"], len(_size_of(row, "image"))) for row in rows]
-    usual = Counter(kinds).most_common(1)[0][0] if kinds else (1, 8, 2)
-    for row, kind in zip(rows, kinds, strict=True):
-        path = row.files["image"].path
-        if kind[0] != usual[0]:
-            problems.append(f"{path}: {kind[0]} channels, the others have {usual[0]}; save all in grey or all in colour")
-        if kind[1] != usual[1]:
-            problems.append(f"{path}: {depth_words(kind[1])}, the others have {depth_words(usual[1])}; save all alike")
-        if kind[2] != usual[2]:
-            problems.append(f"{path}: {kind[2]} axes, the others have {usual[2]}; give slices or volumes, not both")
-        sides = _size_of(row, "image")
-        if least is not None and len(least) == len(sides) and any(side < want for side, want in zip(sides, least, strict=True)):
-            problems.append(
-                f"{path}: {told_size(sides)}, smaller than the window of {told_size(least)}; take a smaller window, or leave it out"
-            )
-    return problems
-
-
-def _mask_problems(rows: Sequence[Sample], classes: Sequence[int] | None, empty: bool) -> list[str]:
-    """Pairs that don't fit, and masks that are no label maps."""
-    problems = []
-    background = min((min(_values_of(row)) for row in rows), default=0) if classes is None else classes[0]
-    for row in rows:
-        image, mask = row.files["image"], row.files["mask"]
-        values = _values_of(row)
-        if _size_of(row, "image") != _size_of(row, "mask"):
-            problems.append(
-                f"{mask.path}: {told_size(_size_of(row, 'mask'))}, its image has {told_size(_size_of(row, 'image'))}; they must be equal"
-            )
-        if image.metadata["grid"] != mask.metadata["grid"] and not image.path.lower().endswith((".dcm", ".ima")):
-            problems.append(f"{mask.path}: a NIfTI file and a picture order their axes in two ways; save image and mask in one format")
-        if mask.metadata["distinct"] > MOST_VALUES:
-            problems.append(
-                f"{mask.path}: {mask.metadata['distinct']} different values; a mask has one whole number a class (are its edges smoothed?)"
-            )
-            continue
-        near = [value for value in values if value not in (0, 255) and (value <= _BLURRED or 255 - _BLURRED <= value < 255)]
-        if classes is not None and (unknown := [value for value in values if value not in classes]):
-            problems.append(f"{mask.path}: the values {_listed(unknown)} are no class; the classes are {_listed(classes)}")
-        elif classes is None and 0 in values and 255 in values and len(near) == len(values) - 2 > 0:
-            problems.append(
-                f"{mask.path}: the values {_listed(near)} beside 0 and 255 look like a lossy file's; save it as PNG of two values"
-            )
-        if values == [background] and not empty:
-            problems.append(f"{mask.path}: no foreground, all of it is {background}; leave it out, or allow empty masks")
-    return problems
-
-
-def _listed(values: Iterable[int], most: int = 6) -> str:
-    found = list(values)
-    return ", ".join(map(str, found[:most])) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -145,6 +54,8 @@ class RawFolder(FolderData):
 
     intensity: Intensity
     """How the files' numbers become [0, 1]."""
+    notes: tuple[str, ...] = ()
+    """What is no problem but should be known: pictures that were converted, files that were left aside, missing patients."""
 
     @property
     def channels(self) -> int:
@@ -154,12 +65,12 @@ class RawFolder(FolderData):
     @property
     def spatial_dims(self) -> int:
         """2 of pictures and slices, 3 of volumes."""
-        return len(_size_of(self.content[0], "image"))
+        return len(size_of(self.content[0], "image"))
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
         """Each picture's sides."""
-        return tuple(_size_of(row, "image") for row in self.content)
+        return tuple(size_of(row, "image") for row in self.content)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -201,9 +112,11 @@ class UnlabelledFolder(RawFolder):
     ) -> UnlabelledFolder:
         """Check a folder of pictures, in `images/` or in itself, with an optional `table.csv`; see `SegmentationFolder.open`."""
         root, rows = check_folder(
-            folder, [ALONE], manifest=manifest, captions=False, also=lambda rows: _image_problems(rows, size_at_least), events=events
+            folder, [ALONE], manifest=manifest, captions=False, also=lambda rows: image_problems(rows, size_at_least), events=events
         )
-        return UnlabelledFolder(root=root, content=rows, intensity=_rule(root, rows, intensity, events))
+        notes = [*conversions(root, rows), *left_aside(root, [ALONE])]
+        _say(notes, events)
+        return UnlabelledFolder(root=root, content=rows, intensity=_rule(root, rows, intensity, events), notes=tuple(notes))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -234,7 +147,7 @@ class SegmentationFolder(RawFolder):
                 `calotype.data.tables`): `patient` (rows of one patient never go to two splits), `split`, and any other columns.
             classes: the masks' values in the order of the classes, the background first. By default all values that occur, ascending; a
                 note lists them.
-            merge: make one class of all but the background.
+            merge: make one class of all but the background, whatever their values, such as those of numbered objects.
             intensity: the numbers of a file that are 0 and 1. By default 0 and 255 of 8 bits, else the range of all files without the
                 outermost thousandths; a note says it.
             empty_masks: take masks without foreground, which are problems otherwise.
@@ -255,22 +168,25 @@ class SegmentationFolder(RawFolder):
             ((0, 255), 1, ('p0', 'p1', 'p2'), torch.Size([2, 20, 24]))
         """
         if classes is not None and (len(set(classes)) != len(classes) or len(classes) < 2 or min(classes) < 0):
-            raise InputError(f"classes are {tuple(classes)}; give two or more different values, the background first, such as 0,255")
+            raise InputError(f"classes are {tuple(classes)}; give two or more different values, the background first, such as 0 255")
 
         def problems(rows: Sequence[Sample]) -> list[str]:
-            return _image_problems(rows, size_at_least) + _mask_problems(rows, classes, empty_masks)
+            return image_problems(rows, size_at_least) + mask_problems(rows, classes, merge=merge, empty=empty_masks)
 
         root, rows = check_folder(folder, [IMAGES, MASKS], manifest=manifest, captions=False, also=problems, events=events)
-        found = tuple(classes) if classes is not None else tuple(sorted({value for row in rows for value in _values_of(row)}))
-        if not 2 <= len(found) <= MOST_VALUES:
-            told = f"data: the masks of {root} hold {len(found)} different values ({_listed(found)})"
+        found = tuple(classes) if classes is not None else tuple(sorted({value for row in rows for value in values_of(row)}))
+        if len(found) < 2 or (len(found) > MOST_VALUES and not merge):
+            told = f"data: the masks of {root} hold {len(found)} different values ({listed(found)})"
             raise DataError(f"{told}; 2 to {MOST_VALUES} classes are expected: name them with classes", [told])
         if classes is None:
             events.note(
-                f"data: the masks' values are {_listed(found, MOST_VALUES)}; {found[0]} is the background"
-                f"{', the others are one class' if merge else ''}"
+                f"data: the masks' values are {listed(found, 8 if merge else MOST_VALUES)}; {found[0]} is the background"
+                f"{', all others are one class' if merge else ''}"
             )
-        return SegmentationFolder(root=root, content=rows, intensity=_rule(root, rows, intensity, events), class_values=found, merged=merge)
+        notes = [*_patients(rows), *conversions(root, rows), *left_aside(root, [IMAGES, MASKS])]
+        _say(notes, events)
+        rule = _rule(root, rows, intensity, events)
+        return SegmentationFolder(root=root, content=rows, intensity=rule, class_values=found, merged=merge, notes=tuple(notes))
 
     @property
     def num_classes(self) -> int:
@@ -283,9 +199,25 @@ class SegmentationFolder(RawFolder):
 
     def read(self, row: Sample) -> dict[str, Tensor]:
         labels = read_labels(self.path(row, "mask"), name="data")
-        order = np.argsort(self.class_values)
-        numbers = order[np.searchsorted(np.array(self.class_values)[order], labels)]
-        return {**super().read(row), "mask": torch.from_numpy(np.minimum(numbers, 1) if self.merged else numbers)}
+        if self.merged:
+            numbers = (labels != self.class_values[0]).astype(np.int64)
+        else:
+            order = np.argsort(self.class_values)
+            numbers = order[np.searchsorted(np.array(self.class_values)[order], labels)]
+        return {**super().read(row), "mask": torch.from_numpy(numbers)}
+
+
+def _say(notes: Iterable[str], events: Events) -> None:
+    for note in notes:
+        events.note(f"data: {note}")
+
+
+def _patients(rows: Sequence[Sample]) -> list[str]:
+    """A line where no table, or not all of it, says which pictures are of one patient."""
+    alone = sum(row.group == row.stem for row in rows)
+    if alone == len(rows):
+        return ["no table.csv says which pictures are of one patient; each counts as a patient, so one patient's may be on both sides"]
+    return [f"{alone} of {len(rows)} pictures have no patient in the tables; each of them counts as a patient"] if alone else []
 
 
 def _rule(root: Path, rows: Sequence[Sample], given: tuple[float, float] | None, events: Events) -> Intensity:
@@ -296,11 +228,14 @@ def _rule(root: Path, rows: Sequence[Sample], given: tuple[float, float] | None,
     if depth == 8:
         return Intensity(depth, 0, 255)
     some = rows[:: max(1, len(rows) // _SAMPLED)]
-    low, high = percentile_window([read_raw(root / row.files["image"].path, name="data").values for row in some])
+    low, high = percentile_window(read_raw(root / row.files["image"].path, name="data").values for row in some)
+    if low >= high:
+        told = f"data: nearly all numbers of the pictures in {root} are {low:g}, so that they have no range"
+        raise DataError(f"{told}; give the two numbers that become 0 and 1 (intensity)", [told])
     events.note(
         f"data: intensities from {low:g} to {high:g} become 0 to 1 (all but the outermost thousandths); give others if you know them"
     )
-    return Intensity(depth, low, max(high, low + 1e-6))
+    return Intensity(depth, low, high)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -67,7 +68,7 @@ def read_tables(root: Path, stems: Mapping[str, str], name_columns: Collection[s
             continue
         for number, entry in entries:
             given = str(entry.get(named or "", "")).strip()
-            stem = stems.get(PurePosixPath(given.replace("\\", "/")).as_posix()) if given else None
+            stem = stems.get(_place(given)) if given else None
             if stem is None:
                 problems.append(
                     f"{name}, line {number}: there is no file {short(given)!r}" if given else f"{name}, line {number}: no file is named"
@@ -90,10 +91,19 @@ def read_columns(root: Path, stems: Mapping[str, str], name_columns: Collection[
         entries = [entry for _, entry in _entries(path)]
         named = next((column for column in name_columns if any(column in entry for entry in entries)), "")
         for entry in entries:
-            stem = stems.get(PurePosixPath(str(entry.get(named, "")).strip().replace("\\", "/")).as_posix())
+            stem = stems.get(_place(str(entry.get(named, "")).strip()))
             if stem is not None:
                 found.setdefault(stem, {}).update({name: str(value).strip() for name, value in entry.items() if value not in (None, "")})
     return found
+
+
+def one_spelling(name: str) -> str:
+    """A name whose letters with accents are single characters, whichever way the file system or a spreadsheet spells them."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _place(given: str) -> str:
+    return one_spelling(PurePosixPath(given.replace("\\", "/")).as_posix())
 
 
 def name_columns_words(columns: Collection[str]) -> str:

@@ -58,7 +58,7 @@ def read_volume(
         path: a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz), a folder with one DICOM series, or a .npy array [X, Y, Z].
         name: what messages call it, such as "field".
         finite: refuse NaN and infinite values; a caller that has a mask may take them (see `masked_values`).
-        flat: take a file of one slice too (NIfTI of two axes or a third of one voxel, a single DICOM file), as [X, Y, 1].
+        flat: take a NIfTI file of one slice too (two axes, or a third of one voxel), as [X, Y, 1].
         events: hears a note for what is doubtful or was converted.
 
     Returns:
@@ -78,10 +78,6 @@ def read_volume(
         head = file.read(132)
     if head.startswith(b"\x93NUMPY"):
         return _read_npy(source, name, finite, events)
-    if head[128:] == b"DICM" and flat:
-        from calotype.data.dicom import read_slice
-
-        return read_slice(source, name=name, finite=finite)
     if head[128:] == b"DICM":
         raise InputError(f"{name}: {source} is a single DICOM file; give the folder that holds its series, one file a slice")
     return _read_nifti(source, name, finite, flat, events)

@@ -219,8 +219,7 @@ def claims(result: StudyResult) -> list[Claim]:
         return abs(half(case, rows) - result.predicted(case))
 
     off = {case: _interval(missed(case, everyone), np.array([missed(case, pick) for pick in picks])) for case in (big, small)}
-    within = [place for place, timestep in enumerate(TIMESTEPS) if 20 <= timestep <= 200]
-    mask, picture = (result.errors(part, "epsilon")[within] for part in ("noise", "image_alone"))
+    mask, picture = (result.errors(part, "epsilon")[_low_noise()] for part in ("noise", "image_alone"))
     both = resampled(mask.shape[1])
     share = _interval(float((mask.mean(1) / picture.mean(1)).max()),
                       np.array([(mask[:, pick].mean(1) / picture[:, pick].mean(1)).max() for pick in both]))  # fmt: skip
@@ -259,6 +258,29 @@ def claims(result: StudyResult) -> list[Claim]:
         ),
         Claim.at_most("calibration error of eight samples' mean less one sample's", calibration("method", "one-sample"), 0.0),
     ]
+
+
+def study_figures(folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
+    """The claims as figures of a folder's networks: toy-segmenter's gates; of `count` pictures of each kind."""
+    models = load_study(folder, device=device)
+    cases = tissue_cases(models["segmenter"].window[0], split="eval", seed=seed, count=count or COUNT)
+    result = measure(models, cases, seed=seed, events=events)
+    errors = {variant: float(calibration_error(result.bins(variant))) for variant, _, _ in READINGS}
+    losses = [result.errors(part, "epsilon").mean(1) for part in ("noise", "image_alone")]
+    return {
+        **{f"iou_{case}": float(np.nanmean(found.iou)) for case, found in result.quality["method"].items()},
+        **{f"iou_{case}_feed_forward": float(np.nanmean(found.iou)) for case, found in result.quality["feed-forward"].items()},
+        "calibration_over_feed_forward": errors["method"] / errors["feed-forward"],
+        "calibration_over_one_sample": errors["method"] / errors["one-sample"],
+        "half_time_gap": result.half_time("big") - result.half_time("small"),
+        "mask_loss_over_picture_loss": max(losses[0][place] / losses[1][place] for place in _low_noise()),
+        "count": float(count or COUNT),
+    }
+
+
+def _low_noise() -> list[int]:
+    """Where `TIMESTEPS` lie between 20 and 200."""
+    return [place for place, timestep in enumerate(TIMESTEPS) if 20 <= timestep <= 200]
 
 
 def trained_on(data: Path, folder: Path, window: tuple[int, ...], budget: str, *, seed: int, device: str, events: Events) -> Path:

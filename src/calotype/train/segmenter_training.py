@@ -35,6 +35,7 @@ from calotype.core.events import SILENT, Events
 from calotype.data.folders import DataSet
 from calotype.data.manifest import NAME
 from calotype.data.mixed import MixedData
+from calotype.data.segmentation_files import listed
 from calotype.data.segmentation_folder import SegmentationFolder
 from calotype.data.windows import SegmentationWindows
 from calotype.errors import InputError
@@ -139,9 +140,9 @@ class SegmenterTraining(Training):
         if self.lambda_dice < 0 or self.lambda_ce < 0 or not self.lambda_dice + self.lambda_ce > 0:
             raise InputError(f"lambda_dice is {self.lambda_dice} and lambda_ce {self.lambda_ce}; neither may be below 0, nor both 0")
         if len(self.intensity) not in (0, 2):
-            raise InputError(f"intensity is {self.intensity}; it must be two numbers, such as -160,240")
+            raise InputError(f"intensity is {self.intensity}; it must be two numbers, such as -160 240")
         if len(self.ratio) != 2 or min(self.ratio) < 0 or abs(sum(self.ratio) - 1) > 1e-6:
-            raise InputError(f"ratio is {self.ratio}; it must be two shares that sum to 1, such as .2,.8")
+            raise InputError(f"ratio is {self.ratio}; it must be two shares that sum to 1, such as .2 .8")
         if self.held_out_windows < 1:
             raise InputError(f"held_out_windows is {self.held_out_windows}; it must be 1 or more")
 
@@ -191,15 +192,18 @@ class SegmenterTraining(Training):
         """Tell what was found; `data_set` has read every file."""
         for name, part in zip(("data", "synthetic"), data.parts if isinstance(data, MixedData) else (data,), strict=False):
             pictures = _pictures(part)
+            for note in pictures.notes:
+                events.note(f"{name}: {note}")
             rule, (first, *others) = pictures.intensity, pictures.class_values
-            told = "the one class is" if len(others) == 1 or self.merge else "the classes are"
+            told = "the class is" if len(others) == 1 else "the classes are"
+            named = "all else is one class" if self.merge else f"{told} {', '.join(map(str, others))}"
             held = ""
             if name == "data":
                 _, out = pictures.split(self.held_out_share, SPLIT_SEED)
-                held = f"; held out: {len(out)} pictures of {', '.join(sorted(set(out.patients))[:5])}"
+                held = f"; held out: {len(out)} pictures of {listed(sorted(set(out.patients)), 5)}"
             events.note(
                 f"{name}: {len(pictures)} pictures of {len(set(pictures.patients))} patients; in the masks {first} is the background and "
-                f"{told} {', '.join(map(str, others))}; intensities {rule.low:g} to {rule.high:g} become 0 to 1{held}"
+                f"{named}; intensities {rule.low:g} to {rule.high:g} become 0 to 1{held}"
             )
 
     def check_start(self, start: Path, data: DataSet, events: Events = SILENT) -> None:

@@ -37,7 +37,6 @@ from calotype.backbones.folder import INT8, open_checkpoint
 from calotype.backbones.headers import read_json
 from calotype.backbones.loading import load_rounded_network
 from calotype.backbones.model_sampling import ModelSampling
-from calotype.backbones.segmenter_network import Architecture as FeedForwardArchitecture
 from calotype.backbones.segmenter_network import SegmenterFacts
 from calotype.backbones.source import CheckpointSource
 from calotype.core import fields
@@ -54,6 +53,10 @@ LEAST_CELLS = 3
 """Along each side of a volume's coarsest level. On two, some processors' gradients of 3-D convolutions in bfloat16 aren't numbers."""
 SHOWN = 8
 """Held-out windows on a sheet."""
+AnyArchitecture = Literal[
+    "ensemdiff", "segdiff", "medsegdiff", "dermosegdiff", "unet", "attention-unet", "segresnet", "basic-unet", "unetr"
+]  # fmt: skip
+"""`Architecture`, and MONAI's networks of `calotype.backbones.segmenter_network`."""
 PREDICTIONS: Mapping[str, Prediction] = {"sample": "sample", "epsilon": "epsilon", "v": "v_prediction"}
 
 
@@ -146,7 +149,7 @@ class DiffusionSegmentationTraining(SegmenterTraining):
     slug: ClassVar[str] = "diffusion-segmentation"
     presets: ClassVar[tuple[str, ...]] = ("small", "paper")
 
-    architecture: Architecture | FeedForwardArchitecture = "ensemdiff"  # type: ignore[assignment]
+    architecture: AnyArchitecture = "ensemdiff"  # type: ignore[assignment]
     """How the picture enters the diffusion network; the others are MONAI's networks, for the objective feed-forward."""
     objective: Objective = "diffusion"
     """`diffusion`, or `feed-forward`: the same network from picture to mask at once. `mask-alone` and `image-alone` are for the study."""
@@ -171,7 +174,7 @@ class DiffusionSegmentationTraining(SegmenterTraining):
     """Values of a mask in the diffusion; 0 and 1 are hidden by half as much noise."""
 
     def __post_init__(self) -> None:
-        fields.one_of(self, objective=get_args(Objective), prediction=tuple(PREDICTIONS))
+        fields.one_of(self, architecture=get_args(AnyArchitecture), objective=get_args(Objective), prediction=tuple(PREDICTIONS))
         if not self._ours and self.objective != "feed-forward":
             raise InputError(
                 f"architecture {self.architecture} is one of MONAI's, which are trained without diffusion; add --objective feed-forward"

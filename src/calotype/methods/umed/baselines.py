@@ -18,14 +18,13 @@ from torch.nn import functional
 from calotype.backbones.segmenter_network import make_network, network_config
 from calotype.core.events import SILENT, Events
 from calotype.errors import CalotypeError
-from calotype.methods.umed.regions import Classes, Picture, regions
+from calotype.methods.umed.regions import Classes, Picture
 from calotype.train.segmentation_batches import SegmentationLoss
 from calotype.train.segmenter import fit_segmenter
 
 Shift = Float[Tensor, "batch channels height width"]
 WIDTHS = (8, 16, 32)
 """Of the networks that EM and TAP ask."""
-BAND = 3
 EM_ROUNDS, EM_SURROGATE_STEPS, EM_STEPS, EM_STOP = 12, 10, 20, 0.01
 """Rounds at most, steps of the surrogate and of the noise in each, and the share of wrong pixels at which it stops."""
 TAP_TRAINING, TAP_STEPS = 300, 60
@@ -56,9 +55,8 @@ def constant(images: Picture, masks: Classes, epsilon: float, *, seed: int = 0, 
 
 
 def random_signs(images: Picture, masks: Classes, epsilon: float, *, seed: int = 0, events: Events = SILENT) -> Shift:
-    """Random signs on UMed's support, the classes with their bands: the strongest of the usual sanity baselines."""
-    support = regions(masks, int(masks.max()) + 1, BAND).support
-    return epsilon * _signs(images.shape, seed).to(images) * support.to(images)
+    """Random signs inside the classes: the strongest of the usual sanity baselines. With a band around them it protects less."""
+    return epsilon * _signs(images.shape, seed).to(images) * _inside(masks).to(images)
 
 
 def checkerboard(images: Picture, masks: Classes, epsilon: float, *, seed: int = 0, events: Events = SILENT) -> Shift:
@@ -122,7 +120,10 @@ def linearly_separable(images: Picture, masks: Classes, epsilon: float, *, seed:
     classes = int(masks.max()) + 1
     coarse = _signs((classes, images.shape[1], -(-height // PATCH), -(-width // PATCH)), seed).to(images)
     patterns = functional.interpolate(coarse, scale_factor=PATCH, mode="nearest")[:, :, :height, :width]
-    return epsilon * sum((masks == number)[:, None].to(images) * patterns[number] for number in range(classes))
+    made = torch.zeros_like(images)
+    for number in range(classes):
+        made += epsilon * patterns[number] * (masks == number)[:, None].to(images)
+    return made
 
 
 def autoregressive(images: Picture, masks: Classes, epsilon: float, *, seed: int = 0, events: Events = SILENT) -> Shift:

@@ -26,6 +26,8 @@ STATE = "umed-fit"
 SAVE_EVERY = 20
 """Steps between the states that are offered for resuming."""
 REPORT_EVERY = 20
+ROWS = 16
+"""Windows that are drawn at once."""
 NEAR_FOREGROUND = 0.75
 """Share of the windows that hold a pixel of the foreground for certain."""
 
@@ -61,8 +63,9 @@ class BiLevel(nn.Module):
         if self.carriers == "shuffled":
             # Neighbours in the order may be slices of one patient.
             carrier = carrier.roll(max(1, len(carrier) // 2), dims=0)
-        logits = self.surrogate(channels_last((carrier + delta).clamp(0, 1)))
-        found: Tensor = self.loss(logits, batch["mask"])
+        seen = (carrier + delta).clamp(0, 1)
+        logits = self.surrogate(channels_last(turned(seen, batch["turn"])))
+        found: Tensor = self.loss(logits, turned(batch["mask"][:, None], batch["turn"])[:, 0])
         return found
 
     def training_step(self, batch: Batch, optimizers: Optimizers) -> None:
@@ -139,7 +142,7 @@ def fit(
 def _batch(data: Pairs, step: int, size: int, window: tuple[int, int], seed: int) -> dict[str, Tensor]:
     """Windows of the pictures of a step, most of them around a pixel of the foreground."""
     rows, rng = rows_of_step(step, size, len(data), seed), BatchRng(seed, step, range(size), size)
-    where, chosen, free = rng.uniform(), rng.uniform(), (rng.uniform(), rng.uniform())
+    where, chosen, turn, free = rng.uniform(), rng.uniform(), rng.uniform(), (rng.uniform(), rng.uniform())
     images, masks = [], []
     for place, row in enumerate(rows):
         pair = data.rows([row])
@@ -156,7 +159,18 @@ def _batch(data: Pairs, step: int, size: int, window: tuple[int, int], seed: int
         rectangle = tuple(slice(first, first + want) for first, want in zip(corner, window, strict=True))
         images.append(image[:, rectangle[0], rectangle[1]])
         masks.append(mask[rectangle])
-    return {"image": torch.stack(images), "mask": torch.stack(masks)}
+    return {"image": torch.stack(images), "mask": torch.stack(masks), "turn": (8 * turn[:1]).long().expand(size)}
+
+
+def turned(values: Float[Tensor, "rows channels height width"], turn: Int[Tensor, " rows"]) -> Float[Tensor, "rows channels height width"]:
+    """One of the eight positions of a square for a whole batch, by the number 0 to 7 that all rows have; mirrored alone where sides differ.
+
+    Whoever trains on the pictures turns them as well, and what isn't noise in all positions is learnt late.
+    """
+    number = int(turn[0])
+    axes = [axis for bit, axis in ((1, 2), (2, 3)) if number & bit]
+    values = values.flip(axes) if axes else values
+    return values.transpose(2, 3) if number & 4 and values.shape[2] == values.shape[3] else values
 
 
 def perturb(
@@ -168,12 +182,17 @@ def perturb(
     """
     height, width = mask.shape
     delta = torch.zeros_like(image)
-    for top in _starts(height, window[0]):
-        for left in _starts(width, window[1]):
-            part = (slice(top, top + window[0]), slice(left, left + window[1]))
-            if bool((mask[part] > 0).any()):
-                with torch.no_grad():
-                    delta[:, part[0], part[1]] = perturbation(image[None, :, part[0], part[1]], mask[None][:, part[0], part[1]])[0]
+    corners = [(top, left) for top in _starts(height, window[0]) for left in _starts(width, window[1])]
+    parts = [(slice(top, top + window[0]), slice(left, left + window[1])) for top, left in corners]
+    drawn_parts = [part for part in parts if bool((mask[part] > 0).any())]
+    for first in range(0, len(drawn_parts), ROWS):
+        some = drawn_parts[first : first + ROWS]
+        with torch.no_grad():
+            drawn = perturbation(
+                torch.stack([image[:, rows, columns] for rows, columns in some]), torch.stack([mask[part] for part in some])
+            )
+        for (rows, columns), values in zip(some, drawn, strict=True):
+            delta[:, rows, columns] = values
     return delta
 
 

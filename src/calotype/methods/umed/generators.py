@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calotype.methods.umed.regions import TEXTURES, Classes, Picture, TextureName, one_hot, regions
+from calotype.methods.umed.regions import TEXTURES, Classes, Picture, Side, TextureName, diagonal_detail, one_hot, regions
 
 Parts = Literal["both", "contour", "interior"]
 
@@ -108,11 +108,12 @@ class Perturbation(nn.Module):
         channels: of a picture.
         num_classes: with the background. Each class has a contour, an interior and patterns of its own.
         epsilon: the budget in the pictures' unit, [0, 1].
-        band: pixels of a contour on either side of a border.
+        band: pixels that a contour is wide, on one side of the border.
+        side: whether a contour is inside its class alone.
         texture: which map scales the interior's budget.
         widths: channels of the networks' levels.
         sees_masks: whether the networks see contours, interiors and classes beside the picture.
-        high_pass: whether the networks' maps lose their mean over 3 x 3 pixels, so that no pattern is smooth.
+        high_pass: whether the networks' maps are reduced to their diagonal detail, of which smooth pictures have least.
         parts: which of the two perturbators draws.
 
     Example:
@@ -130,6 +131,7 @@ class Perturbation(nn.Module):
         *,
         epsilon: float,
         band: int = 3,
+        side: Side = "inner",
         texture: TextureName = "lbp",
         widths: Sequence[int] = (16, 32, 64),
         sees_masks: bool = True,
@@ -137,7 +139,7 @@ class Perturbation(nn.Module):
         parts: Parts = "both",
     ) -> None:
         super().__init__()
-        self.channels, self.num_classes, self.epsilon, self.band = channels, num_classes, epsilon, band
+        self.channels, self.num_classes, self.epsilon, self.band, self.side = channels, num_classes, epsilon, band, side
         self.texture, self.sees_masks, self.high_pass, self.parts = texture, sees_masks, high_pass, parts
         seen = channels + (3 * (num_classes - 1) if sees_masks else 0)
         drawn = channels * (num_classes - 1)
@@ -146,7 +148,7 @@ class Perturbation(nn.Module):
 
     def forward(self, images: Picture, masks: Classes) -> Float[Tensor, "batch channels height width"]:
         """What is added to pictures in [0, 1] with these masks."""
-        found = regions(masks, self.num_classes, self.band)
+        found = regions(masks, self.num_classes, self.band, self.side)
         seen = images - 0.5
         if self.sees_masks:
             seen = torch.cat([seen, found.contour, found.interior, one_hot(masks, self.num_classes)], 1)
@@ -161,6 +163,6 @@ class Perturbation(nn.Module):
     def _pattern(self, drawn: Tensor, where: Float[Tensor, "batch classes height width"]) -> Float[Tensor, "batch channels height width"]:
         drawn = drawn.float()
         if self.high_pass:
-            drawn = drawn - functional.avg_pool2d(drawn, 3, 1, 1, count_include_pad=False)
+            drawn = diagonal_detail(drawn) / 4
         shape = (len(drawn), self.num_classes - 1, self.channels, *drawn.shape[2:])
         return (drawn.tanh().view(shape) * where[:, :, None]).sum(1)

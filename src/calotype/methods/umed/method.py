@@ -3,9 +3,9 @@
 X. Lin, Y. Yu, S. Xia, J. Jiang, H. Wang, Z. Yu, Y. Liu, Y. Fu, S. Wang, W. Tang, A. Kot: "Safeguarding Medical Image Segmentation Datasets
 against Unauthorized Training via Contour- and Texture-Aware Perturbations", arXiv 2403.14250.
 
-The idea: a network takes the easiest way to a low loss. Two generators add noise of a few grey levels inside the annotated region and on its
-contour alone, and are fitted to make the task *easier* for a surrogate segmenter that is trained beside them. What a segmenter then learns
-from the protected pictures is the noise, which clean pictures don't have.
+The idea: a network takes the easiest way to a low loss. Two generators add noise of a few grey levels inside the annotated region and on
+its contour alone, and are fitted to make the task *easier* for a surrogate segmenter that is trained beside them. What a segmenter then
+learns from the protected pictures is the noise, which clean pictures don't have.
 
     C, I  <- contour, interior of each class            `regions`
     T     <- local texture of x                         `lbp_count`, ...
@@ -38,7 +38,7 @@ from calotype.errors import DataError, InputError
 from calotype.methods.umed.fitting import BiLevel, Carriers, Pairs, fit, perturb
 from calotype.methods.umed.generators import Parts, Perturbation
 from calotype.methods.umed.protected import Change, changes, restore, write_protected
-from calotype.methods.umed.regions import Classes, Picture, TextureName, regions, sensor_noise
+from calotype.methods.umed.regions import Classes, Picture, Side, TextureName, regions, sensor_noise
 from calotype.methods.umed.report import Tally, report
 
 STRIDE = 8
@@ -77,7 +77,9 @@ class UMed(Method):
     epsilon: float = 4.0
     """Largest change of a pixel in grey levels of 255; of 16 bits, in 255ths of the window of intensities."""
     band: int = 3
-    """Pixels of a contour on either side of a class's border."""
+    """Pixels that a contour is wide, on one side of a class's border."""
+    side: Side = "inner"
+    """Where contours lie: inside their class (`inner`), so that noise tells the mask exactly, or on either side of the border (`both`)."""
     texture: TextureName = "lbp"
     """What scales the interior's budget: `lbp` (share of darker neighbours), `lbp-uniformity` (changes around the ring), `deviation` (local
     standard deviation), or `none`."""
@@ -97,7 +99,8 @@ class UMed(Method):
     sees_masks: bool = True
     """Whether the perturbators see contours, interiors and classes beside the picture."""
     high_pass: bool = True
-    """Whether noise loses its mean over 3 x 3 pixels before it is limited, so that it can't merely strengthen smooth contrast."""
+    """Whether noise is reduced to its diagonal detail before it is limited: where smooth pictures have least, and where it can't merely
+    strengthen their contrast."""
     widths: tuple[int, ...] = (16, 32, 64)
     """Channels of the perturbators' levels."""
     surrogate_widths: tuple[int, ...] = (8, 16, 32)
@@ -112,7 +115,7 @@ class UMed(Method):
         fields.at_least(self, 2, "batch_size", "surrogate_every")
         fields.at_least(self, 16, "window")
         fields.above(self, 0, "learning_rate")
-        fields.one_of(self, texture=get_args(TextureName), carriers=get_args(Carriers), parts=get_args(Parts))
+        fields.one_of(self, texture=get_args(TextureName), carriers=get_args(Carriers), parts=get_args(Parts), side=get_args(Side))
         if len(self.widths) < 2 or not all(width >= 4 and width % 4 == 0 for width in self.widths) or len(self.widths) > 4:
             raise InputError(f"widths are {self.widths}; give two to four multiples of 4, such as 16 32 64")
 
@@ -125,7 +128,14 @@ class UMed(Method):
     def paper(cls) -> Self:
         """The numbers that a re-implementation calls the paper's; one generator step in five is the surrogate's, and it sees picture i."""
         return cls(
-            learning_rate=1e-4, surrogate_every=5, carriers="own", sees_masks=False, high_pass=False, widths=(16, 32, 64, 128), batch_size=8
+            learning_rate=1e-4,
+            surrogate_every=5,
+            carriers="own",
+            side="both",
+            sees_masks=False,
+            high_pass=False,
+            widths=(16, 32, 64, 128),
+            batch_size=8,
         )
 
     def check(self, arguments: Mapping[str, Any]) -> None:
@@ -190,7 +200,7 @@ class UMed(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             drawn = Perturbation(
-                channels, num_classes, epsilon=self.epsilon / 255, band=self.band, texture=self.texture, widths=self.widths,
+                channels, num_classes, epsilon=self.epsilon / 255, band=self.band, side=self.side, texture=self.texture, widths=self.widths,
                 sees_masks=self.sees_masks, high_pass=self.high_pass, parts=self.parts,
             )  # fmt: skip
             trainee = BiLevel(drawn, make_network(config), surrogate_every=self.surrogate_every, carriers=self.carriers)
@@ -231,14 +241,15 @@ class UMed(Method):
         found = []
         for row in folder.content[:: max(1, len(folder) // NOISE_SAMPLE)]:
             pair = folder.read(row)
-            support = regions(pair["mask"][None], folder.num_classes, self.band).support
+            support = regions(pair["mask"][None], folder.num_classes, self.band, self.side).support
             if bool(support.any()):
                 found.append(255 * sensor_noise(pair["image"][None], support))
         noise = sorted(found)[len(found) // 2] if found else 0.0
         events.metric("sensor_noise", noise)
         line = f"data: sensor noise and fine texture of {noise:.1f}/255 where the pictures are changed, at a budget of {self.epsilon:g}/255"
         if noise >= NOISE_LIMIT * self.epsilon:
-            line = f"{line}: NOTHING PROTECTS such pictures within the budget; raise epsilon above {noise / NOISE_LIMIT:.0f}, or don't publish them"
+            enough = noise / NOISE_LIMIT
+            line = f"{line}: NOTHING PROTECTS such pictures within the budget; raise epsilon above {enough:.0f}, or don't publish them"
         events.note(line)
         return [line] if noise >= NOISE_LIMIT * self.epsilon else []
 

@@ -44,11 +44,13 @@ class Change:
     @property
     def levels(self) -> Values:
         """What was added."""
-        return self.after - self.before
+        levels: Values = self.after - self.before
+        return levels
 
     def unit(self, values: Values) -> Float[Tensor, "channels height width"]:
         """Numbers of the file over their largest one."""
-        return torch.from_numpy(values.astype(np.float32)) / (2**self.depth - 1)
+        found: Tensor = torch.from_numpy(values.astype(np.float32)) / (2**self.depth - 1)
+        return found
 
 
 def changes(data: SegmentationFolder, draw: Callable[[Tensor, Tensor], Tensor], events: Events = SILENT) -> Iterator[Change]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 TextureName = Literal["lbp", "lbp-uniformity", "deviation", "none"]
+Side = Literal["inner", "both"]
+"""Of a class's border: inside it alone, or on either side."""
 Picture = Float[Tensor, "batch channels height width"]
 Classes = Int[Tensor, "batch height width"]
 Maps = Float[Tensor, "batch classes height width"]
@@ -24,7 +26,7 @@ class Regions(NamedTuple):
     """The parts of a picture that belong to each class but the background, as 0 and 1, [B, K - 1, H, W]."""
 
     contour: Tensor
-    """Within `width` pixels of the class's border, on either side."""
+    """Within `width` pixels of the class's border."""
     interior: Tensor
     """The class without its contour."""
 
@@ -54,18 +56,22 @@ def one_hot(masks: Classes, num_classes: int) -> Maps:
     return torch.stack([(masks == number).float() for number in range(1, num_classes)], 1)
 
 
-def regions(masks: Classes, num_classes: int, width: int) -> Regions:
-    """Contours and interiors: contour = dilate(class) - erode(class), interior = class - contour, each class by itself.
+def regions(masks: Classes, num_classes: int, width: int, side: Side = "both") -> Regions:
+    """Contours and interiors, each class by itself: contour = dilate(class) - erode(class), interior = class - contour.
+
+    With the side `inner`, contour = class - erode(class), so that both together are the class.
 
     Example:
         >>> masks = torch.zeros(1, 9, 9, dtype=torch.int64)
         >>> masks[:, 2:7, 2:7] = 1
-        >>> found = regions(masks, 2, 1)
-        >>> int(found.contour.sum()), int(found.interior.sum())
-        (40, 9)
+        >>> for side in ("both", "inner"):
+        ...     found = regions(masks, 2, 1, side)
+        ...     print(int(found.contour.sum()), int(found.interior.sum()))
+        40 9
+        16 9
     """
     classes = one_hot(masks, num_classes)
-    contour = dilate(classes, width) - erode(classes, width)
+    contour = (dilate(classes, width) if side == "both" else classes) - erode(classes, width)
     return Regions(contour, classes * (1 - contour))
 
 
@@ -118,14 +124,29 @@ def _neighbours(images: Picture) -> Float[Tensor, "batch 8 height width"]:
     return torch.cat([(grey >= wide[:, :, row : row + height, column : column + width]).float() for row, column in ring], 1)
 
 
-_LAPLACE = ((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0))
+_DIAGONAL = ((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0))
+_WHITE = 6.0
+"""Norm of that kernel: what white noise of deviation 1 comes to."""
+
+
+def diagonal_detail(images: Picture) -> Picture:
+    """Second differences along both axes: planes, and stripes along either, leave nothing, a checkerboard most.
+
+    Example:
+        >>> ramp = torch.arange(16.0).view(1, 1, 4, 4)
+        >>> float(diagonal_detail(ramp)[0, 0, 1, 1])
+        0.0
+    """
+    channels = images.shape[1]
+    kernel = torch.tensor(_DIAGONAL).to(images).expand(channels, 1, 3, 3)
+    return functional.conv2d(functional.pad(images, (1,) * 4, mode="replicate"), kernel, groups=channels)
 
 
 def sensor_noise(images: Picture, support: Float[Tensor, "batch 1 height width"]) -> float:
     """Standard deviation of the pixels' own noise where the pictures would be changed, in the pictures' unit.
 
-    The median of what a mask that plane surfaces don't touch leaves (Immerkaer 1996, with a median against edges and texture). It needs
-    no clean picture. Fine texture counts as noise: a network can't tell them apart either.
+    The median of the diagonal detail (Immerkaer 1996, with a median against edges and texture). It needs no clean picture. Fine texture
+    counts as noise: a network can't tell them apart either.
 
     Args:
         images: in [0, 1].
@@ -139,8 +160,6 @@ def sensor_noise(images: Picture, support: Float[Tensor, "batch 1 height width"]
         >>> round(sensor_noise(0.5 + noise, torch.ones(1, 1, 64, 64)), 3)
         0.01
     """
-    channels = images.shape[1]
-    kernel = torch.tensor(_LAPLACE).to(images).expand(channels, 1, 3, 3)
-    found = functional.conv2d(images, kernel, groups=channels).abs() / 6
-    inside = erode(support, 1)[:, :, 1:-1, 1:-1].expand_as(found) > 0
+    found = diagonal_detail(images).abs() / _WHITE
+    inside = erode(support, 1).expand_as(found) > 0
     return float(found[inside].median() / 0.6745) if bool(inside.any()) else 0.0

@@ -81,13 +81,13 @@ def report(tally: Tally, *, epsilon: float, bound: int, depth: int, notes: Seque
         settings: of the run.
     """
     found = tally.metrics()
-    within = "within" if found["largest_change"] <= bound else "ABOVE"
+    verdict = f"{'within' if found['largest_change'] <= bound else 'ABOVE'} the budget of {bound} (epsilon {epsilon:g}/255)"
     rows = {
         "pictures": f"{len(tally.psnr_db)}",
         "PSNR, mean (lowest)": f"{found['psnr_db']:.1f} dB ({min(tally.psnr_db):.1f} dB)",
         "SSIM, mean (lowest)": f"{found['ssim']:.4f} ({min(tally.ssim):.4f})",
         "pixels changed": f"{found['changed_share']:.1%}",
-        "largest change": f"{found['largest_change']:.0f} of {2**depth - 1} levels, {within} the budget of {bound} (epsilon {epsilon:g}/255)",
+        "largest change": f"{found['largest_change']:.0f} of {2**depth - 1} levels, {verdict}",
     }
     table = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
     used = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in settings.items())
