@@ -229,6 +229,8 @@ class StyleExtractingDiffusionTraining(Training):
         """Tell what was found; `data_set` has read every file."""
         parts: list[tuple[str, Plain]] = [("data", data.labelled), *([("styles", data.plain)] if data.plain is not None else [])]
         for name, part in parts:
+            for note in part.notes:
+                events.note(f"{name}: {note}")
             rule = part.intensity
             told = f"{name}: {len(part)} pictures of {len(set(part.patients))} patients, {part.channels} channels"
             events.note(f"{told}{', repeated to 3' if part.channels == 1 else ''}; intensities {rule.low:g} to {rule.high:g} become 0 to 1")
