@@ -162,12 +162,15 @@ def test_a_frozen_encoder_stays_as_it_was_drawn(folders: tuple[Path, Path]) -> N
     [
         ({"window": (36, 36)}, "must be multiples of 8"),
         ({"plain_share": 1.0}, "plain_share"),
+        ({"recolour": 2.0}, "recolour"),
+        ({"vae": "nowhere"}, "no model 'nowhere'"),
         ({"block_out_channels": (6, 16)}, "must divide"),
     ],
 )
 def test_numbers_that_fit_nothing_are_refused(folders: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         training(folders[1], **changes)(folders[0], tmp_path / "model", budget="1steps", device="cpu")
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_faults_of_either_folder_are_told_first(folders: tuple[Path, Path], tmp_path: Path) -> None:

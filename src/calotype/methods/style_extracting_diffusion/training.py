@@ -226,7 +226,8 @@ class StyleExtractingDiffusionTraining(Training):
         )
 
     def check(self, data: StyledWindows, events: Events = SILENT) -> None:
-        """Tell what was found; `data_set` has read every file."""
+        """Tell what was found, `data_set` has read every file; refuse an autoencoder that can't be used before anything is written."""
+        self.autoencoder()
         parts: list[tuple[str, Plain]] = [("data", data.labelled), *([("styles", data.plain)] if data.plain is not None else [])]
         for name, part in parts:
             for note in part.notes:
@@ -262,12 +263,7 @@ class StyleExtractingDiffusionTraining(Training):
         else:
             from diffusers import UNet2DModel
 
-            space = load(self.vae, device="cpu", dtype="float32").latent_space
-            side = space.factor * 2 ** (len(self.block_out_channels) - 1)
-            if any(size % side for size in self.window):
-                raise InputError(
-                    f"window is {self.window}; its sides must be multiples of {side} (the autoencoder's {space.factor}, the UNet's levels)"
-                )
+            space = self.autoencoder()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 unet = UNet2DModel(**self.unet_config(space))
@@ -281,6 +277,22 @@ class StyleExtractingDiffusionTraining(Training):
         return TraineeStyle(
             unet, conditioner, space, class_values=values, prediction=self.prediction, loss=self.loss, train_encoder=self.train_encoder
         )
+
+    def autoencoder(self) -> LatentSpace:
+        """The latents that the UNet works on.
+
+        Raises:
+            InputError: a checkpoint without an autoencoder, or a window that doesn't fit it.
+        """
+        space = getattr(load(self.vae, device="cpu", dtype="float32"), "latent_space", None)
+        if not isinstance(space, LatentSpace):
+            raise InputError(f"vae: {self.vae} has no autoencoder; take toy-vae-wide, or a folder of an AutoencoderKL or a VQModel")
+        side = space.factor * 2 ** (len(self.block_out_channels) - 1)
+        if any(size % side for size in self.window):
+            raise InputError(
+                f"window is {self.window}; its sides must be multiples of {side} (the autoencoder's {space.factor}, the UNet's levels)"
+            )
+        return space
 
     def unet_config(self, space: LatentSpace) -> dict[str, Any]:
         """The arguments of diffusers' `UNet2DModel`: attention in the middle alone, as the official network has it."""
