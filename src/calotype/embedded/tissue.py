@@ -36,7 +36,7 @@ class TissueRecipe:
     """Six annotated patients of a narrow range of stains, thirty plain ones of all stains."""
 
     name = "toy-tissue"
-    training = StyleExtractingDiffusionTraining()
+    training = StyleExtractingDiffusionTraining(style_injection="temb")
     settings: Settings = replace(training.settings(), cuda_batch_size=128)
     gates = (Gate("hue_correlation", 0.8), Gate("layout_iou", 0.85))
     card = Card(
