@@ -19,8 +19,9 @@ from calotype.core.events import Events
 from calotype.data.segmentation_folder import Pair, SegmentationFolder, SegmentationTensors, UnlabelledFolder, write_segmentation
 from calotype.errors import Cancelled, DataError, InputError
 from calotype.methods.style_extracting_diffusion import StyleExtractingDiffusion
+from calotype.methods.style_extracting_diffusion.recolouring import STAINS, recoloured, restained
 from calotype.methods.style_extracting_diffusion.training import StyleExtractingDiffusionTraining
-from calotype.methods.style_extracting_diffusion.windows import StyledWindows, recoloured
+from calotype.methods.style_extracting_diffusion.windows import StyledWindows
 from calotype.train.rng import BatchRng
 from tests.recorder import Recorder
 from tests.tiny import cached
@@ -44,7 +45,7 @@ def model() -> Any:
 def training(styles: Path | str = "", **changes: Any) -> StyleExtractingDiffusionTraining:
     settings = {
         "styles": str(styles), "vae": str(cached("toy-vae")), "window": (32, 32), "block_out_channels": (8, 16), "norm_num_groups": 4,
-        "style_width": 12, "encoder_channels": (8, 8), "batch_size": 2, "held_out_samples": 4, "optimizer": "adamw",
+        "style_width": 12, "encoder_channels": (8, 8), "style_injection": "mid", "batch_size": 2, "held_out_samples": 4, "optimizer": "adamw",
     }  # fmt: skip
     return StyleExtractingDiffusionTraining(**{**settings, **changes})
 
@@ -68,13 +69,24 @@ def test_a_samples_style_is_its_patients(sampler: Any) -> None:
     assert torch.equal(windows.rows([7])["styles"][0], found["styles"][7])
 
 
-def test_a_sample_and_its_styles_are_recoloured_alike() -> None:
+@pytest.mark.parametrize("by", ["hue", "stains"])
+def test_a_sample_and_its_styles_are_recoloured_alike(by: Any) -> None:
     picture = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    image, styles = recoloured(picture, picture[:, None].expand(-1, 2, -1, -1, -1), 1.0, BatchRng(0, 0, range(6), 6))
+    image, styles = recoloured(picture, picture[:, None].expand(-1, 2, -1, -1, -1), 1.0, BatchRng(0, 0, range(6), 6), by)
     close(styles, image[:, None].expand_as(styles), depth=4)
     change = (image - picture).abs().mean((1, 2, 3))
     assert bool((change > 0.02).all())
     assert len({round(float(value), 5) for value in change}) == 6  # each sample has a colour of its own
+
+
+def test_a_stain_keeps_its_hue_when_it_is_restained() -> None:
+    amounts = torch.linspace(0.1, 1.0, 16).view(1, 1, 4, 4)
+    for stain in STAINS:
+        picture = torch.exp(-amounts * torch.tensor(stain).view(1, 3, 1, 1))
+        ratio = restained(picture, 1.0, BatchRng(0, 0, range(1), 1)).log() / picture.log()
+        close(ratio, ratio.mean().expand_as(ratio), depth=20)
+        assert 0.5 <= float(ratio.mean()) <= 2.0
+    close(restained(picture, 0.0, BatchRng(0, 0, range(1), 1)), picture, depth=20)
 
 
 def test_no_patient_is_trained_on_and_held_out() -> None:
@@ -150,12 +162,15 @@ def test_a_frozen_encoder_stays_as_it_was_drawn(folders: tuple[Path, Path]) -> N
     [
         ({"window": (36, 36)}, "must be multiples of 8"),
         ({"plain_share": 1.0}, "plain_share"),
+        ({"recolour": 2.0}, "recolour"),
+        ({"vae": "nowhere"}, "no model 'nowhere'"),
         ({"block_out_channels": (6, 16)}, "must divide"),
     ],
 )
 def test_numbers_that_fit_nothing_are_refused(folders: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         training(folders[1], **changes)(folders[0], tmp_path / "model", budget="1steps", device="cpu")
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_faults_of_either_folder_are_told_first(folders: tuple[Path, Path], tmp_path: Path) -> None:

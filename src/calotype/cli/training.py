@@ -120,7 +120,7 @@ def _page(training: type[Training], preset: str) -> Help:
 
     others = "".join(f", {name}" for name in training.presets if name != preset)
     details = f"{f'Presets: {preset} (these defaults){others}. ' if preset else ''}The same command goes on with an interrupted training."
-    example = f"calotype train {training.slug} --data maps --out my-model --budget 2h"
+    example = f"calotype train {training.slug} --data my-data --out my-model --budget 2h"
     return Help(f"calotype train {training.slug} --data DIR --out FOLDER [options]", first_paragraph(training), details, (example,))
 
 

@@ -110,6 +110,9 @@ class StyleExtractingDiffusion(Method):
         )
         plain = UnlabelledFolder.open(styles.path, size_at_least=model.size)
         plan = Plan.draw(drawn, plain, count=count, num_styles=self.num_styles, size=model.size, seed=seed)
+        for name, folder in (("layouts", drawn), ("styles", plain)):
+            for note in folder.notes:
+                events.note(f"{name}: {note}")
         told = f"{len(drawn)} layouts, {len(plain)} style pictures of {len(set(plain.patients))} patients"
         events.note(f"{told}; pictures of {model.size[1]}x{model.size[0]} px")
         made = DatasetFolder.temporary()

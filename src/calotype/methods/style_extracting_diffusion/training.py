@@ -25,7 +25,8 @@ from calotype.core.schedule import VPSchedule
 from calotype.data.manifest import NAME
 from calotype.data.segmentation_folder import SegmentationFolder, UnlabelledFolder
 from calotype.errors import InputError
-from calotype.methods.style_extracting_diffusion.windows import Plain, StyledWindows, StyleSampler, recoloured
+from calotype.methods.style_extracting_diffusion.recolouring import RecolourBy, recoloured
+from calotype.methods.style_extracting_diffusion.windows import Plain, StyledWindows, StyleSampler
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.training import Training
@@ -74,9 +75,11 @@ class StyledBatches:
     """Batches of a data set's samples, with latents, noise, a timestep for each, and no style now and then."""
 
     def __init__(
-        self, data: StyledWindows, latent_space: LatentSpace, *, num_classes: int, style_dropout: float, recolour: float, device: str
-    ) -> None:
-        self.data, self.num_classes, self.style_dropout, self.recolour, self.device = data, num_classes, style_dropout, recolour, device
+        self, data: StyledWindows, latent_space: LatentSpace, *, num_classes: int, style_dropout: float, recolour: float, recolour_by: RecolourBy,
+        device: str,
+    ) -> None:  # fmt: skip
+        self.data, self.num_classes, self.style_dropout, self.device = data, num_classes, style_dropout, device
+        self.recolour, self.recolour_by = recolour, recolour_by
         self.latent_space = LatentSpace(latent_space.vae.to(device), torch.device(device))
         self.count = len(data)
 
@@ -85,7 +88,7 @@ class StyledBatches:
         found = self.data.rows(rows)
         image, styles = found["image"], found["styles"]
         if augment and self.recolour:
-            image, styles = recoloured(image, styles, self.recolour, rng)
+            image, styles = recoloured(image, styles, self.recolour, rng, self.recolour_by)
         styles = styles * 2.0 - 1.0
         if augment:
             styles = torch.where((rng.uniform() < self.style_dropout).view(-1, 1, 1, 1, 1), torch.tensor(NULL_STYLE), styles)
@@ -108,7 +111,7 @@ class StyleExtractingDiffusionTraining(Training):
 
     Example:
         >>> StyleExtractingDiffusionTraining.paper().window, StyleExtractingDiffusionTraining().style_injection
-        ((512, 512), 'mid')
+        ((512, 512), 'temb')
     """
 
     slug: ClassVar[str] = "style-extracting-diffusion"
@@ -122,6 +125,8 @@ class StyleExtractingDiffusionTraining(Training):
     recolour: float = 1.0
     """Strength of random colours, 0 to 1, the same for a sample and its style pictures, so that every colour occurs with layouts; 0 is the
     paper's code."""
+    recolour_by: RecolourBy = "hue"
+    """`hue`: any colour, as a segmenter's colour jitter; `stains`: amounts of haematoxylin, eosin and DAB, for H&E and IHC."""
     merge: bool = False
     """Make one class of all but the background (the paper's code)."""
     intensity: tuple[float, ...] = ()
@@ -136,8 +141,8 @@ class StyleExtractingDiffusionTraining(Training):
     """Residual blocks of each level."""
     norm_num_groups: int = 16
     """Of the normalisation; it divides all channels."""
-    style_injection: Injection = "mid"
-    """`mid`: a residual block in the middle (the paper); `temb`: with the time embedding; `cross`: attention over single pictures."""
+    style_injection: Injection = "temb"
+    """`mid`: a residual block in the middle (the paper); `temb`: with the time embedding, which learns sooner; `cross`: attention over single pictures."""
     aggregation: Aggregation = "mean"
     """Of several style pictures: mean, max, linear (the official default; a fixed number), set (a transformer)."""
     style_sampler: StyleSampler = "multi"
@@ -221,9 +226,12 @@ class StyleExtractingDiffusionTraining(Training):
         )
 
     def check(self, data: StyledWindows, events: Events = SILENT) -> None:
-        """Tell what was found; `data_set` has read every file."""
+        """Tell what was found, `data_set` has read every file; refuse an autoencoder that can't be used before anything is written."""
+        self.autoencoder()
         parts: list[tuple[str, Plain]] = [("data", data.labelled), *([("styles", data.plain)] if data.plain is not None else [])]
         for name, part in parts:
+            for note in part.notes:
+                events.note(f"{name}: {note}")
             rule = part.intensity
             told = f"{name}: {len(part)} pictures of {len(set(part.patients))} patients, {part.channels} channels"
             events.note(f"{told}{', repeated to 3' if part.channels == 1 else ''}; intensities {rule.low:g} to {rule.high:g} become 0 to 1")
@@ -255,12 +263,7 @@ class StyleExtractingDiffusionTraining(Training):
         else:
             from diffusers import UNet2DModel
 
-            space = load(self.vae, device="cpu", dtype="float32").latent_space
-            side = space.factor * 2 ** (len(self.block_out_channels) - 1)
-            if any(size % side for size in self.window):
-                raise InputError(
-                    f"window is {self.window}; its sides must be multiples of {side} (the autoencoder's {space.factor}, the UNet's levels)"
-                )
+            space = self.autoencoder()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 unet = UNet2DModel(**self.unet_config(space))
@@ -274,6 +277,22 @@ class StyleExtractingDiffusionTraining(Training):
         return TraineeStyle(
             unet, conditioner, space, class_values=values, prediction=self.prediction, loss=self.loss, train_encoder=self.train_encoder
         )
+
+    def autoencoder(self) -> LatentSpace:
+        """The latents that the UNet works on.
+
+        Raises:
+            InputError: a checkpoint without an autoencoder, or a window that doesn't fit it.
+        """
+        space = getattr(load(self.vae, device="cpu", dtype="float32"), "latent_space", None)
+        if not isinstance(space, LatentSpace):
+            raise InputError(f"vae: {self.vae} has no autoencoder; take toy-vae-wide, or a folder of an AutoencoderKL or a VQModel")
+        side = space.factor * 2 ** (len(self.block_out_channels) - 1)
+        if any(size % side for size in self.window):
+            raise InputError(
+                f"window is {self.window}; its sides must be multiples of {side} (the autoencoder's {space.factor}, the UNet's levels)"
+            )
+        return space
 
     def unet_config(self, space: LatentSpace) -> dict[str, Any]:
         """The arguments of diffusers' `UNet2DModel`: attention in the middle alone, as the official network has it."""
@@ -295,7 +314,7 @@ class StyleExtractingDiffusionTraining(Training):
         """Batches of the samples."""
         return StyledBatches(
             data, trainee.latent_space, num_classes=len(trainee.class_values), style_dropout=self.style_dropout, recolour=self.recolour,
-            device=device,
+            recolour_by=self.recolour_by, device=device,
         )  # fmt: skip
 
     def draw(self, trainee: TraineeStyle, source: StyledBatches, path: Path) -> list[Path]:

@@ -17,8 +17,6 @@ from torch.nn import functional
 from calotype.data.raw import Intensity
 from calotype.data.segmentation_folder import told_size
 from calotype.errors import InputError
-from calotype.train.rng import BatchRng
-from calotype.train.segmentation_batches import jitter_colour
 
 StyleSampler = Literal["augmented", "nearby", "multi"]
 COUNT = 1_000_000
@@ -38,6 +36,8 @@ class Plain(Protocol):
     def sizes(self) -> tuple[tuple[int, ...], ...]: ...
     @property
     def patients(self) -> tuple[str, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
     def __len__(self) -> int: ...
     def rows(self, indices: Sequence[int]) -> dict[str, Tensor]: ...
     def split(self, share: float, seed: int) -> tuple[Self, Self]: ...
@@ -163,18 +163,6 @@ def deformed(image: Float[Tensor, "3 height width"], rng: np.random.Generator) -
     theta = torch.tensor(np.concatenate([matrix, rng.uniform(-0.2, 0.2, (2, 1))], 1), dtype=torch.float32)
     grid = functional.affine_grid(theta[None], [1, *image.shape], align_corners=False)
     return functional.grid_sample(image[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]
-
-
-def recoloured(
-    images: Float[Tensor, "batch 3 height width"], styles: Float[Tensor, "batch count 3 height width"], strength: float, rng: BatchRng
-) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch count 3 height width"]]:
-    """A sample and its style pictures in other colours, the same for all of them: what the colour is can be read off the style alone.
-
-    Where labelled pictures have few colours, a network learns that a layout means these colours, whatever the style.
-    """
-    pictures = torch.cat([images[:, None], styles], 1)
-    changed = jitter_colour(pictures.transpose(1, 2), strength, rng).transpose(1, 2)
-    return changed[:, 0], changed[:, 1:]
 
 
 def _by_patient(part: Plain) -> list[list[int]]:
