@@ -195,6 +195,14 @@ def test_a_made_set_says_where_everything_is_from(model: Any, folders: tuple[Pat
     assert (again.path / "images/made000002.png").read_bytes() == (made.path / "images/made000002.png").read_bytes()
 
 
+def test_where_annotated_pictures_are_grey_made_ones_are(model: Any, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    mask = torch.zeros(SIDE, SIDE, dtype=torch.int64)
+    mask[0], mask[1] = 1, 2
+    grey = write_segmentation(tmp_path / "grey", [Pair("a", torch.rand(1, SIDE, SIDE), mask)], class_values=(0, 100, 200))
+    made = METHOD(model, DatasetFolder(grey), DatasetFolder(folders[1]), count=1)
+    assert SegmentationFolder.open(made.path, classes=(0, 100, 200)).channels == 1
+
+
 class Kept(Events):
     """Keeps states, and stops after so many batches."""
 
