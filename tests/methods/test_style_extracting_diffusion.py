@@ -45,7 +45,8 @@ def model() -> Any:
 def training(styles: Path | str = "", **changes: Any) -> StyleExtractingDiffusionTraining:
     settings = {
         "styles": str(styles), "vae": str(cached("toy-vae")), "window": (32, 32), "block_out_channels": (8, 16), "norm_num_groups": 4,
-        "style_width": 12, "encoder_channels": (8, 8), "style_injection": "mid", "batch_size": 2, "held_out_samples": 4, "optimizer": "adamw",
+        "style_width": 12, "encoder_channels": (8, 8), "style_injection": "mid", "batch_size": 2,
+        "held_out_samples": 4, "optimizer": "adamw",
     }  # fmt: skip
     return StyleExtractingDiffusionTraining(**{**settings, **changes})
 
