@@ -1,6 +1,6 @@
 """Rng the pictures of the pages on the three embedded models, on scenes of the split `eval`, into docs/images/.
 
-python scripts/draw_models.py toy-vae | toy-t2i | toy-i2v
+python scripts/draw_models.py toy-vae | toy-vae-wide | toy-t2i | toy-i2v
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from calotype import load
 from calotype.embedded.validation_i2v import sample as sample_clips
 from calotype.embedded.validation_t2i import sample as sample_pictures
+from calotype.embedded.worlds import WORLDS
 from calotype.train.sample_grids import save_clips, save_grid
 from calotype.world import paint, sample_scene
 
@@ -28,6 +29,15 @@ def draw_vae(model: Any) -> None:
     pictures = paint([sample_scene("small", split="eval", seed=SEED, index=index) for index in range(10)])
     again = torch.cat([model.decode(model.encode(part)) for part in pictures.split(5)])
     save_grid(torch.cat([pictures, again]), 10, IMAGES / "toy-vae")
+
+
+def draw_wide(model: Any) -> None:
+    """Ten pictures of each world, and what the autoencoder makes of them in the row below."""
+    rows = []
+    for paint_world in WORLDS.values():
+        pictures = paint_world("eval", SEED, range(10))
+        rows += [pictures, model.decode(model.encode(pictures))]
+    save_grid(torch.cat(rows), 10, IMAGES / "toy-vae-wide", scale=1)
 
 
 def draw_t2i(model: Any) -> None:
@@ -52,7 +62,7 @@ def _interleave(truth: Tensor, made: Tensor, columns: int = 4) -> Tensor:
     return torch.cat([clip for pair in parts for clip in pair])
 
 
-DRAW = {"toy-vae": draw_vae, "toy-t2i": draw_t2i, "toy-i2v": draw_i2v}
+DRAW = {"toy-vae": draw_vae, "toy-vae-wide": draw_wide, "toy-t2i": draw_t2i, "toy-i2v": draw_i2v}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or DRAW:

@@ -53,8 +53,21 @@ def test_the_wide_autoencoder_begins_as_the_narrow_one_and_is_stored_in_8_bits(f
     latents = model.encode(pictures)
     assert latents.shape == (6, 4, 16, 16)
     assert model.decode(latents).shape == pictures.shape
-    going_on = recipe.build(seed=1, start=folder, checkpoints=home).vae.state_dict()
-    assert any(not torch.equal(going_on[key], narrow[key]) for key in narrow)
+    assert any(not torch.equal(value, narrow[key]) for key, value in load_autoencoder(folder).state_dict().items())
+
+
+def test_going_on_trains_the_decoder_and_keeps_the_latents(family: Path, tmp_path: Path) -> None:
+    home, recipe = tmp_path / "checkpoints", NarrowWide()
+    shutil.copytree(family / "toy-vae", home / "toy-vae")
+    train(recipe.name, budget="1steps", out=tmp_path / "first", checkpoints=home, recipe=recipe, device="cpu")
+    before = load_autoencoder(home / "toy-vae-wide").state_dict()
+    result = train(recipe.name, budget="4steps", out=tmp_path / "second", checkpoints=home, recipe=recipe, device="cpu")
+    assert result.exported
+    after = load_autoencoder(home / "toy-vae-wide").state_dict()
+    kept = {key for key in before if torch.equal(before[key], after[key])}
+    assert {key for key in before if key.startswith(("encoder.", "quant_conv."))} <= kept
+    assert "decoder.conv_in.weight" not in kept
+    assert "It went on from earlier weights of 1 steps." in (home / "toy-vae-wide" / "README.md").read_text()
 
 
 def test_each_world_has_its_own_figure_and_bar(family: Path) -> None:

@@ -109,7 +109,7 @@ def test_the_crossover_is_where_the_picture_takes_over_and_moves_with_the_scalin
 def test_the_table_has_every_network_and_kind(measured: StudyResult) -> None:
     names = [row.variant for row in rows(measured)]
     assert {f"{variant}@{case}" for variant in ("method", "feed-forward", "noise-one-sample") for case in ("big", "small")} <= set(names)
-    assert len(claims(measured)) == 9
+    assert len(claims(measured)) == 10
     fingerprint = next(row for row in rows(measured) if row.variant == "fingerprint@big")
     assert (
         fingerprint.metrics["t_half_predicted"]

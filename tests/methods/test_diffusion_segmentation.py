@@ -23,6 +23,7 @@ from calotype.imaging.types import Image, Volume
 from calotype.methods.diffusion_segmentation import DiffusionSegmentation
 from calotype.methods.diffusion_segmentation.files import LabelPicture, LabelVolume, _read_scan, _write_scan, as_scan, coloured
 from calotype.methods.diffusion_segmentation.training import AnyArchitecture, DiffusionSegmentationTraining
+from tests.data.test_dicom import series, turn
 from tests.recorder import Recorder
 from tests.train.test_segmenter import discs
 
@@ -183,3 +184,13 @@ def test_classes_can_be_told_apart_at_a_glance() -> None:
     volume = LabelVolume(torch.zeros(2, 2, 2, dtype=torch.int64), (0, 1), torch.eye(4, dtype=torch.float64))
     assert volume.header == b""
     assert Intensity(8, 0, 255).to_json()["high"] == 255
+
+
+def test_a_dicom_slice_lies_on_its_grid(tmp_path: Path) -> None:
+    file = sorted(series(tmp_path / "series", turn(10, 20, 30)).iterdir())[0]
+    scan = as_scan(file)
+    assert scan.rows_first
+    assert scan.raw.volume is not None
+    assert torch.equal(scan.on_grid(torch.from_numpy(scan.raw.values[0])), scan.raw.volume.values)
+    _write_scan(scan, tmp_path / "scan.safetensors", {})
+    assert _read_scan(tmp_path / "scan.safetensors").rows_first

@@ -85,7 +85,8 @@ def test_larger_objects_are_read_longer(area: float) -> None:
 
 def test_half_time_is_between_the_measured_timesteps() -> None:
     assert half_time([0, 10, 20], np.array([0.0, 0.0, 1.0])) == 15
-    assert half_time([0, 10, 20], np.array([0.6, 0.8, 1.0])) == 0
+    assert np.isnan(half_time([0, 10, 20], np.array([0.6, 0.8, 1.0])))
+    assert np.isnan(advised_scaling(float("nan"), LINEAR))
 
 
 @given(st.floats(150, 900))

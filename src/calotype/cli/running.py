@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calotype.core.method import Method
     from calotype.runs import ModelRequest, Parameter, Run
 
-_EXAMPLES = {"image": ".png", "volume": ".nii.gz"}
+_EXAMPLES = {"image": ".png", "volume": ".nii.gz", "scan": ".png"}
 """Of what kinds the example on a method's help page shows files, and how they end."""
 
 

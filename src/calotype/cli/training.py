@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -96,7 +97,9 @@ def _train_method(slug: str, arguments: list[str]) -> int:
     line = f"{metadata['steps']:,} steps in {console.seconds_text(metadata['seconds'])}, held-out loss {metadata['held_out_loss']:.5f}"
     console.results().print(f"  {folder}  {line}", markup=False, highlight=False, soft_wrap=True)
     if slug in known_methods() and not options.quiet:
-        console.results().print(f"  use it: calotype run {slug} --model {folder} ...", markup=False, highlight=False, soft_wrap=True)
+        console.results().print(
+            f"  use it: calotype run {slug} --model {shlex.quote(str(folder))} ...", markup=False, highlight=False, soft_wrap=True
+        )
     return 0
 
 

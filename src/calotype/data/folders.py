@@ -120,7 +120,8 @@ def check_folder(
     found = {part.name: _files(root, part) for part in parts}
     if not any(found.values()):
         wanted = " or ".join(f"{name}/" for name in parts[0].folders if name)
-        raise InputError(f"data: {root} holds no {parts[0].name}s ({', '.join(sorted(parts[0].suffixes))}), neither itself nor in {wanted}")
+        wanted = f"neither itself nor in {wanted}" if "" in parts[0].folders else f"in {wanted}"
+        raise InputError(f"data: {root} holds no {parts[0].name}s ({', '.join(sorted(parts[0].suffixes))}) {wanted}{_folders_there(root)}")
     stems = sorted({stem for files in found.values() for stem in files})
     problems = [
         f"{stem}: {len(files[stem])} files of that name ({', '.join(files[stem])}); keep one"
@@ -160,7 +161,7 @@ def _unpaired(root: Path, parts: Sequence[FilePart], found: Mapping[str, Mapping
     for part in parts:
         if not found[part.name]:
             home = part.folders[0] or root.name
-            return [f"there are no {part.name}s in {home}/ ({', '.join(sorted(part.suffixes))})"]
+            return [f"there are no {part.name}s in {home}/ ({', '.join(sorted(part.suffixes))}){_folders_there(root)}"]
     if len(parts) > 1 and not set.intersection(*(set(found[part.name]) for part in parts)):
         some = ", ".join(next(iter(found[part.name].values()))[0] for part in parts)
         return [f"no {' and '.join(part.name for part in parts)} have the same name ({some}, ...); rename them alike"]
@@ -170,6 +171,12 @@ def _unpaired(root: Path, parts: Sequence[FilePart], found: Mapping[str, Mapping
         for stem in stems
         if stem not in found[part.name]
     ]
+
+
+def _folders_there(root: Path) -> str:
+    """Which folders there are, for one that is named otherwise."""
+    names = sorted(place.name for place in root.iterdir() if place.is_dir() and not place.name.startswith("."))
+    return f"; its folders are {', '.join(names[:_MOST_LISTED])}{', ...' if len(names) > _MOST_LISTED else ''}" if names else ""
 
 
 def _home(root: Path, part: FilePart) -> Path:
@@ -343,8 +350,10 @@ class FolderData(ABC):
         held = {row.group for row in kept if row.split == HELD_OUT}
         if not held:
             groups = {row.group for row in kept}
+            if not groups:
+                raise InputError(f"data: all rows of {self.root} have the split test; some must have the split {TRAIN}, or none")
             if len(groups) < 2:
-                raise InputError(f"data: {self.root} has {len(groups)} group; two are needed, one of them to measure on")
+                raise InputError(f"data: {self.root} has 1 group ({groups.pop()}); two are needed, one of them to measure on")
             held = held_out_groups(groups, share, seed)
         train = tuple(row for row in kept if row.group not in held)
         if not train:

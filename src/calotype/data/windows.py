@@ -18,6 +18,8 @@ from calotype.errors import InputError
 COUNT = 1_000_000
 """Different windows of a data set."""
 _KEPT_BYTES = 512_000_000
+_MOST_PLACES = 1 << 16
+"""Cells of a class that a window may be drawn around."""
 
 
 class Pictures(Protocol):
@@ -60,7 +62,7 @@ class SegmentationWindows:
         for sides in pictures.sizes:
             if len(sides) != len(self.window) or any(side < want for side, want in zip(sides, self.window, strict=True)):
                 raise InputError(f"data: a picture of {told_size(sides)} has no window of {told_size(self.window)}; take a smaller window")
-        self._kept: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[dict[str, Tensor], list[Tensor]]] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -88,29 +90,36 @@ class SegmentationWindows:
     def _cut(self, number: int) -> dict[str, Tensor]:
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([*self.stream, number, 82])))
         order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([*self.stream, number // len(self.pictures), 83])))
-        whole = self._read(int(order.permutation(len(self.pictures))[number % len(self.pictures)]))
+        whole, places = self._read(int(order.permutation(len(self.pictures))[number % len(self.pictures)]))
         sides = whole["image"].shape[1:]
         room = np.array(sides) - np.array(self.window)
         corner = (generator.random(len(sides)) * (room + 1)).astype(int)
         chosen, place, shift = generator.random(2), generator.random(), generator.random(len(sides))
-        if "mask" in whole and chosen[0] < self.foreground and len(found := torch.unique(whole["mask"])[0 if whole["mask"].min() else 1 :]):
-            marked = (whole["mask"] == found[int(chosen[1] * len(found))]).nonzero()
+        if places and chosen[0] < self.foreground:
+            marked = places[int(chosen[1] * len(places))]
             middle = marked[int(place * len(marked))].numpy() - np.array(self.window) * (0.25 + 0.5 * shift)
             corner = np.clip(np.rint(middle).astype(int), 0, room)
         for axis, (first, side) in enumerate(zip(corner, self.window, strict=True)):
             whole = {name: values.narrow(axis - len(self.window), int(first), side) for name, values in whole.items()}
         return whole
 
-    def _read(self, number: int) -> dict[str, Tensor]:
+    def _read(self, number: int) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """A picture with its mask, and the cells of each foreground class that it holds."""
         if number in self._kept:
             self._kept.move_to_end(number)
             return self._kept[number]
         whole = {name: values[0] for name, values in self.pictures.rows([number]).items()}
-        self._kept[number] = whole
+        self._kept[number] = whole, _places(whole["mask"]) if "mask" in whole else []
         self._bytes += _bytes(whole)
         while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
-            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
-        return whole
+            self._bytes -= _bytes(self._kept.popitem(last=False)[1][0])
+        return self._kept[number]
+
+
+def _places(mask: Tensor) -> list[Tensor]:
+    """The cells of each class but 0, evenly spaced ones where there are very many."""
+    found = [(mask == value).nonzero() for value in torch.unique(mask) if value]
+    return [cells[:: 1 + len(cells) // _MOST_PLACES].clone() for cells in found]
 
 
 def _bytes(whole: Mapping[str, Tensor]) -> int:

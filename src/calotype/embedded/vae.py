@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,8 +116,8 @@ class VAERecipe:
         return [save_grid(rows / 2 + 0.5, 8, path)]
 
     def export(self, trainee: TraineeVAE, source: Pictures, folder: Path) -> None:
-        """The autoencoder with its latents whitened (see `whiten`)."""
-        whitened = whiten(trainee.vae, source)
+        """The autoencoder with its latents whitened (see `whiten`), unless they were not trained."""
+        whitened = whiten(trainee.vae, source) if trainee.vae.quant_conv.weight.requires_grad else copy.deepcopy(trainee.vae).float()
         if self.rounded:
             whitened.save_config(folder)
             save_quantized(whitened.state_dict(), folder / ROUNDED)
@@ -145,9 +146,15 @@ class WideVAERecipe(VAERecipe):
     rounded = True
 
     def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> TraineeVAE:
-        """The autoencoder, from an exported folder, from `toy-vae` where that was trained, or from random weights."""
+        """The autoencoder, from an exported folder, from `toy-vae` where that was trained, or from random weights.
+
+        From an exported folder only the decoder is trained: other models stand on the latents, which therefore stay as they are.
+        """
         narrow = checkpoints / VAERecipe.name
-        return super().build(seed=seed, start=narrow if start is None and narrow.is_dir() else start, checkpoints=checkpoints)
+        trainee = super().build(seed=seed, start=narrow if start is None and narrow.is_dir() else start, checkpoints=checkpoints)
+        for part in (trainee.vae.encoder, trainee.vae.quant_conv):
+            part.requires_grad_(start is None)
+        return trainee
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL:
@@ -168,8 +175,6 @@ def whiten(vae: AutoencoderKL, source: Pictures, count: int = 2048) -> Autoencod
 
     The map z -> W (z - m) with W = covariance^(-1/2) (ZCA) is folded into the two 1x1 convolutions at the latents, exactly.
     """
-    import copy
-
     vae = copy.deepcopy(vae).float()
     with torch.no_grad():
         latents = torch.cat(

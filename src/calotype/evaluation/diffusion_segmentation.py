@@ -223,6 +223,8 @@ def claims(result: StudyResult) -> list[Claim]:
     both = resampled(mask.shape[1])
     share = _interval(float((mask.mean(1) / picture.mean(1)).max()),
                       np.array([(mask[:, pick].mean(1) / picture[:, pick].mean(1)).max() for pick in both]))  # fmt: skip
+    whole = result.errors("noise", "epsilon")
+    rise = _interval(_rise(whole.mean(1)), np.array([_rise(whole[:, pick].mean(1)) for pick in both]))
     swapped = resampled(result.swaps[1.0][0].shape[1], times=400)
 
     def earlier_by(rows: NDArray[np.int64]) -> float:
@@ -252,6 +254,7 @@ def claims(result: StudyResult) -> list[Claim]:
         Claim.at_least("a small object's mask is half lost earlier than a big one's, in timesteps", earlier, 100.0),
         *(Claim.at_most(f"that timestep from the object's size alone, {case}: off by", off[case], 150.0) for case in (big, small)),
         Claim.at_most("loss of the noise in a mask over that in a picture, largest for timesteps 20 to 200", share, 1 / 3),
+        Claim.at_least("that loss rises again: highest for timesteps 100 to 300 over the lowest before", rise, 1.0),
         Claim.at_least(f"the picture decides earlier with input scaling {HARDER:g}, in timesteps", moved, 50.0),
         Claim.at_most(
             "calibration error of eight samples' mean less the feed-forward network's", calibration("method", "feed-forward"), 0.0
@@ -281,6 +284,12 @@ def study_figures(folder: Path, *, seed: int, count: int | None, device: str, ev
 def _low_noise() -> list[int]:
     """Where `TIMESTEPS` lie between 20 and 200."""
     return [place for place, timestep in enumerate(TIMESTEPS) if 20 <= timestep <= 200]
+
+
+def _rise(losses: Array) -> float:
+    """The highest loss between timestep 100 and 300 over the lowest at a smaller timestep."""
+    places = [place for place, timestep in enumerate(TIMESTEPS) if 100 <= timestep <= 300]
+    return max(float(losses[place] / losses[:place].min()) for place in places)
 
 
 def trained_on(data: Path, folder: Path, window: tuple[int, ...], budget: str, *, seed: int, device: str, events: Events) -> Path:

@@ -110,9 +110,8 @@ def _draw_losses(result: StudyResult) -> Figure:
     fine = np.arange(1, 1000)
     ideal = least_epsilon_loss(signal_to_noise(noise_schedule(), fine))
     left.plot(fine, 0.05 * ideal, ":", color="grey", label="ideal network, 5 % of pixels open")
-    for axes, title in ((left, "error of the noise"), (right, "error of the mask or picture")):
-        axes.set(xlabel="timestep (0: hardly any noise)", ylabel=title, yscale="log")
-        axes.set_ylim(bottom=max(1e-4, axes.get_ylim()[0]))
+    for axes, title, bottom in ((left, "error of the noise", 1e-3), (right, "error of the mask or picture", 1e-4)):
+        axes.set(xlabel="timestep (0: hardly any noise)", ylabel=title, yscale="log", ylim=(bottom, 3))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return figure
@@ -126,7 +125,8 @@ def _draw_fingerprint(result: StudyResult) -> Figure:
         axes.plot(
             TIMESTEPS, curve / curve[-1], "o-", ms=3, color=colour, label=f"{case.name}: objects of {result.areas[case.name]:.0f} pixels"
         )
-        axes.axvline(result.half_time(case.name), color=colour, lw=1, label="half lost, measured")
+        if np.isfinite(result.half_time(case.name)):
+            axes.axvline(result.half_time(case.name), color=colour, lw=1, label="half lost, measured")
         axes.axvline(result.predicted(case.name), color=colour, lw=1, ls=":", label="half lost, from the size alone")
     axes.axhline(0.5, color="grey", lw=0.5)
     axes.set(xlabel="timestep", ylabel="error of the mask, as a share of its limit")
@@ -168,12 +168,26 @@ def _draw_swaps(result: StudyResult) -> Figure:
     return figure
 
 
+def _decides(timestep: float) -> str:
+    if not np.isfinite(timestep):
+        return "At no timestep does the picture decide more than the noisy mask: the network has learnt too little."
+    return f"Below timestep {timestep:.0f} of 1000 the mask is read from the noisy mask itself; the picture decides above it."
+
+
 def _table(report: Report, rows: Sequence[str], metrics: Sequence[str]) -> str:
     lines = [f"| | {' | '.join(name.replace('_', ' ') for name in metrics)} |", "|---|" + "---|" * len(metrics)]
     for name in rows:
         row = report.row(name)
         lines.append(f"| {name} | {' | '.join(cell(row, metric, deviation=False) for metric in metrics)} |")
     return "\n".join(lines)
+
+
+def _half_time(result: StudyResult, case: str) -> str:
+    half = result.half_time(case)
+    words = f"**{case}** (objects of {result.areas[case]:.0f} pixels): from the size alone {result.predicted(case):.0f}, measured "
+    if not np.isfinite(half):
+        return words + "nowhere, since this network has learnt too little"
+    return words + f"{half:.0f}, advised input scaling {advised_scaling(half, noise_schedule()):.2f}"
 
 
 def _text(result: StudyResult, report: Report, data: str) -> str:
@@ -186,11 +200,7 @@ def _text(result: StudyResult, report: Report, data: str) -> str:
     noise = result.errors("noise", "epsilon").mean(1)
     at = {t: noise[TIMESTEPS.index(t)] for t in (50, 200)}
     rise = "rises again" if at[200] > at[50] else "only falls: the hump of an ideal network is hidden below what this one fails to learn"
-    halves = "; ".join(
-        f"**{case}** (objects of {result.areas[case]:.0f} pixels): measured {result.half_time(case):.0f}, from the size alone "
-        f"{result.predicted(case):.0f}, advised input scaling {advised_scaling(result.half_time(case), noise_schedule()):.2f}"
-        for case in cases
-    )
+    halves = "; ".join(_half_time(result, case) for case in cases)
     masks = [f"{variant}@{case}" for variant in NAMES for case in cases]
     claims = [f"- {'holds' if claim.holds else '**fails**'}: {sentence(claim)}" for claim in report.claims]
     return f"""# What does diffusion add to segmentation?
@@ -210,7 +220,7 @@ picture, and to remove noise from a picture (M. Öttl et al., arXiv 2403.14440).
 - How far a stated probability can be trusted (calibration error, 0 is perfect): {errors["method"]:.4f} for the mean of {NUM_SAMPLES}
   diffusion
   masks, {errors["feed-forward"]:.4f} feed-forward, {errors["one-sample"]:.4f} for a single diffusion mask.
-- Below timestep {crossover(own, other):.0f} of 1000 the mask is read from the noisy mask itself; the picture decides above it.
+- {_decides(crossover(own, other))}
 
 ## Masks
 ![Pictures, a reader's mask, and what the networks find](masks.png)

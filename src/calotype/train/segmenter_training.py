@@ -200,7 +200,7 @@ class SegmenterTraining(Training):
             held = ""
             if name == "data":
                 _, out = pictures.split(self.held_out_share, SPLIT_SEED)
-                held = f"; held out: {len(out)} pictures of {listed(sorted(set(out.patients)), 5)}"
+                held = f"; held out: {len(out)} of them, of {listed(sorted(set(out.patients)), 5)}"
             events.note(
                 f"{name}: {len(pictures)} pictures of {len(set(pictures.patients))} patients; in the masks {first} is the background and "
                 f"{named}; intensities {rule.low:g} to {rule.high:g} become 0 to 1{held}"

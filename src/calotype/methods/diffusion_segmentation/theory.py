@@ -108,6 +108,8 @@ def predicted_half_time(area: float, schedule: VPSchedule) -> float:
 def half_time(timesteps: Sequence[float], errors: Float64[Tensor, " levels"] | NDArray[np.float64]) -> float:
     """The first timestep at which an error reaches half of its last value, between the measured ones by a straight line.
 
+    NaN where it is never below: that network has learnt nothing of masks yet.
+
     Args:
         timesteps: rising; the last one is where nothing is left of the mask.
         errors: of x0.
@@ -120,7 +122,7 @@ def half_time(timesteps: Sequence[float], errors: Float64[Tensor, " levels"] | N
     half = values[-1] / 2
     above = int(np.argmax(values >= half))
     if above == 0:
-        return float(timesteps[0])
+        return float("nan")
     low, high = values[above - 1], values[above]
     return float(timesteps[above - 1] + (half - low) / (high - low) * (timesteps[above] - timesteps[above - 1]))
 
@@ -135,5 +137,7 @@ def advised_scaling(half: float, schedule: VPSchedule, wanted: float = WANTED) -
         >>> [round(advised_scaling(half, linear), 2) for half in (400.0, 610.0)]
         [1.0, 0.31]
     """
+    if not np.isfinite(half):
+        return float("nan")
     there = schedule.sigma(wanted * schedule.num_train_timesteps)
     return there / schedule.sigma(half)

@@ -16,6 +16,8 @@ Parts = Literal["both", "contour", "interior"]
 
 THETA = 0.5
 """Share of the central difference at the start; it is learnt."""
+GAIN = 2.0
+"""Root mean square of a high-pass pattern before it is limited to -1 to 1."""
 SLOPE = 0.1
 GROUPS = 4
 
@@ -163,6 +165,8 @@ class Perturbation(nn.Module):
     def _pattern(self, drawn: Tensor, where: Float[Tensor, "batch classes height width"]) -> Float[Tensor, "batch channels height width"]:
         drawn = drawn.float()
         if self.high_pass:
-            drawn = diagonal_detail(drawn) / 4
+            drawn = diagonal_detail(drawn)
+            # A new network draws next to nothing there, of which no surrogate learns anything: every pattern has one size.
+            drawn = GAIN * drawn / drawn.square().mean((1, 2, 3), keepdim=True).add(1e-12).sqrt()
         shape = (len(drawn), self.num_classes - 1, self.channels, *drawn.shape[2:])
         return (drawn.tanh().view(shape) * where[:, :, None]).sum(1)

@@ -80,12 +80,12 @@ class UMed(Method):
     """Pixels that a contour is wide, on one side of a class's border."""
     side: Side = "inner"
     """Where contours lie: inside their class (`inner`), so that noise tells the mask exactly, or on either side of the border (`both`)."""
-    texture: TextureName = "lbp"
+    texture: TextureName = "none"
     """What scales the interior's budget: `lbp` (share of darker neighbours), `lbp-uniformity` (changes around the ring), `deviation` (local
     standard deviation), or `none`."""
     parts: Parts = "both"
     """Where noise is added: `contour`, `interior` or `both`."""
-    steps: int = 600
+    steps: int = 400
     """Of the fit, of perturbators and surrogate together."""
     batch_size: int = 16
     """Windows of a step."""
@@ -126,8 +126,10 @@ class UMed(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The numbers that a re-implementation calls the paper's; one generator step in five is the surrogate's, and it sees picture i."""
+        """The numbers that a re-implementation calls the paper's, for 100 epochs of 200 pictures."""
         return cls(
+            texture="lbp",
+            steps=2500,
             learning_rate=1e-4,
             surrogate_every=5,
             carriers="own",
