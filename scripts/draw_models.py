@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from draw_worlds import labelled
 from torch import Tensor
 
 from calotype import load
@@ -33,11 +34,11 @@ def draw_vae(model: Any) -> None:
 
 def draw_wide(model: Any) -> None:
     """Ten pictures of each world, and what the autoencoder makes of them in the row below."""
-    rows = []
-    for paint_world in WORLDS.values():
-        pictures = paint_world("eval", SEED, range(10))
-        rows += [pictures, model.decode(model.encode(pictures))]
-    save_grid(torch.cat(rows), 10, IMAGES / "toy-vae-wide", scale=1)
+    rows = {}
+    for name, paint_world in WORLDS.items():
+        rows[name] = paint_world("eval", SEED, range(10))
+        rows[f"{name},\ndecoded"] = model.decode(model.encode(rows[name]))
+    labelled(rows, IMAGES / "toy-vae-wide.png")
 
 
 def draw_t2i(model: Any) -> None:

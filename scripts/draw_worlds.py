@@ -30,7 +30,7 @@ def labelled(rows: dict[str, Tensor], path: Path) -> None:
     sheet.paste(pictures, (MARGIN, 0))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for number, name in enumerate(rows):
-        pen.multiline_text((4, number * pictures.height / len(rows) + SIZE / 2 - 18), name, fill="black", font=font)
+        pen.multiline_text((4, (number + 0.5) * pictures.height / len(rows) - 18), name, fill="black", font=font)
     sheet.save(path, optimize=True)
 
 
