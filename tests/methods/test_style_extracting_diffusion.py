@@ -45,7 +45,8 @@ def model() -> Any:
 def training(styles: Path | str = "", **changes: Any) -> StyleExtractingDiffusionTraining:
     settings = {
         "styles": str(styles), "vae": str(cached("toy-vae")), "window": (32, 32), "block_out_channels": (8, 16), "norm_num_groups": 4,
-        "style_width": 12, "encoder_channels": (8, 8), "style_injection": "mid", "batch_size": 2, "held_out_samples": 4, "optimizer": "adamw",
+        "style_width": 12, "encoder_channels": (8, 8), "style_injection": "mid", "batch_size": 2,
+        "held_out_samples": 4, "optimizer": "adamw",
     }  # fmt: skip
     return StyleExtractingDiffusionTraining(**{**settings, **changes})
 
@@ -193,6 +194,14 @@ def test_a_made_set_says_where_everything_is_from(model: Any, folders: tuple[Pat
     assert len({row["patient"] for row in rows[:4]}) == 4
     again = METHOD(model, DatasetFolder(folders[0]), DatasetFolder(folders[1]), count=3, seed=3)
     assert (again.path / "images/made000002.png").read_bytes() == (made.path / "images/made000002.png").read_bytes()
+
+
+def test_where_annotated_pictures_are_grey_made_ones_are(model: Any, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    mask = torch.zeros(SIDE, SIDE, dtype=torch.int64)
+    mask[0], mask[1] = 1, 2
+    grey = write_segmentation(tmp_path / "grey", [Pair("a", torch.rand(1, SIDE, SIDE), mask)], class_values=(0, 100, 200))
+    made = METHOD(model, DatasetFolder(grey), DatasetFolder(folders[1]), count=1)
+    assert SegmentationFolder.open(made.path, classes=(0, 100, 200)).channels == 1
 
 
 class Kept(Events):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -134,19 +133,18 @@ def save_parts(
     folder: Path, *, unet: Any, conditioner: StyleConditioner, vae: Any, scheduler: Any, class_values: tuple[int, ...],
     window: tuple[int, int], rounded: bool = False,
 ) -> None:  # fmt: skip
-    """Write the folder; `scheduler` is a diffusers scheduler. `rounded` stores UNet and conditioner in 8 bits, otherwise float16."""
+    """Write the folder; `scheduler` is a diffusers scheduler. `rounded` stores the weights in 8 bits, otherwise float16."""
     from calotype.backbones.folder import ROUNDED
 
-    # diffusers' own `to` warns of modules to keep in float32, of which there are none.
-    half = partial(torch.nn.Module.to, dtype=torch.float16)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, network in (("unet", unet), ("conditioner", conditioner)):
+    for name, network in (("unet", unet), ("conditioner", conditioner), ("vae", vae)):
         if rounded:
             network.save_config(folder / name)
             save_quantized(network.state_dict(), folder / name / ROUNDED)
         else:
-            half(network).save_pretrained(folder / name, safe_serialization=True)
-    half(vae).save_pretrained(folder / "vae", safe_serialization=True)
+            # diffusers' own `to` warns of modules to keep in float32, of which there are none.
+            torch.nn.Module.to(network, torch.float16)
+            network.save_pretrained(folder / name, safe_serialization=True)
     scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": PIPELINE,

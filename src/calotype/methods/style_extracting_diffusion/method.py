@@ -115,6 +115,8 @@ class StyleExtractingDiffusion(Method):
                 events.note(f"{name}: {note}")
         told = f"{len(drawn)} layouts, {len(plain)} style pictures of {len(set(plain.patients))} patients"
         events.note(f"{told}; pictures of {model.size[1]}x{model.size[0]} px")
+        if drawn.channels == 1:
+            events.note("the layouts' own pictures are grey, so the made ones are")
         made = DatasetFolder.temporary()
         events.stage("make pictures", count)
         rows = self._pictures(model, plan, seed=seed, events=events)
@@ -135,6 +137,8 @@ class StyleExtractingDiffusion(Method):
             )
             if kept is None:
                 events.save_state(key, {"pictures": (pictures * 255).round().to(torch.uint8)})
+            if plan.drawn.channels == 1:
+                pictures = pictures.mean(1, keepdim=True)
             for number, picture, mask in zip(numbers, pictures, masks, strict=True):
                 yield Pair(f"made{number:06d}", picture, mask, plan.told(number))
             events.step(len(numbers))

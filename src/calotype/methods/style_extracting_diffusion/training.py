@@ -75,8 +75,8 @@ class StyledBatches:
     """Batches of a data set's samples, with latents, noise, a timestep for each, and no style now and then."""
 
     def __init__(
-        self, data: StyledWindows, latent_space: LatentSpace, *, num_classes: int, style_dropout: float, recolour: float, recolour_by: RecolourBy,
-        device: str,
+        self, data: StyledWindows, latent_space: LatentSpace, *, num_classes: int, style_dropout: float, recolour: float,
+        recolour_by: RecolourBy, device: str,
     ) -> None:  # fmt: skip
         self.data, self.num_classes, self.style_dropout, self.device = data, num_classes, style_dropout, device
         self.recolour, self.recolour_by = recolour, recolour_by
@@ -142,7 +142,8 @@ class StyleExtractingDiffusionTraining(Training):
     norm_num_groups: int = 16
     """Of the normalisation; it divides all channels."""
     style_injection: Injection = "temb"
-    """`mid`: a residual block in the middle (the paper); `temb`: with the time embedding, which learns sooner; `cross`: attention over single pictures."""
+    """`mid`: a residual block in the middle (the paper); `temb`: with the time embedding, which learns sooner; `cross`: attention over
+    single pictures."""
     aggregation: Aggregation = "mean"
     """Of several style pictures: mean, max, linear (the official default; a fixed number), set (a transformer)."""
     style_sampler: StyleSampler = "multi"
