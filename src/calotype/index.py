@@ -173,7 +173,7 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-tissue",
         knows="the tissue world",
-    ),  # fmt: skip
+    ),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
     ),

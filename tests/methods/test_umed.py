@@ -39,7 +39,7 @@ from calotype.methods.umed.regions import (
 from tests.recorder import Recorder
 from tests.tolerance import close
 
-TINY = UMed(steps=6, batch_size=4, widths=(4, 8), surrogate_widths=(4, 4, 8), window=16)
+TINY = UMed(fit_steps=6, batch_size=4, widths=(4, 8), surrogate_widths=(4, 4, 8), window=16)
 
 
 def blobs(count: int, side: int = 16, channels: int = 1, seed: int = 0, classes: int = 2) -> tuple[Tensor, Tensor]:
@@ -326,7 +326,7 @@ def test_who_has_noisy_pictures_is_warned_before_the_fit(tmp_path: Path) -> None
     for name, deviation in (("smooth", 0.0), ("noisy", 0.04)):
         rows = [Pair(f"p{number}", (images[number] + deviation * noise[number]).clamp(0, 1), masks[number]) for number in range(4)]
         heard = Recorder(stop_after=20)
-        method = dataclasses.replace(TINY, steps=1000)
+        method = dataclasses.replace(TINY, fit_steps=1000)
         with pytest.raises(Cancelled):
             method(None, DatasetFolder(write_segmentation(tmp_path / name, rows)), events=heard)
         (line,) = [note for note in heard.notes if "sensor noise" in note]
@@ -364,7 +364,7 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], line: str) -
 def test_the_command_protects_and_restores(tmp_path: Path) -> None:
     original = write(tmp_path / "data", count=3)
     command = [sys.executable, "-m", "calotype", "run", "umed", "--quiet", "--device", "cpu"]
-    few = ["--steps", "4", "--widths", "4", "8", "--surrogate-widths", "4", "4", "8"]
+    few = ["--fit-steps", "4", "--widths", "4", "8", "--surrogate-widths", "4", "4", "8"]
     subprocess.run([*command, "--data", str(original), "--epsilon", "8", *few, "--out", str(tmp_path / "run")], check=True, timeout=120)
     made = tmp_path / "run"
     assert {path.name for path in made.iterdir()} >= {"protected", "key", "report.html", "run.json"}

@@ -137,7 +137,7 @@ def rows(test: Poisoning, protected: Tensor) -> None:
     """Ablations and baselines of the method, whose protected pictures are given."""
     for part in ("contour", "interior"):
         test.row(part, "ablation", test.protected(dataclasses.replace(test.method, parts=part)))
-    paper = dataclasses.replace(UMed.paper(), steps=test.method.steps, epsilon=test.method.epsilon)
+    paper = dataclasses.replace(UMed.paper(), fit_steps=test.method.fit_steps, epsilon=test.method.epsilon)
     test.row("paper-settings", "ablation", test.protected(paper))
     most = test.psnr_of(protected)
     for name in MATCHED:
@@ -246,7 +246,7 @@ class UMedEvaluation(Evaluation):
         count = self.scenes(count, quick)
         first, *others = chosen(self.victims, tuple(VICTIMS), "victims") or ["unet"]
         attack = Attack(first, QUICK_STEPS if quick else STEPS, SEEDS[:1] if quick else SEEDS, str(place(device, "auto", None).device))
-        method = dataclasses.replace(UMed(), epsilon=self.epsilon, steps=QUICK_STEPS if quick else UMed().steps)
+        method = dataclasses.replace(UMed(), epsilon=self.epsilon, fit_steps=QUICK_STEPS if quick else UMed().fit_steps)
         train, test, spare = self._pairs(seed, count, TRAIN // 4 if quick else TRAIN)
         table = Poisoning(train, test, spare, method, attack, seed, events)
         noise = 255 * sensor_noise(train.images, regions(train.masks, int(train.masks.max()) + 1, method.band, method.side).support)

@@ -85,7 +85,7 @@ class UMed(Method):
     standard deviation), or `none`."""
     parts: Parts = "both"
     """Where noise is added: `contour`, `interior` or `both`."""
-    steps: int = 400
+    fit_steps: int = 400
     """Of the fit, of perturbators and surrogate together."""
     batch_size: int = 16
     """Windows of a step."""
@@ -111,7 +111,7 @@ class UMed(Method):
     def __post_init__(self) -> None:
         fields.between(self, 0.5, 64, "epsilon")
         fields.between(self, 1, 16, "band")
-        fields.at_least(self, 1, "steps")
+        fields.at_least(self, 1, "fit_steps")
         fields.at_least(self, 2, "batch_size", "surrogate_every")
         fields.at_least(self, 16, "window")
         fields.above(self, 0, "learning_rate")
@@ -129,7 +129,7 @@ class UMed(Method):
         """The numbers that a re-implementation calls the paper's, for 100 epochs of 200 pictures."""
         return cls(
             texture="lbp",
-            steps=2500,
+            fit_steps=2500,
             learning_rate=1e-4,
             surrogate_every=5,
             carriers="own",
@@ -207,7 +207,7 @@ class UMed(Method):
             )  # fmt: skip
             trainee = BiLevel(drawn, make_network(config), surrogate_every=self.surrogate_every, carriers=self.carriers)
         return fit(
-            trainee, data, steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, window=window, seed=seed,
+            trainee, data, steps=self.fit_steps, batch_size=self.batch_size, learning_rate=self.learning_rate, window=window, seed=seed,
             device=device, events=events,
         )  # fmt: skip
 
