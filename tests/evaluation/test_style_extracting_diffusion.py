@@ -95,7 +95,8 @@ def shuffled(scenes: list[dict[str, float]]) -> list[dict[str, float]]:
 GOOD: Mapping[str, list[dict[str, float]]] = {
     "method": numbers(), "shuffled-styles": shuffled(numbers()), "shuffled-layouts": numbers(iou=0.2),
     "segmenter": patients(0.5, 0.2), "segmenter+layout-only": patients(0.55, 0.2), "segmenter+own-styles": patients(0.6, 0.2),
-    "segmenter+method": patients(0.8, 0.05), "segmenter@all-stains": patients(0.85, 0.03), "segmenter+method@all-stains": patients(0.85, 0.03),
+    "segmenter+method": patients(0.8, 0.05), "segmenter@all-stains": patients(0.85, 0.03),
+    "segmenter+method@all-stains": patients(0.85, 0.03),
 }  # fmt: skip
 
 
