@@ -15,8 +15,9 @@ from calotype.backbones.diffusion_segmenter_network import DiffusionSegmentation
 from calotype.backbones.segmenter_network import SegmenterFacts
 from calotype.errors import InputError
 from calotype.evaluation import segmentation_study as study
-from calotype.evaluation.diffusion_segmentation import DiffusionSegmentationEvaluation, StudyResult, claims, measure, rows, tissue_cases
+from calotype.evaluation.diffusion_segmentation import DiffusionSegmentationEvaluation, claims, measure, rows, tissue_cases
 from calotype.evaluation.report import Report
+from calotype.evaluation.segmentation_study import StudyResult
 from calotype.evaluation.study_report import write_report
 from calotype.evaluation.timestep_profiles import measure_profile
 from calotype.methods.diffusion_segmentation.study import PARTS, load_study, study_folder

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from calotype.backbones.diffusion_segmenter import DiffusionSegmenter, noise_schedule
 from calotype.core.events import SILENT, Events
-from calotype.core.timestep_profile import TimestepProfile
 from calotype.data.raw import Intensity
 from calotype.data.segmentation_folder import SegmentationFolder
 from calotype.data.windows import SegmentationWindows
@@ -37,11 +36,12 @@ from calotype.evaluation.segmentation_study import (
     LEAST_SCENES,
     NUM_SAMPLES,
     NUM_STEPS,
+    SHOWN,
     SWAPPED,
     TIMESTEPS,
     Array,
-    Quality,
     StudyCase,
+    StudyResult,
     calibration_error,
     crossover,
     exact_losses,
@@ -54,7 +54,7 @@ from calotype.evaluation.segmentation_study import (
 )
 from calotype.evaluation.study_report import write_report
 from calotype.methods.diffusion_segmentation.study import PARTS, load_parts, load_study
-from calotype.methods.diffusion_segmentation.theory import advised_scaling, half_time, object_area, predicted_half_time
+from calotype.methods.diffusion_segmentation.theory import advised_scaling, half_time, object_area
 from calotype.methods.diffusion_segmentation.training import DiffusionSegmentationTraining
 from calotype.metrics import Interval
 from calotype.train.training import SPLIT_SEED
@@ -64,8 +64,6 @@ SLUG = "diffusion-segmentation"
 TISSUE = "of the tissue world: half of them with one big object, half with many small ones, soft borders that two readers draw differently"
 COUNT = 48
 """Pictures of each kind."""
-SHOWN = (0, 20, 50, 100, 200, 300, 500, 800)
-"""Timesteps of the table."""
 HARDER = 0.5
 """Input scaling of the schedule that the swaps are repeated in."""
 READINGS: tuple[tuple[str, str, Role], ...] = (
@@ -76,45 +74,6 @@ READINGS: tuple[tuple[str, str, Role], ...] = (
     ("noise-one-sample", "noise", "ablation"),
 )
 """Variant, network and role of the rows with masks."""
-
-
-@dataclass(eq=False)
-class StudyResult:
-    """All that was measured, for the table and for the report."""
-
-    cases: Sequence[StudyCase]
-    quality: dict[str, dict[str, Quality]] = field(default_factory=dict)
-    """By variant, then by case."""
-    profiles: dict[str, dict[str, TimestepProfile]] = field(default_factory=dict)
-    """By network, then by case."""
-    areas: dict[str, float] = field(default_factory=dict)
-    swaps: dict[float, tuple[Array, Array]] = field(default_factory=dict)
-    """By input scaling: overlap with the picture's own mask and with the other one, [timesteps, pictures]."""
-    cost: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Seconds and network calls for a picture, by variant."""
-    exact: dict[str, list[float]] = field(default_factory=dict)
-    """Least epsilon-loss at `SHOWN`, by case, where all readers' masks are known."""
-    identity: float = float("nan")
-    oracle: float = float("nan")
-    shown: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Probabilities and samples of some pictures, for the report."""
-
-    def half_time(self, case: str) -> float:
-        """Of the mask without the picture."""
-        return half_time(TIMESTEPS, self.profiles["mask_alone"][case].mean("sample"))
-
-    def predicted(self, case: str) -> float:
-        """The same from the objects' size alone."""
-        return predicted_half_time(self.areas[case], noise_schedule())
-
-    def errors(self, part: str, weighting: str, case: str = "") -> Array:
-        """Loss at each timestep and picture; of all cases together by default."""
-        found = self.profiles[part]
-        return np.concatenate([found[name].of(weighting).numpy() for name in ([case] if case else found)], 1)
-
-    def bins(self, variant: str, *, band: bool = False) -> Array:
-        """Calibration of every picture of all cases."""
-        return np.concatenate([found.band if band else found.bins for found in self.quality[variant].values()])
 
 
 def tissue_cases(size: int, *, split: str, seed: int, count: int) -> list[StudyCase]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from calotype.core.noise import batch_noise
 from calotype.core.samplers import sample
 from calotype.core.schedule import VPSchedule
 from calotype.core.timestep_profile import TimestepProfile, timestep_profile
-from calotype.methods.diffusion_segmentation.theory import least_epsilon_loss, signal_to_noise
+from calotype.methods.diffusion_segmentation.theory import half_time, least_epsilon_loss, predicted_half_time, signal_to_noise
 from calotype.metrics.segmentation import BINS, boundary_band, dice, iou
 
 Array = NDArray[np.float64]
 TIMESTEPS = (0, 5, 10, 20, 35, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450, 500, 550, 600, 650, 700, 750, 800, 850, 900, 950, 999)
+SHOWN = (0, 20, 50, 100, 200, 300, 500, 800)
+"""Timesteps of the table."""
 SWAPPED = tuple(range(100, 1000, 75))
 """Timesteps at which another picture's mask is handed in."""
 NUM_SAMPLES, NUM_STEPS, SWAP_STEPS, DRAWS = 8, 25, 10, 2
@@ -59,6 +61,45 @@ class Quality:
     """[pictures, bins, 3]: pixels, sum of confidence, right ones, of each bin of confidence."""
     band: Array
     """The same within `BAND` pixels of a border."""
+
+
+@dataclass(eq=False)
+class StudyResult:
+    """All that was measured, for the table and for the report."""
+
+    cases: Sequence[StudyCase]
+    quality: dict[str, dict[str, Quality]] = field(default_factory=dict)
+    """By variant, then by case."""
+    profiles: dict[str, dict[str, TimestepProfile]] = field(default_factory=dict)
+    """By network, then by case."""
+    areas: dict[str, float] = field(default_factory=dict)
+    swaps: dict[float, tuple[Array, Array]] = field(default_factory=dict)
+    """By input scaling: overlap with the picture's own mask and with the other one, [timesteps, pictures]."""
+    cost: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds and network calls for a picture, by variant."""
+    exact: dict[str, list[float]] = field(default_factory=dict)
+    """Least epsilon-loss at `SHOWN`, by case, where all readers' masks are known."""
+    identity: float = float("nan")
+    oracle: float = float("nan")
+    shown: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Probabilities and samples of some pictures, for the report."""
+
+    def half_time(self, case: str) -> float:
+        """Of the mask without the picture."""
+        return half_time(TIMESTEPS, self.profiles["mask_alone"][case].mean("sample"))
+
+    def predicted(self, case: str) -> float:
+        """The same from the objects' size alone."""
+        return predicted_half_time(self.areas[case], noise_schedule())
+
+    def errors(self, part: str, weighting: str, case: str = "") -> Array:
+        """Loss at each timestep and picture; of all cases together by default."""
+        found = self.profiles[part]
+        return np.concatenate([found[name].of(weighting).numpy() for name in ([case] if case else found)], 1)
+
+    def bins(self, variant: str, *, band: bool = False) -> Array:
+        """Calibration of every picture of all cases."""
+        return np.concatenate([found.band if band else found.bins for found in self.quality[variant].values()])
 
 
 def quality(probability: Float[Tensor, "count classes *sides"], masks: Int[Tensor, count * sides]) -> Quality:

@@ -16,14 +16,21 @@ import torch
 from calotype.backbones.diffusion_segmenter import noise_schedule
 from calotype.errors import MissingError
 from calotype.evaluation.report import Report, cell, sentence
-from calotype.evaluation.segmentation_study import BAND, NUM_SAMPLES, NUM_STEPS, SWAPPED, TIMESTEPS, calibration_error, crossover
+from calotype.evaluation.segmentation_study import (
+    BAND,
+    NUM_SAMPLES,
+    NUM_STEPS,
+    SWAPPED,
+    TIMESTEPS,
+    StudyResult,
+    calibration_error,
+    crossover,
+)
 from calotype.imaging.files import atomic_path
 from calotype.methods.diffusion_segmentation.theory import WANTED, advised_scaling, least_epsilon_loss, signal_to_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from calotype.evaluation.diffusion_segmentation import StudyResult
 
 EXAMPLES = 4
 """Pictures of each kind that are shown."""
