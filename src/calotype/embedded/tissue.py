@@ -15,6 +15,7 @@ from calotype.methods.style_extracting_diffusion.training import StyledBatches, 
 from calotype.methods.style_extracting_diffusion.windows import StyledWindows
 from calotype.train.recipe import Settings
 from calotype.world.tissue import paint_tissue, sample_tissue
+from calotype.world.tissue.dataset import mask_values
 
 VAE = "toy-vae-wide"
 LABELLED, PLAIN, PICTURES = 6, 30, 40
@@ -29,7 +30,8 @@ def tissue_tensors(*, split: str, seed: int, patients: int, pictures: int, hues:
         scenes = [sample_tissue(split=split, seed=seed, index=index, pictures_per_patient=pictures, hues=hues) for index in indices]
         parts.append(paint_tissue(scenes, size=64))
     names = tuple(f"patient-{number // pictures}" for number in range(patients * pictures))
-    return SegmentationTensors(torch.cat([part.image for part in parts]), torch.cat([part.mask for part in parts]), names, (0, 1, 2))
+    images, masks = (torch.cat([getattr(part, name) for part in parts]) for name in ("image", "mask"))
+    return SegmentationTensors(images, masks, names, tuple(mask_values("tissue")))
 
 
 class TissueRecipe:
