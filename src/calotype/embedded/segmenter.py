@@ -126,13 +126,12 @@ class SegmenterRecipe:
     and of pictures is no gate: a picture network that learns more makes it fail."""
     card = Card(
         about=(
-            "Masks of one big or many small objects in pictures of 32 px, by removing noise given the picture: diffusers' `UNet2DModel` on "
-            "blocks of 2 pixels, 0.15 million weights, which learns the mask at every noise level of DDPM's linear schedule. `study/` "
-            "holds the networks that it is compared with in `calotype eval diffusion-segmentation`, of the same size: one that learns the "
-            "noise, one without diffusion, one that never sees the picture, and one that generates pictures. Each picture "
-            "was shown with the mask "
-            "of one of two readers, drawn at random. For research and for comparing methods; it knows painted tissue alone, and nothing "
-            "that it marks is a finding."
+            "Masks of one big or many small objects in pictures of 32 px, by removing noise given the picture: diffusers' "
+            "`UNet2DModel` on blocks of 2 pixels, 0.15 million weights, which learns the mask at every noise level of DDPM's linear "
+            "schedule. `study/` holds the networks that it is compared with in `calotype eval diffusion-segmentation`, of the same "
+            "size: one that learns the noise, one without diffusion, one that never sees the picture, and one that generates "
+            "pictures. Each picture was shown with the mask of one of two readers, drawn at random. For research and for comparing "
+            "methods; it knows painted tissue alone, and nothing that it marks is a finding."
         ),
         data="the variants `big` and `small` of painted tissue",
     )

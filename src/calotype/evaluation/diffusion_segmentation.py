@@ -7,6 +7,7 @@ Five networks of one architecture, on pictures of one big object and of many sma
 - `noise`: the same trained to predict the noise, as in the paper (E2). `noise-one-sample`: one of them.
 - `mask-alone`: the mask from its noisy self, without the picture (E3): how long a noisy mask can be read.
 - `image-alone`: the picture from its noisy self (E4).
+- `exact`: no network, but the exact denoiser that knows the masks of all possible readers of a picture, and not whose mask it is.
 
 A pixel's truth is what one reader, drawn at random, says. So an honest probability at a border isn't 0 or 1.
 """
@@ -35,6 +36,7 @@ from calotype.evaluation.segmentation_study import (
     LEAST_SCENES,
     NUM_SAMPLES,
     NUM_STEPS,
+    SHOWN,
     SWAPPED,
     TIMESTEPS,
     Array,
@@ -42,6 +44,7 @@ from calotype.evaluation.segmentation_study import (
     StudyResult,
     calibration_error,
     crossover,
+    exact_losses,
     identity_gap,
     oracle_gap,
     profile,
@@ -80,7 +83,8 @@ def tissue_cases(size: int, *, split: str, seed: int, count: int) -> list[StudyC
         scenes = [sample_tissue(name, split=split, seed=seed, index=2 * row + number, pictures_per_patient=2) for row in range(count)]
         painted = paint_tissue(scenes, size)
         readers = torch.from_numpy(np.random.default_rng([seed, number]).integers(0, 2, count))
-        cases.append(StudyCase(name=name, images=painted.image, masks=painted.annotators[torch.arange(count), readers].long()))
+        masks = painted.annotators[torch.arange(count), readers].long()
+        cases.append(StudyCase(name=name, images=painted.image, masks=masks, coverage=painted.coverage[:, 1]))
     return cases
 
 
@@ -99,6 +103,8 @@ def measure(models: Mapping[str, DiffusionSegmenter], cases: Sequence[StudyCase]
     events.stage(f"evaluate {SLUG}", total)
     for case in cases:
         result.areas[case.name] = object_area(case.masks)
+        if case.coverage is not None:
+            result.exact[case.name] = exact_losses(case.coverage, SHOWN, seed=seed)
         for part in ("feed_forward", "segmenter", "noise"):
             began = time.perf_counter()
             samples = models[part].samples(case.images, num_samples=NUM_SAMPLES, num_inference_steps=NUM_STEPS, seed=seed)
@@ -141,13 +147,16 @@ def rows(result: StudyResult) -> list[Row]:
                 {"iou": float(np.nanstd(found.iou, ddof=1)), "dice": float(np.nanstd(found.dice, ddof=1))} if len(found.iou) > 1 else {}
             )
             made.append(Row(f"{variant}@{case}", role, numbers, spread, len(found.iou)))
-    shown = (0, 20, 50, 100, 200, 300, 500, 800)
     for part, by_case in result.profiles.items():
         weighting = "sample" if part in ("mask_alone", "segmenter") else "epsilon"
         for case, measured in by_case.items():
             values = measured.mean(weighting).tolist()
-            numbers = {f"t_{t}": values[TIMESTEPS.index(t)] for t in shown}
+            numbers = {f"t_{t}": values[TIMESTEPS.index(t)] for t in SHOWN}
             made.append(Row(f"{part.replace('_', '-')}-loss@{case}", "ablation", numbers, {}, measured.errors.shape[1]))
+    for name, exact in result.exact.items():
+        made.append(
+            Row(f"exact-loss@{name}", "limit", {f"t_{t}": value for t, value in zip(SHOWN, exact, strict=True)}, {}, len(result.cases[0]))
+        )
     for case in (case.name for case in result.cases):
         half = result.half_time(case)
         numbers = {

@@ -23,11 +23,15 @@ from calotype.metrics.segmentation import BINS, boundary_band, dice, iou
 
 Array = NDArray[np.float64]
 TIMESTEPS = (0, 5, 10, 20, 35, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450, 500, 550, 600, 650, 700, 750, 800, 850, 900, 950, 999)
+SHOWN = (0, 20, 50, 100, 200, 300, 500, 800)
+"""Timesteps of the table."""
 SWAPPED = tuple(range(100, 1000, 75))
 """Timesteps at which another picture's mask is handed in."""
 NUM_SAMPLES, NUM_STEPS, SWAP_STEPS, DRAWS = 8, 25, 10, 2
 BAND = 2
 """Pixels on either side of a border that the calibration is measured in, too."""
+READERS, EXACT_DRAWS = 64, 16
+"""Of the exact denoiser: masks of an object, and noisy ones among them."""
 LEAST_SCENES = 40
 """Fewer pictures give no verdict."""
 
@@ -39,6 +43,8 @@ class StudyCase:
     name: str
     images: Float[Tensor, "count channels *sides"]
     masks: Int[Tensor, count * sides]
+    coverage: Float[Tensor, "count height width"] | None = None
+    """The share of all possible readers who count a pixel in, where that is known."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -71,9 +77,11 @@ class StudyResult:
     """By input scaling: overlap with the picture's own mask and with the other one, [timesteps, pictures]."""
     cost: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Seconds and network calls for a picture, by variant."""
+    exact: dict[str, list[float]] = field(default_factory=dict)
+    """Least epsilon-loss at `SHOWN`, by case, where all readers' masks are known."""
     identity: float = float("nan")
     oracle: float = float("nan")
-    shown: dict[str, Tensor] = field(default_factory=dict)
+    shown: dict[str, torch.Tensor] = field(default_factory=dict)
     """Probabilities and samples of some pictures, for the report."""
 
     def half_time(self, case: str) -> float:
@@ -223,6 +231,31 @@ def oracle_gap(schedule: VPSchedule, *, seed: int, pixels: int = 400_000) -> flo
         estimate = torch.tanh((clean + s**-0.5 * normal) * s)
         gaps.append(abs(s * float((estimate - clean).square().mean()) / value - 1))
     return max(gaps)
+
+
+def exact_losses(coverage: Float[Tensor, "count height width"], timesteps: Sequence[int], *, seed: int) -> list[float]:
+    """Epsilon-loss of the exact denoiser that knows all readers' masks of a picture, and not which reader's it is.
+
+    A reader counts those pixels of an object in that more than a share u of readers do, u evenly distributed; objects are read one by one.
+    """
+    from scipy.ndimage import label
+
+    generator, levels = torch.Generator().manual_seed(seed), noise_schedule()
+    places = (torch.arange(READERS) + 0.5) / READERS
+    losses = torch.zeros(len(timesteps), dtype=torch.float64)
+    for shares in coverage.cpu():
+        objects, count = label(shares.numpy() > 0.5 / READERS)
+        for number in range(1, count + 1):
+            masks = 2 * (shares[torch.from_numpy(objects == number)] > places[:, None]).double() - 1
+            clean = masks[torch.randint(0, READERS, (EXACT_DRAWS,), generator=generator)]
+            normal = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+            for place, timestep in enumerate(timesteps):
+                sigma = levels.sigma(float(timestep))
+                x = clean + sigma * normal
+                weights = torch.softmax(-(x[:, None] - masks).square().sum(2) / (2 * sigma**2), 1)
+                losses[place] += (weights @ masks - clean).square().sum(1).mean() / sigma**2 / shares.numel()
+    found: list[float] = (losses / len(coverage)).tolist()
+    return found
 
 
 def resampled(count: int, *, times: int = 1000, seed: int = 0) -> NDArray[np.int64]:

@@ -45,8 +45,10 @@ STRIDE = 8
 """Sides of windows are multiples of it: patterns of the perturbators hang on a grid that windows share."""
 NOISE_SAMPLE = 64
 """Pictures that the sensor noise is read from."""
-NOISE_LIMIT = 1.0
-"""Sensor noise, in budgets, from which the evaluation finds no protection."""
+NOISE_LIMIT = 2.0
+"""Sensor noise, in budgets, from which nothing protects on the split `tune`: victims' clean Dice 0.85 of 0.86."""
+NOISE_WEAK = 1.0
+"""The same from which little protects: 0.52 of 0.88."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,10 +252,12 @@ class UMed(Method):
         events.metric("sensor_noise", noise)
         line = f"data: sensor noise and fine texture of {noise:.1f}/255 where the pictures are changed, at a budget of {self.epsilon:g}/255"
         if noise >= NOISE_LIMIT * self.epsilon:
-            enough = noise / NOISE_LIMIT
+            enough = noise / NOISE_WEAK
             line = f"{line}: NOTHING PROTECTS such pictures within the budget; raise epsilon above {enough:.0f}, or don't publish them"
+        elif noise >= NOISE_WEAK * self.epsilon:
+            line = f"{line}: this protects LITTLE; raise epsilon above {noise / NOISE_WEAK:.0f}"
         events.note(line)
-        return [line] if noise >= NOISE_LIMIT * self.epsilon else []
+        return [line] if noise >= NOISE_WEAK * self.epsilon else []
 
     def _report(self, folder: SegmentationFolder, protected: DatasetFolder, notes: list[str], events: Events) -> HtmlReport:
         """Measured on the written files. Raises `InputError` never for a change above the budget: the report says so."""
