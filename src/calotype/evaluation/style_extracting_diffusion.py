@@ -49,6 +49,8 @@ PICTURES, TEST_PICTURES = 40, 4
 """Pictures of an annotated patient (and as many made ones as there are annotated ones), and of a test patient."""
 ORACLE_PICTURES, ORACLE_STEPS, STEPS = 1200, 1000, 400
 """Of the oracle and of the segmenters; batches of 16."""
+REPEATS = 3
+"""Segmenters of a row, from other weights and orders; a patient's number is their mean."""
 COLOUR_JITTER = 1.0
 """Any hue: the strength that was best on the split `tune`."""
 STREAMS = {"layouts": 0, "styles": 1, "annotated": 2, "plain": 3, "test": 4, "wide": 5, "oracle": 6}
@@ -187,7 +189,7 @@ class StyleExperiment(Experiment):
         self.measured("no-style", "ablation", batches, partial(make, self.method, self.model, self.seed, style=False), self.measure)
 
     def segmenters(self, seed: int, *, pictures: int, steps: int) -> None:
-        """The rows of segmenters, scored patient by patient."""
+        """The rows of segmenters, scored patient by patient, each by the mean of several segmenters."""
         low = Patients("eval", seed, "annotated", ANNOTATED, pictures, LABELLED_HUES)
         wide = Patients("eval", seed, "wide", PLAIN, max(1, ANNOTATED * pictures // PLAIN))
         plain = Patients("eval", seed, "plain", PLAIN, self.method.num_styles)
@@ -219,9 +221,13 @@ class StyleExperiment(Experiment):
     def _segmenter(
         self, variant: str, role: Any, annotated: TissuePictures, test: TissuePictures, steps: int, *, colour: float = 0.0
     ) -> None:
-        network = train_segmenter(annotated.image, annotated.mask, steps=steps, seed=self.seed, colour=colour)
-        scores = np.array(foreground_iou(network, test.image, test.mask)).reshape(TEST, TEST_PICTURES)
-        self.add(variant, role, [{"patient_iou": float(score)} for score in np.nanmean(scores, 1)])
+        found = []
+        for repeat in range(REPEATS):
+            network = train_segmenter(annotated.image, annotated.mask, steps=steps, seed=self.seed + repeat, colour=colour)
+            found.append(foreground_iou(network, test.image, test.mask))
+            self.events.check()
+        scores = np.array(found).reshape(REPEATS, TEST, TEST_PICTURES)
+        self.add(variant, role, [{"patient_iou": float(score)} for score in np.nanmean(scores, (0, 2))])
         self.events.step()
         self.events.check()
 
