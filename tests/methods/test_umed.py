@@ -56,6 +56,12 @@ def blobs(count: int, side: int = 16, channels: int = 1, seed: int = 0, classes:
     return (images * 255).round() / 255, masks
 
 
+def _bias(layer: CentralDifferenceConv) -> Tensor:
+    found = layer.conv.bias
+    assert found is not None
+    return found[:, None, None]
+
+
 def test_central_differences_are_taken_from_the_centre() -> None:
     layer = CentralDifferenceConv(2, 3).double()
     layer.logit.data.fill_(0.4)
@@ -64,7 +70,7 @@ def test_central_differences_are_taken_from_the_centre() -> None:
     weight = layer.conv.weight.view(3, 2, 9)
     theta = 1 / (1 + np.exp(-0.4))
     differences = patches - theta * patches[:, :, 4:5]
-    expected = torch.einsum("bcnp,ocn->bop", differences, weight).view(1, 3, 6, 7) + layer.conv.bias[:, None, None]
+    expected = torch.einsum("bcnp,ocn->bop", differences, weight).view(1, 3, 6, 7) + _bias(layer)
     close(layer(x), expected, depth=18)
 
 
@@ -72,7 +78,7 @@ def test_at_theta_one_a_plain_surface_gives_the_bias() -> None:
     layer = CentralDifferenceConv(1, 2)
     layer.logit.data.fill_(40.0)
     made = layer(torch.full((1, 1, 8, 8), 0.7))[:, :, 1:-1, 1:-1]
-    assert float((made - layer.conv.bias[:, None, None]).detach().abs().max()) < 1e-6
+    assert float((made - _bias(layer)).detach().abs().max()) < 1e-6
 
 
 @settings(max_examples=25, deadline=None)
@@ -89,7 +95,7 @@ def test_every_class_has_a_contour_of_its_own() -> None:
     masks = torch.zeros(1, 12, 12, dtype=torch.int64)
     masks[:, 2:10, :] = 1
     masks[:, 4:8, 4:8] = 2
-    both, inner = (regions(masks, 3, 1, side) for side in ("both", "inner"))  # type: ignore[arg-type]
+    both, inner = (regions(masks, 3, 1, side) for side in ("both", "inner"))
     assert both.contour.shape == (1, 2, 12, 12)
     # The picture's edge is no border of class 1; the inner border with class 2 is.
     assert not both.contour[0, 0, 5:7, 0].any()
