@@ -144,10 +144,10 @@ def test_without_plain_pictures_it_learns_from_labelled_ones_and_says_so(folders
     assert any("no plain pictures" in note for note in recorder.notes)
 
 
-def test_a_frozen_encoder_stays_as_it_was_drawn(folders: tuple[Path, Path]) -> None:
+def test_a_frozen_encoder_stays_as_it_was_drawn(folders: tuple[Path, Path], tmp_path: Path) -> None:
     for train_encoder in (False, True):
         asked = training(folders[1], train_encoder=train_encoder)
-        data = asked.data_set(folders[0], Path("/nowhere"))
+        data = asked.data_set(folders[0], tmp_path / "kept")
         trainee = asked.build(data, seed=0)
         source = asked.source(trainee, data, "cpu")
         # The block that lets the style in begins with zeros, through which nothing is learnt.

@@ -29,7 +29,8 @@ def scenes(variant: str = "tissue", count: int = 24, **given: object) -> list[Ti
 @settings(deadline=None, max_examples=12)
 @given(st.sampled_from(list(VARIANTS)), st.integers(0, 10**6), st.integers(16, 70), st.booleans())
 def test_everything_known_of_a_picture_agrees(variant: str, index: int, size: int, smooth: bool) -> None:
-    made = paint_tissue([sample_tissue(variant, split="eval", seed=1, index=index, smooth=smooth)], size)
+    scene = sample_tissue(variant, split="eval", seed=1, index=index, smooth=smooth)
+    made = paint_tissue([scene], size)
     classes = VARIANTS[variant].num_classes
     assert made.image.shape == (1, 3, size, size)
     assert made.mask.shape == (1, size, size)
@@ -42,8 +43,9 @@ def test_everything_known_of_a_picture_agrees(variant: str, index: int, size: in
     assert torch.equal(made.mask, made.coverage.argmax(1))
     assert int(made.mask.max()) < classes
     assert int(made.annotators.max()) < classes
-    certain = made.coverage.max(1).values[:, None] > 0.995
-    assert bool(((made.annotators == made.mask[:, None]) | ~certain).all()), "readers differ only where the border is soft"
+    # A reader's border lies within 1 to 99 % of a blob's; where blobs overlap, it is one of several that must be so.
+    named = made.coverage.gather(1, made.annotators)
+    assert float(named.min()) > 0.009 ** len(scene.layout.blobs), "readers name only what some readers name"
     if smooth:
         assert torch.equal(made.image[:, 0], made.image[:, 2])
 
