@@ -52,13 +52,14 @@ def cached_style_model(rounded: bool = False) -> Path:
     from diffusers import AutoencoderKL, DDIMScheduler
 
     from calotype.backbones.layout_style import save_parts
+    from calotype.backbones.segmenter_network import PictureFacts
 
     path = cached("sd").parent / f"tiny-style-{rounded}"
     if not path.is_dir():
         scheduler = DDIMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
         save_parts(
             path, unet=tiny_unet(), conditioner=tiny_conditioner(), vae=AutoencoderKL.from_pretrained(cached("toy-vae")),
-            scheduler=scheduler, class_values=(0, 100, 200), window=(SIDE, SIDE), rounded=rounded,
+            scheduler=scheduler, facts=PictureFacts(window=(SIDE, SIDE), channels=3, class_values=(0, 100, 200)), rounded=rounded,
         )  # fmt: skip
     return path
 

@@ -13,7 +13,7 @@ import calotype
 from calotype.backbones.diffusion_segmenter import DiffusionFacts, DiffusionSegmenter, Objective, noise_schedule, state_channels
 from calotype.backbones.diffusion_segmenter_network import Architecture, DiffusionSegmentationNetwork, FFParser, _to_cells, _to_pixels
 from calotype.backbones.segmenter import Segments
-from calotype.backbones.segmenter_network import SegmenterFacts
+from calotype.backbones.segmenter_network import PictureFacts
 from calotype.core.paths import sliding_windows
 from calotype.errors import InputError, ShapeError
 from calotype.methods.diffusion_segmentation.training import TraineeDiffusionSegmenter
@@ -37,7 +37,7 @@ def trainee(
 ) -> TraineeDiffusionSegmenter:
     state, image, out = state_channels(objective, 1, classes)
     made = network(window, state_channels=state, image_channels=image, out_channels=out)
-    facts = SegmenterFacts(window=window, class_values=tuple(range(0, 10 * classes, 10)))
+    facts = PictureFacts(window=window, class_values=tuple(range(0, 10 * classes, 10)))
     diffusion = DiffusionFacts(
         objective=objective, **{name: changes.pop(name) for name in ("mask_range", "input_scaling") if name in changes}
     )

@@ -14,7 +14,7 @@ import calotype
 from calotype.backbones.segmenter import FeedForwardSegmenter, Segments
 from calotype.backbones.segmenter_network import (
     Architecture,
-    SegmenterFacts,
+    PictureFacts,
     known_networks,
     make_network,
     network_config,
@@ -34,7 +34,7 @@ def config(architecture: Architecture = "unet", *, sides: int = 2, **more: Any) 
     return network_config(architecture, widths=widths(architecture), **arguments)
 
 
-def saved(path: Path, made: dict[str, Any], facts: SegmenterFacts, *, rounded: bool = False) -> nn.Module:
+def saved(path: Path, made: dict[str, Any], facts: PictureFacts, *, rounded: bool = False) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = make_network(made).eval()
@@ -66,7 +66,7 @@ def test_every_architecture_gives_a_number_for_each_class_and_pixel(architecture
 def test_folders_load_in_their_role_with_the_weights_that_were_saved(name: str, tmp_path: Path) -> None:
     by_class = {config(architecture)["_class_name"]: config(architecture) for architecture in get_args(Architecture)}
     made, window = by_class[name], (16 if name == "UNETR" else 32,) * 2
-    network = saved(tmp_path / "model", made, SegmenterFacts(window=window, class_values=(0, 7), intensity={"kind": "whole"}))
+    network = saved(tmp_path / "model", made, PictureFacts(window=window, class_values=(0, 7), intensity={"kind": "whole"}))
     model = calotype.load(tmp_path / "model", device="cpu")
     assert isinstance(model, FeedForwardSegmenter)
     assert isinstance(model, Segments)
@@ -81,7 +81,7 @@ def test_folders_load_in_their_role_with_the_weights_that_were_saved(name: str, 
 
 
 def test_eight_bits_are_the_same_network_within_their_rounding(tmp_path: Path) -> None:
-    facts = SegmenterFacts(window=(32, 32))
+    facts = PictureFacts(window=(32, 32))
     saved(tmp_path / "plain", config(), facts)
     saved(tmp_path / "rounded", config(), facts, rounded=True)
     plain, rounded = (calotype.load(tmp_path / name, device="cpu") for name in ("plain", "rounded"))
@@ -93,7 +93,7 @@ def test_eight_bits_are_the_same_network_within_their_rounding(tmp_path: Path) -
 @pytest.mark.parametrize("sides", [(32, 32), (48, 40), (20, 70), (9, 9)])
 def test_pictures_of_any_size_are_seen_whole(sides: tuple[int, int], tmp_path: Path) -> None:
     """Larger ones through windows, as MONAI's sliding windows; smaller ones continued by their border."""
-    network = saved(tmp_path / "model", config(), SegmenterFacts(window=(32, 32)))
+    network = saved(tmp_path / "model", config(), PictureFacts(window=(32, 32)))
     model = calotype.load(tmp_path / "model", device="cpu", max_rows=3)
     x = pictures(*sides)
     found = model.segment(x)
@@ -113,7 +113,7 @@ def test_pictures_of_any_size_are_seen_whole(sides: tuple[int, int], tmp_path: P
 
 
 def test_pictures_of_another_kind_are_refused(tmp_path: Path) -> None:
-    saved(tmp_path / "model", config(), SegmenterFacts(window=(32, 32)))
+    saved(tmp_path / "model", config(), PictureFacts(window=(32, 32)))
     model = calotype.load(tmp_path / "model", device="cpu")
     for shape in ((1, 3, 32, 32), (1, 1, 32, 32, 32), (32, 32)):
         with pytest.raises(ShapeError, match="1 channels and 2 sides"):
@@ -153,7 +153,7 @@ def test_networks_that_cannot_be_are_refused(arguments: dict[str, Any], message:
     ],
 )
 def test_folders_that_make_no_sense_are_refused(file: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    saved(tmp_path / "model", config(), SegmenterFacts(window=(32, 32)))
+    saved(tmp_path / "model", config(), PictureFacts(window=(32, 32)))
     path = tmp_path / "model" / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=message) as refused:

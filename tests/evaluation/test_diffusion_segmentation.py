@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calotype.backbones.diffusion_segmenter import DiffusionFacts, noise_schedule, state_channels
 from calotype.backbones.diffusion_segmenter_network import DiffusionSegmentationNetwork
-from calotype.backbones.segmenter_network import SegmenterFacts
+from calotype.backbones.segmenter_network import PictureFacts
 from calotype.errors import InputError
 from calotype.evaluation import segmentation_study as study
 from calotype.evaluation.diffusion_segmentation import DiffusionSegmentationEvaluation, claims, measure, rows, tissue_cases
@@ -33,7 +33,7 @@ def part(name: str) -> TraineeDiffusionSegmenter:
     network = DiffusionSegmentationNetwork(
         state_channels=state, image_channels=image, out_channels=out, window=(16, 16), channels=(8, 8), norm_num_groups=4
     )
-    facts = SegmenterFacts(window=(16, 16), channels=3)
+    facts = PictureFacts(window=(16, 16), channels=3)
     return TraineeDiffusionSegmenter(network, facts, DiffusionFacts(objective=PARTS[name].objective), prediction=PARTS[name].prediction)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 import calotype
 from calotype.core.artifacts import DatasetFolder
 from calotype.core.events import Events
+from calotype.data.raw import Intensity
 from calotype.data.segmentation_folder import Pair, SegmentationFolder, SegmentationTensors, UnlabelledFolder, write_segmentation
 from calotype.errors import Cancelled, DataError, InputError
 from calotype.methods.style_extracting_diffusion import StyleExtractingDiffusion
@@ -255,3 +256,32 @@ def test_more_guidance_means_more_style(model: Any) -> None:
         for scale in (0.0, 1.0, 4.0)
     )
     assert float((more - none).abs().mean()) > float((some - none).abs().mean()) > 0
+
+
+def test_a_grey_set_goes_on_to_the_same_bits_too(model: Any, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    mask = torch.zeros(SIDE, SIDE, dtype=torch.int64)
+    mask[8:20, 8:20] = 1
+    pairs = [Pair(name, torch.rand(1, SIDE, SIDE), mask) for name in "ab"]
+    given = (DatasetFolder(write_segmentation(tmp_path / "grey", pairs, class_values=(0, 100, 200))), DatasetFolder(folders[1]))
+    whole, kept = METHOD(model, *given, count=4), Kept(1)
+    with pytest.raises(Cancelled):
+        METHOD(model, *given, count=4, events=kept)
+    kept.left = 100
+    resumed = METHOD(model, *given, count=4, events=kept)
+    for path in sorted(whole.path.rglob("*.png")):
+        assert path.read_bytes() == (resumed.path / path.relative_to(whole.path)).read_bytes()
+
+
+def test_styles_are_read_as_the_training_read_them(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """16 bits of the training's window stay that window, whatever the styles' own range is."""
+    deep = [Pair(f"p{i}", 0.5 * torch.rand(1, 40, 40), torch.zeros(40, 40, dtype=torch.int64), {"patient": f"p{i}"}) for i in range(3)]
+    for pair in deep:
+        pair.mask[:20] = 1
+    data = write_segmentation(tmp_path / "deep", deep, depth=16)
+    made = training(intensity=(0, 40_000), merge=True)(data, tmp_path / "model", budget="1steps", device="cpu")
+    loaded = calotype.load(str(made), device="cpu")
+    assert loaded.intensity == Intensity(16, 0, 40_000)
+    recorder = Recorder()
+    METHOD(loaded, DatasetFolder(data), DatasetFolder(data), count=1, events=recorder)
+    assert not any("another depth" in note for note in recorder.notes)
+    METHOD(loaded, DatasetFolder(data), DatasetFolder(folders[1]), count=1, events=recorder)

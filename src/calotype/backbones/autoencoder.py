@@ -97,7 +97,33 @@ class LatentSpace:
         return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
 
-class Autoencoder:
+class PictureLatents:
+    """`calotype.core.roles.HasLatents` of an adapter that has a latent space and a size of its own."""
+
+    latent_space: LatentSpace
+    size: tuple[int, int]
+    decode_chunk_size: int | None
+
+    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """[C, h, w] for a picture of that height and width (default: the size that the checkpoint was trained at).
+
+        Raises:
+            ShapeError: a side is no multiple of the autoencoder's factor.
+        """
+        return self.latent_space.shape(size or self.size)
+
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
+        """Pixels in [0, 1] to scaled latents, the posterior's mode."""
+        with torch.no_grad():
+            return self.latent_space.encode(images)
+
+    def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
+        """Scaled latents to pixels in [0, 1]. A gradient is kept only where the latents ask for one."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad):
+            return self.latent_space.decode(latents, self.decode_chunk_size)
+
+
+class Autoencoder(PictureLatents):
     """The role `Autoencoder`: one AutoencoderKL on its own (toy-vae). Latents are [B, C, h, w], scaled."""
 
     role = "Autoencoder"
@@ -110,7 +136,7 @@ class Autoencoder:
         self.latent_space = LatentSpace(vae, device)
         self.decode_chunk_size = decode_chunk_size
         side: int = cast(Any, vae).config.sample_size
-        self.size: tuple[int, int] = (side, side)
+        self.size = (side, side)
 
     @classmethod
     def from_components(cls, found: Components) -> Self:
@@ -131,17 +157,3 @@ class Autoencoder:
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return cast(torch.dtype, self.vae.dtype)
-
-    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
-        """[C, h, w] for a picture of that height and width."""
-        return self.latent_space.shape(size or self.size)
-
-    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
-        """Pixels in [0, 1] to scaled latents, the posterior's mode."""
-        with torch.no_grad():
-            return self.latent_space.encode(images)
-
-    def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
-        """Scaled latents to pixels in [0, 1]."""
-        with torch.no_grad():
-            return self.latent_space.decode(latents, self.decode_chunk_size)

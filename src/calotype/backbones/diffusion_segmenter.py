@@ -1,6 +1,6 @@
 """Segmenters that remove noise from a mask, given the picture; and the same networks without diffusion.
 
-model_index.json    `_class_name` is `DiffusionSegmenterPipeline`; beside the parts, `SegmenterFacts` and `DiffusionFacts`
+model_index.json    `_class_name` is `DiffusionSegmenterPipeline`; beside the parts, `PictureFacts` and `DiffusionFacts`
 network             a `DiffusionSegmentationNetwork`
 scheduler           a diffusers scheduler's config: the prediction, and the betas with the input scaling in them
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from calotype.backbones.components import Components
@@ -23,8 +23,8 @@ from calotype.backbones.diffusion_segmenter_network import DiffusionSegmentation
 from calotype.backbones.folder import ROUNDED
 from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.quantized import save_quantized
-from calotype.backbones.segmenter import OVERLAP, check_pictures, cut_to, in_windows, pad_to_window
-from calotype.backbones.segmenter_network import AGAIN, SegmenterFacts
+from calotype.backbones.segmenter import OVERLAP, SegmenterAdapter, check_pictures, cut_to, in_windows, pad_to_window
+from calotype.backbones.segmenter_network import AGAIN, PictureFacts
 from calotype.backbones.source import CheckpointSource
 from calotype.core.events import SILENT, Events
 from calotype.core.noise import batch_noise, renoiser
@@ -98,14 +98,12 @@ def noise_schedule(num_train_timesteps: int = 1000, input_scaling: float = 1.0) 
     return plain if input_scaling == 1 else plain.input_scaled(input_scaling)
 
 
-class DiffusionSegmenter:
+class DiffusionSegmenter(SegmenterAdapter):
     """A `DiffusionSegmenterPipeline` folder. See `calotype.backbones.segmenter.Segments`.
 
     Raises:
         InputError: the folder's facts are no window, classes, channels or objective, or the network has other channels.
     """
-
-    role = "Segmenter"
 
     def __init__(
         self,
@@ -113,18 +111,13 @@ class DiffusionSegmenter:
         modules: Mapping[str, Any],
         *,
         device: torch.device,
-        facts: SegmenterFacts,
+        facts: PictureFacts,
         diffusion: DiffusionFacts,
         sampling: ModelSampling,
         max_rows: int | None = None,
     ) -> None:
-        self.source, self.name, self.device = source, source.name, device
-        self.modules, self.facts, self.diffusion, self.model_sampling = dict(modules), facts, diffusion, sampling
-        if max_rows is not None and max_rows < 1:
-            raise InputError(f"max_rows is {max_rows}; it must be at least 1, or nothing for the model's own bound")
-        self.max_rows = max_rows or ROWS
-        self.num_classes, self.channels, self.window = facts.num_classes, facts.channels, facts.window
-        self.class_values, self.intensity = facts.class_values, facts.intensity
+        super().__init__(source, modules, device=device, facts=facts, max_rows=max_rows)
+        self.diffusion, self.model_sampling = diffusion, sampling
         found = tuple(self.network.config[name] for name in ("state_channels", "image_channels", "out_channels"))
         if (
             found != state_channels(diffusion.objective, facts.channels, facts.num_classes)
@@ -136,7 +129,7 @@ class DiffusionSegmenter:
     def from_components(cls, found: Components) -> Self:
         """The model that runs these components."""
         return cls(
-            found.source, found.modules, device=found.device, facts=SegmenterFacts.of_index(found.index),
+            found.source, found.modules, device=found.device, facts=PictureFacts.of_index(found.index),
             diffusion=diffusion_facts(found.index), sampling=ModelSampling(found.scheduler, found.scheduler_class),
             max_rows=found.max_rows,
         )  # fmt: skip
@@ -146,22 +139,6 @@ class DiffusionSegmenter:
         """Predicts."""
         network: DiffusionSegmentationNetwork = self.modules["network"]
         return network
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The modules that have weights."""
-        return {"network": self.network}
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """What the network was trained at: the window."""
-        return self.window
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network. The sampler's state is float32 whatever it is."""
-        kind: torch.dtype = next(self.network.parameters()).dtype
-        return kind
 
     def sigmas(self, num_inference_steps: int) -> Tensor:
         """Noise levels of a run by the checkpoint's own schedule: [num_inference_steps + 1], float64, falling, the last one 0."""
@@ -295,7 +272,7 @@ def diffusion_facts(index: Mapping[str, Any]) -> DiffusionFacts:
 
 
 def save_diffusion_segmenter(
-    folder: Path, network: DiffusionSegmentationNetwork, facts: SegmenterFacts, diffusion: DiffusionFacts, *, scheduler: Any,
+    folder: Path, network: DiffusionSegmentationNetwork, facts: PictureFacts, diffusion: DiffusionFacts, *, scheduler: Any,
     rounded: bool = False,
 ) -> None:  # fmt: skip
     """Write the folder; `rounded` stores 8 bits a weight, otherwise float32."""

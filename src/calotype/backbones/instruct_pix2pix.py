@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from calotype.backbones.autoencoder import PictureLatents
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.text import encode_prompts
 from calotype.core.denoiser import Condition
@@ -38,7 +39,7 @@ class PictureEditor(Denoises, Protocol):
         ...
 
 
-class InstructPix2Pix(DiffusionModel):
+class InstructPix2Pix(PictureLatents, DiffusionModel):
     """A picture and an instruction to the edited picture. Conditions hold `text` [B, tokens, width] and `image_latents` [B, C, h, w], not
     scaled, which stand beside the noisy latents."""
 
@@ -69,22 +70,9 @@ class InstructPix2Pix(DiffusionModel):
         tensors = condition.tensors
         return Condition({**tensors, "image_latents": torch.zeros_like(tensors["image_latents"])})
 
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """[C, h, w] for a picture of that height and width.
-
-        Raises:
-            ShapeError: a side is no multiple of the autoencoder's factor.
-        """
-        return self.latent_space.shape(size)
-
     def init_noise_sigma(self, sigmas: Tensor, *, sampler: SamplerName = "euler") -> float:
         """The picture's own unit variance is counted in, whatever spacing the config names."""
         return start_scale(float(sigmas[0]), "leading")
-
-    def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
-        """Scaled latents to pixels in [0, 1]."""
-        with torch.no_grad():
-            return self.latent_space.decode(latents, self.decode_chunk_size)
 
     def _network(self, model_input: Tensor, timestep: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         beside = torch.cat([model_input.to(self.dtype), tensors["image_latents"].to(self.dtype)], dim=1)

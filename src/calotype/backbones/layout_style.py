@@ -1,6 +1,6 @@
 """The role `LayoutStyleToImage`: a layout and style pictures to a picture, latents through any autoencoder (style-extracting diffusion).
 
-model_index.json    `_class_name` is `LayoutStylePipeline`, with `class_values` and `window`
+model_index.json    `_class_name` is `LayoutStylePipeline`, with the facts of the training's pictures (`PictureFacts`)
 unet, conditioner   diffusers' UNet2DModel and `calotype.backbones.style_network`
 vae                 an AutoencoderKL or VQModel
 """
@@ -17,12 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from calotype.backbones.autoencoder import PictureLatents
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.components import Components
 from calotype.backbones.quantized import save_quantized
+from calotype.backbones.segmenter_network import AGAIN, PictureFacts
 from calotype.backbones.style_network import NULL_STYLE, StyleConditioner, run_unet
 from calotype.core.denoiser import Condition
 from calotype.core.roles import Denoises
+from calotype.data.raw import Intensity
 from calotype.errors import InputError, ShapeError
 
 PIPELINE = "LayoutStylePipeline"
@@ -38,6 +41,8 @@ class LayoutStyleToImage(Denoises, Protocol):
     """Each class's value in the masks of the training."""
     size: tuple[int, int]
     """Height and width that it was trained at."""
+    intensity: Intensity
+    """How the training's files became [0, 1]."""
 
     def condition(self, layouts: Tensor, styles: Tensor | None) -> Condition:
         """Class numbers [B, H, W] and style pictures [B, K, 3, h, w] in [0, 1]; None is no style."""
@@ -52,46 +57,28 @@ class LayoutStyleToImage(Denoises, Protocol):
         ...
 
 
-class LayoutStyleDiffusion(DiffusionModel):
+class LayoutStyleDiffusion(PictureLatents, DiffusionModel):
     """A `LayoutStylePipeline` folder. See `LayoutStyleToImage`."""
 
     role = "LayoutStyleToImage"
 
-    def __init__(self, *arguments: Any, class_values: tuple[int, ...], window: tuple[int, int], **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, facts: PictureFacts, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.class_values, self.size = class_values, window
-        self.num_classes = len(class_values)
+        if facts.spatial_dims != 2:
+            raise InputError(f"model_index.json says window {list(facts.window)}; height and width are expected: {AGAIN}")
+        self.size = (facts.window[0], facts.window[1])
+        self.class_values, self.num_classes = facts.class_values, facts.num_classes
+        self.intensity = Intensity.of_json(facts.intensity) if facts.intensity else Intensity(8, 0, 255)
 
     @classmethod
     def extra_arguments(cls, found: Components) -> dict[str, Any]:
-        values, window = found.index.get("class_values"), found.index.get("window")
-        if not (isinstance(values, list) and len(values) >= 2 and all(isinstance(value, int) for value in values)):
-            raise InputError(
-                f"model_index.json says class_values {values!r}; a list of the masks' values is expected: fetch the checkpoint again"
-            )
-        if not (isinstance(window, list) and len(window) == 2 and all(isinstance(side, int) and side > 0 for side in window)):
-            raise InputError(f"model_index.json says window {window!r}; height and width are expected: fetch the checkpoint again")
-        return {"class_values": tuple(values), "window": (window[0], window[1])}
+        return {"facts": PictureFacts.of_index(found.index)}
 
     @property
     def conditioner(self) -> StyleConditioner:
         """Makes layout channels and style vectors."""
         conditioner: StyleConditioner = self.modules["conditioner"]
         return conditioner
-
-    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
-        """[C, h, w] of the latents of a picture of that height and width."""
-        return self.latent_space.shape(size or self.size)
-
-    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
-        """Pixels in [0, 1] to latents."""
-        with torch.no_grad():
-            return self.latent_space.encode(images)
-
-    def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
-        """Latents to pixels in [0, 1]."""
-        with torch.no_grad():
-            return self.latent_space.decode(latents, self.decode_chunk_size)
 
     def condition(
         self, layouts: Int[Tensor, "batch height width"], styles: Float[Tensor, "batch count 3 side_0 side_1"] | None
@@ -130,8 +117,8 @@ def one_hot(layouts: Int[Tensor, "batch height width"], num_classes: int) -> Flo
 
 
 def save_parts(
-    folder: Path, *, unet: Any, conditioner: StyleConditioner, vae: Any, scheduler: Any, class_values: tuple[int, ...],
-    window: tuple[int, int], rounded: bool = False,
+    folder: Path, *, unet: Any, conditioner: StyleConditioner, vae: Any, scheduler: Any, facts: PictureFacts,
+    rounded: bool = False,
 ) -> None:  # fmt: skip
     """Write the folder; `scheduler` is a diffusers scheduler. `rounded` stores the weights in 8 bits, otherwise float16."""
     from calotype.backbones.folder import ROUNDED
@@ -148,8 +135,7 @@ def save_parts(
     scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": PIPELINE,
-        "class_values": list(class_values),
-        "window": list(window),
+        **facts.entries(),
         "conditioner": ["calotype", "StyleConditioner"],
         "scheduler": ["diffusers", type(scheduler).__name__],
         "unet": ["diffusers", "UNet2DModel"],

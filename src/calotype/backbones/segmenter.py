@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.backbones.components import Components
-from calotype.backbones.segmenter_network import SegmenterFacts
+from calotype.backbones.segmenter_network import PictureFacts
 from calotype.backbones.source import CheckpointSource
 from calotype.core.paths import fuse, sliding_windows
 from calotype.errors import InputError, ShapeError
@@ -45,12 +45,8 @@ class Segments(Protocol):
         ...
 
 
-class FeedForwardSegmenter:
-    """A `SegmenterPipeline` folder (`calotype.backbones.segmenter_network`). See `Segments`.
-
-    Raises:
-        InputError: the folder's facts are no window, classes or channels.
-    """
+class SegmenterAdapter:
+    """What the adapters of the role share: the facts of model_index.json, the one network, and how many rows it evaluates at once."""
 
     role = "Segmenter"
 
@@ -60,7 +56,7 @@ class FeedForwardSegmenter:
         modules: Mapping[str, Any],
         *,
         device: torch.device,
-        facts: SegmenterFacts,
+        facts: PictureFacts,
         max_rows: int | None = None,
     ) -> None:
         self.source, self.name, self.device = source, source.name, device
@@ -71,22 +67,10 @@ class FeedForwardSegmenter:
         self.num_classes, self.channels, self.window = facts.num_classes, facts.channels, facts.window
         self.class_values, self.intensity = facts.class_values, facts.intensity
 
-    @classmethod
-    def from_components(cls, found: Components) -> Self:
-        """The model that runs these components."""
-        facts = SegmenterFacts.of_index(found.index)
-        return cls(found.source, found.modules, device=found.device, facts=facts, max_rows=found.max_rows)
-
-    @property
-    def network(self) -> nn.Module:
-        """Gives logits."""
-        network: nn.Module = self.modules["network"]
-        return network
-
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The modules that have weights."""
-        return {"network": self.network}
+        return {"network": self.modules["network"]}
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -95,8 +79,29 @@ class FeedForwardSegmenter:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the network."""
-        return next(self.network.parameters()).dtype
+        """Precision of the network. A sampler's state is float32 whatever it is."""
+        kind: torch.dtype = next(self.modules["network"].parameters()).dtype
+        return kind
+
+
+class FeedForwardSegmenter(SegmenterAdapter):
+    """A `SegmenterPipeline` folder (`calotype.backbones.segmenter_network`). See `Segments`.
+
+    Raises:
+        InputError: the folder's facts are no window, classes or channels.
+    """
+
+    @classmethod
+    def from_components(cls, found: Components) -> Self:
+        """The model that runs these components."""
+        facts = PictureFacts.of_index(found.index)
+        return cls(found.source, found.modules, device=found.device, facts=facts, max_rows=found.max_rows)
+
+    @property
+    def network(self) -> nn.Module:
+        """Gives logits."""
+        network: nn.Module = self.modules["network"]
+        return network
 
     @torch.no_grad()
     def segment(self, images: Float[Tensor, "batch channels *sides"]) -> Float[Tensor, "batch classes *sides"]:
@@ -142,7 +147,7 @@ def in_windows(
     return cut_to(found, images.shape[2:])
 
 
-def check_pictures(images: Tensor, facts: SegmenterFacts) -> None:
+def check_pictures(images: Tensor, facts: PictureFacts) -> None:
     """Refuse a batch of pictures of another kind than a segmenter was trained on.
 
     Raises:

@@ -1,6 +1,6 @@
 """The networks of the role `Segmenter`, by name, and the folder that holds one.
 
-model_index.json    `_class_name` is `SegmenterPipeline`; beside the parts, the facts of `SegmenterFacts`
+model_index.json    `_class_name` is `SegmenterPipeline`; beside the parts, the facts of `PictureFacts`
 network             config.json with the class's name and its arguments, and its weights
 
 The networks are MONAI's. They give a number for each class and pixel (logits).
@@ -36,11 +36,11 @@ _PATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmenterFacts:
-    """What a segmenter's model_index.json says beside its parts. A user's pictures are read by it.
+class PictureFacts:
+    """What model_index.json says, beside the parts, of the pictures and masks of a training. A user's pictures are read by it.
 
     Raises:
-        InputError: values that no segmenter can have.
+        InputError: values that can't be.
     """
 
     window: tuple[int, ...]
@@ -150,7 +150,7 @@ def network_config(
             "upsample_kernel_size": [2] * (levels - 1), "filters": widths, "norm_name": named,
         }  # fmt: skip
     if architecture == "attention-unet":
-        return {"_class_name": "AttentionUnet", "_norm": norm, **common, "channels": widths, "strides": [2] * (levels - 1)}
+        return {"_class_name": "AttentionUnet", "_norm": named, **common, "channels": widths, "strides": [2] * (levels - 1)}
     if architecture == "segresnet":
         blocks = {"blocks_down": [1] * levels, "blocks_up": [1] * (levels - 1)}
         return {"_class_name": "SegResNet", **common, "init_filters": widths[0], "norm": named, **blocks}
@@ -199,8 +199,8 @@ def make_network(config: Mapping[str, Any]) -> nn.Module:
         raise InputError(f"the network's config is refused by MONAI's {name} ({error}); {AGAIN}") from None
     if name == "DynUNet":
         _drop_second_names(made)
-    if name == "AttentionUnet" and config.get("_norm", "batch") != "batch":
-        _replace_batch_norm(made, str(config["_norm"]))
+    if name == "AttentionUnet" and "_norm" in config:
+        _replace_batch_norm(made, config["_norm"], int(arguments["spatial_dims"]))
     return made
 
 
@@ -210,16 +210,17 @@ def _drop_second_names(network: nn.Module) -> None:
         delattr(network, name)
 
 
-def _replace_batch_norm(network: nn.Module, norm: str) -> None:
-    """MONAI's attention UNet has no choice of its norm; one over other pictures is no good in small batches."""
+def _replace_batch_norm(network: nn.Module, norm: Sequence[Any], spatial_dims: int) -> None:
+    """MONAI's attention UNet has batch normalisation alone; give it the one that the other networks take as an argument."""
+    from monai.networks.layers.utils import get_norm_layer
+
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
-                width, instance = child.num_features, nn.InstanceNorm2d if isinstance(child, nn.BatchNorm2d) else nn.InstanceNorm3d
-                setattr(module, name, nn.GroupNorm(_groups([width]), width) if norm == "group" else instance(width, affine=True))
+                module.register_module(name, get_norm_layer(tuple(norm), spatial_dims, child.num_features))
 
 
-def save_segmenter(folder: Path, network: nn.Module, config: Mapping[str, Any], facts: SegmenterFacts, *, rounded: bool = False) -> None:
+def save_segmenter(folder: Path, network: nn.Module, config: Mapping[str, Any], facts: PictureFacts, *, rounded: bool = False) -> None:
     """Write the folder: `config` made the network. `rounded` stores 8 bits a weight, otherwise float32."""
     from safetensors.torch import save_file
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from calotype.backbones.autoencoder import PictureLatents
 from calotype.backbones.base import DiffusionModel
 from calotype.backbones.components import Components
 from calotype.backbones.layouts import other_channels
@@ -17,7 +17,7 @@ from calotype.core.denoiser import Condition
 from calotype.errors import InputError
 
 
-class StableDiffusion(DiffusionModel):
+class StableDiffusion(PictureLatents, DiffusionModel):
     """SD 1.x and 2.x: one text encoder, its last hidden state. Conditions hold `text` [B, tokens, width]."""
 
     role = "TextToImage"
@@ -37,24 +37,6 @@ class StableDiffusion(DiffusionModel):
     def unconditional(self, condition: Condition) -> Condition:
         """As many rows of the empty prompt, which is what classifier-free guidance subtracts unless a negative prompt is given."""
         return Condition({"text": self._text([""]).to(self.dtype).expand(condition.rows, -1, -1)})
-
-    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
-        """[C, h, w] for a picture of that height and width (default: the size that the checkpoint was trained at).
-
-        Raises:
-            ShapeError: a side is no multiple of the autoencoder's factor.
-        """
-        return self.latent_space.shape(size or self.size)
-
-    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
-        """Pixels in [0, 1] to scaled latents, the posterior's mode."""
-        with torch.no_grad():
-            return self.latent_space.encode(images)
-
-    def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
-        """Scaled latents to pixels in [0, 1]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad):
-            return self.latent_space.decode(latents, self.decode_chunk_size)
 
     def _text(self, prompts: Sequence[str]) -> Tensor:
         return encode_prompts(self.modules["tokenizer"], self.modules["text_encoder"], prompts, self.device)

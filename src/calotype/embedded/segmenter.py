@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from calotype.backbones.diffusion_segmenter import DiffusionFacts, state_channels
 from calotype.backbones.diffusion_segmenter_network import DiffusionSegmentationNetwork
-from calotype.backbones.segmenter_network import SegmenterFacts
+from calotype.backbones.segmenter_network import PictureFacts
 from calotype.core.events import Events
 from calotype.embedded.card import Card, Gate
 from calotype.evaluation.diffusion_segmentation import study_figures
@@ -35,7 +35,7 @@ VARIANTS = ("big", "small")
 
 SHARES: Mapping[str, float] = {"segmenter": 0.36, "noise": 0.24, "feed_forward": 0.24, "mask_alone": 0.08, "image_alone": 0.08}
 """Of the training."""
-FACTS = SegmenterFacts(window=(SIZE, SIZE), channels=CHANNELS, class_values=(0, 255), intensity={})
+FACTS = PictureFacts(window=(SIZE, SIZE), channels=CHANNELS, class_values=(0, 255), intensity={})
 
 
 def make_part(part: StudyPart) -> TraineeDiffusionSegmenter:

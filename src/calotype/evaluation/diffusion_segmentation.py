@@ -31,9 +31,9 @@ from calotype.data.segmentation_folder import SegmentationFolder
 from calotype.data.windows import SegmentationWindows
 from calotype.errors import InputError, MissingError
 from calotype.evaluation.base import Evaluation
+from calotype.evaluation.experiment import LEAST_SCENES
 from calotype.evaluation.report import Claim, Report, Role, Row
 from calotype.evaluation.segmentation_study import (
-    LEAST_SCENES,
     NUM_SAMPLES,
     NUM_STEPS,
     SHOWN,

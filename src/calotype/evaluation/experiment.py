@@ -10,6 +10,8 @@ from calotype.core.events import Events
 from calotype.evaluation.report import Claim, Report, Role, Row
 from calotype.metrics import Interval, bootstrap, difference, mean, ratio
 
+LEAST_SCENES = 40
+"""Fewer scenes give no verdict."""
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 

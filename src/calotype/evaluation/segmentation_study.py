@@ -32,8 +32,6 @@ BAND = 2
 """Pixels on either side of a border that the calibration is measured in, too."""
 READERS, EXACT_DRAWS = 64, 16
 """Of the exact denoiser: masks of an object, and noisy ones among them."""
-LEAST_SCENES = 40
-"""Fewer pictures give no verdict."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

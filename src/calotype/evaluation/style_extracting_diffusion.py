@@ -30,7 +30,7 @@ from calotype.backbones.loading import load
 from calotype.backbones.segmenter_network import NormName, make_network, network_config
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.base import Evaluation
-from calotype.evaluation.experiment import Experiment, ResultTable, pieces
+from calotype.evaluation.experiment import LEAST_SCENES, Experiment, ResultTable, pieces
 from calotype.evaluation.report import Claim, Report
 from calotype.methods.style_extracting_diffusion import StyleExtractingDiffusion
 from calotype.metrics import Interval, bootstrap
@@ -49,7 +49,7 @@ PICTURES, TEST_PICTURES = 40, 4
 """Pictures of an annotated patient (and as many made ones as there are annotated ones), and of a test patient."""
 ORACLE_PICTURES, ORACLE_STEPS, STEPS = 1200, 1000, 400
 """Of the oracle and of the segmenters; batches of 16."""
-REPEATS = 3
+REPEATS = 2
 """Segmenters of a row, from other weights and orders; a patient's number is their mean."""
 COLOUR_JITTER = 1.0
 """Any hue: the strength that was best on the split `tune`."""
@@ -309,4 +309,7 @@ class StyleExtractingDiffusionEvaluation(Evaluation):
         table.pictures(16)
         events.stage("segmenters", 7)
         table.segmenters(seed, pictures=5 if quick else PICTURES, steps=20 if quick else STEPS)
-        return table.report(SLUG, scenes, model, [] if quick else claims(table))
+        if quick or scenes < LEAST_SCENES:
+            few = "a quick look" if quick else f"{scenes} made pictures"
+            return table.report(SLUG, scenes, model, notes=[f"{few}: too few for a verdict; {LEAST_SCENES} pictures are the least"])
+        return table.report(SLUG, scenes, model, claims(table))

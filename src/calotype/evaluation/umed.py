@@ -28,7 +28,7 @@ from calotype.core.events import SILENT, Events
 from calotype.data.segmentation_folder import SegmentationFolder
 from calotype.errors import InputError
 from calotype.evaluation.base import Evaluation
-from calotype.evaluation.experiment import Experiment
+from calotype.evaluation.experiment import LEAST_SCENES, Experiment
 from calotype.evaluation.report import Claim, Report, Role
 from calotype.evaluation.umed_victims import (
     COUNTER_MEASURES,
@@ -60,8 +60,6 @@ LOUD = "@noise-16"
 """End of the names of the rows with sensor noise of `NOISY`."""
 FRONTIER, FIT_SEEDS = (2, 4, 8), (0, 1, 2)
 """Of --full: budgets, and seeds of the fit."""
-LEAST = 40
-"""Scenes behind a verdict."""
 PSNR_BAR = 38.0
 """At 8/255, in dB."""
 MATCHED = ("em", "tap", "lsp", "ar", "random-signs", "constant", "checkerboard")
@@ -270,8 +268,8 @@ class UMedEvaluation(Evaluation):
         if self.data is not None:
             return table.report(SLUG, len(test.images), None, notes=notes)
         loud = self._noisy(table, seed, count)
-        if len(test.images) < LEAST:
-            return table.report(SLUG, len(test.images), None, notes=[*notes, f"too few: a verdict needs {LEAST} test pictures"])
+        if len(test.images) < LEAST_SCENES:
+            return table.report(SLUG, len(test.images), None, notes=[*notes, f"too few: a verdict needs {LEAST_SCENES} test pictures"])
         return table.report(SLUG, len(test.images), None, claims(table, noise, loud), notes)
 
     def _pairs(self, seed: int, count: int, train: int) -> tuple[Pairs, Pairs, Pairs]:

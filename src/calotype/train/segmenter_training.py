@@ -25,7 +25,7 @@ from calotype.backbones.segmenter_network import (
     PIPELINE,
     Architecture,
     NormName,
-    SegmenterFacts,
+    PictureFacts,
     load_part,
     make_network,
     network_config,
@@ -63,7 +63,7 @@ class SegmentationRows(Protocol):
 class TraineeSegmenter(nn.Module):
     """A network and its loss."""
 
-    def __init__(self, network: nn.Module, facts: SegmenterFacts, loss: SegmentationLoss) -> None:
+    def __init__(self, network: nn.Module, facts: PictureFacts, loss: SegmentationLoss) -> None:
         super().__init__()
         self.network, self.facts, self.loss = network, facts, loss
 
@@ -212,7 +212,7 @@ class SegmenterTraining(Training):
         if checkpoint.layout.class_name != PIPELINE:
             raise InputError(f"{start.name} is of the role {checkpoint.role} ({checkpoint.layout.class_name}); give a {PIPELINE}")
         facts = self._facts(data)
-        known = {**read_json(checkpoint.parts["network"].folder / "config.json"), **SegmenterFacts.of_index(checkpoint.index).entries()}
+        known = {**read_json(checkpoint.parts["network"].folder / "config.json"), **PictureFacts.of_index(checkpoint.index).entries()}
         for name, value in {**self.network(facts.channels, facts.num_classes), **facts.entries()}.items():
             if known.get(name) != value:
                 raise InputError(f"the checkpoint to begin with has {name} {known.get(name)}, and {value} is needed here")
@@ -227,9 +227,9 @@ class SegmenterTraining(Training):
             torch.manual_seed(seed)
             return TraineeSegmenter(make_network(self.network(facts.channels, facts.num_classes)), facts, loss)
 
-    def _facts(self, data: DataSet) -> SegmenterFacts:
+    def _facts(self, data: DataSet) -> PictureFacts:
         pictures = _pictures(data)
-        return SegmenterFacts(
+        return PictureFacts(
             window=self.window, channels=pictures.channels, class_values=tuple(pictures.class_values[: pictures.num_classes]),
             intensity=pictures.intensity.to_json(),
         )  # fmt: skip

@@ -132,8 +132,8 @@ class DiffusionSegmentation(Method):
         """The picture in [0, 1], as the model was trained to see it."""
         sides = scan.raw.sides
         if len(sides) != len(model.window):
-            kinds = {2: "a picture or slice", 3: "a volume"}
-            raise InputError(f"image is {kinds[len(sides)]} and the model was trained on {kinds[len(model.window)][2:]}s; give one of them")
+            one, several = {2: "a picture or a slice", 3: "a volume"}, {2: "pictures or slices", 3: "volumes"}
+            raise InputError(f"image is {one[len(sides)]} and the model was trained on {several[len(model.window)]}; give one of these")
         if any(side < least for side, least in zip(sides, model.window, strict=True)):
             shown = "x".join(map(str, sides)), "x".join(map(str, model.window))
             events.note(f"image: its sides {shown[0]} are smaller than the network's window {shown[1]}; it is continued by its border")

@@ -37,7 +37,7 @@ from calotype.backbones.folder import INT8, open_checkpoint
 from calotype.backbones.headers import read_json
 from calotype.backbones.loading import load_rounded_network
 from calotype.backbones.model_sampling import ModelSampling
-from calotype.backbones.segmenter_network import SegmenterFacts
+from calotype.backbones.segmenter_network import PictureFacts
 from calotype.backbones.source import CheckpointSource
 from calotype.core import fields
 from calotype.core.denoiser import Preconditioner, Prediction, Rates
@@ -66,7 +66,7 @@ class TraineeDiffusionSegmenter(nn.Module):
     alphas: Tensor
 
     def __init__(
-        self, network: DiffusionSegmentationNetwork, facts: SegmenterFacts, diffusion: DiffusionFacts, *, prediction: Prediction = "sample",
+        self, network: DiffusionSegmentationNetwork, facts: PictureFacts, diffusion: DiffusionFacts, *, prediction: Prediction = "sample",
         num_train_timesteps: int = 1000, loss: SegmentationLoss | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -232,7 +232,7 @@ class DiffusionSegmentationTraining(SegmenterTraining):
         facts = self._facts(data)
         scheduler = read_json(start / "scheduler" / "scheduler_config.json")
         known = {
-            **read_json(checkpoint.parts["network"].folder / "config.json"), **SegmenterFacts.of_index(checkpoint.index).entries(),
+            **read_json(checkpoint.parts["network"].folder / "config.json"), **PictureFacts.of_index(checkpoint.index).entries(),
             **vars(diffusion_facts(checkpoint.index)), "prediction": scheduler.get("prediction_type"),
             "num_train_timesteps": scheduler.get("num_train_timesteps"),
         }  # fmt: skip

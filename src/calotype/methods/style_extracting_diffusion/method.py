@@ -18,9 +18,8 @@ For research; pictures that are made here are no evidence of anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -105,10 +104,17 @@ class StyleExtractingDiffusion(Method):
         self.refuse_other_roles(model, needs=_NEEDS, capabilities=(LayoutStyleToImage,))
         if count < 1:
             raise InputError(f"count is {count}; it must be 1 or more")
+        # Of two classes, whatever isn't the background is the other one; of more, each must have the value that was trained on.
+        two = model.num_classes == 2
         drawn = SegmentationFolder.open(
-            layouts.path, classes=_classes(model, layouts.path), empty_masks=True, size_at_least=model.size, merge=model.num_classes == 2
+            layouts.path, classes=None if two else model.class_values, merge=two, empty_masks=True, size_at_least=model.size
         )
         plain = UnlabelledFolder.open(styles.path, size_at_least=model.size)
+        if plain.intensity.depth == model.intensity.depth:
+            plain = replace(plain, intensity=model.intensity)
+        elif plain.intensity.depth != 8:
+            rule = plain.intensity
+            events.note(f"styles: intensities {rule.low:g} to {rule.high:g} become 0 to 1; the training's had another depth")
         plan = Plan.draw(drawn, plain, count=count, num_styles=self.num_styles, size=model.size, seed=seed)
         for name, folder in (("layouts", drawn), ("styles", plain)):
             for note in folder.notes:
@@ -130,13 +136,12 @@ class StyleExtractingDiffusion(Method):
             key = f"pictures-{first:06d}"
             masks, styles = plan.layouts(numbers), plan.styles(numbers)
             kept = events.load_state(key)
-            pictures = (
-                kept["pictures"].float() / 255
-                if kept is not None
-                else self.generate(model, masks, styles, seed=seed + first, events=events)
-            )
             if kept is None:
-                events.save_state(key, {"pictures": (pictures * 255).round().to(torch.uint8)})
+                made = self.generate(model, masks, styles, seed=seed + first, events=events)
+                kept = {"pictures": (made * 255).round().to(torch.uint8)}
+                events.save_state(key, kept)
+            # From the 8 bits of the state, fresh or not: a resumed run writes the same files.
+            pictures = kept["pictures"].float() / 255
             if plan.drawn.channels == 1:
                 pictures = pictures.mean(1, keepdim=True)
             for number, picture, mask in zip(numbers, pictures, masks, strict=True):
@@ -166,8 +171,3 @@ class StyleExtractingDiffusion(Method):
         """Of one picture."""
         branches = 2 if self.guidance_scale > 1 else 1
         return Evaluations(branches * self.num_inference_steps, branches)
-
-
-def _classes(model: LayoutStyleToImage, folder: Path) -> Sequence[int] | None:
-    """The masks' values: those of the training, unless all of the foreground is one class there."""
-    return None if model.num_classes == 2 else model.class_values

@@ -16,6 +16,7 @@ from calotype.backbones.folder import open_checkpoint
 from calotype.backbones.headers import read_json
 from calotype.backbones.layout_style import one_hot, save_parts
 from calotype.backbones.loading import load
+from calotype.backbones.segmenter_network import PictureFacts
 from calotype.backbones.style_network import NULL_STYLE, Aggregation, Injection, StyleConditioner, run_unet
 from calotype.core.denoiser import Preconditioner, Prediction, Rates
 from calotype.core.events import SILENT, Events
@@ -41,12 +42,12 @@ class TraineeStyle(nn.Module):
     alphas: Tensor
 
     def __init__(
-        self, unet: Any, conditioner: StyleConditioner, latent_space: LatentSpace, *, class_values: Sequence[int], prediction: Prediction,
+        self, unet: Any, conditioner: StyleConditioner, latent_space: LatentSpace, *, facts: PictureFacts, prediction: Prediction,
         loss: str, train_encoder: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         self.unet, self.conditioner, self.latent_space = unet, conditioner, latent_space
-        self.class_values = tuple(class_values)
+        self.facts = facts
         self.loss, self.train_encoder = loss, train_encoder
         schedule = VPSchedule.of(**SCHEDULE)
         self.preconditioner = Preconditioner(prediction, schedule.t)
@@ -275,8 +276,9 @@ class StyleExtractingDiffusionTraining(Training):
                     norm_num_groups=self.norm_num_groups,
                 )  # fmt: skip
         values = (labelled.class_values[0], labelled.class_values[1]) if self.merge else labelled.class_values
+        facts = PictureFacts(window=self.window, channels=3, class_values=values, intensity=labelled.intensity.to_json())
         return TraineeStyle(
-            unet, conditioner, space, class_values=values, prediction=self.prediction, loss=self.loss, train_encoder=self.train_encoder
+            unet, conditioner, space, facts=facts, prediction=self.prediction, loss=self.loss, train_encoder=self.train_encoder
         )
 
     def autoencoder(self) -> LatentSpace:
@@ -314,7 +316,7 @@ class StyleExtractingDiffusionTraining(Training):
     def source(self, trainee: TraineeStyle, data: StyledWindows, device: str) -> StyledBatches:
         """Batches of the samples."""
         return StyledBatches(
-            data, trainee.latent_space, num_classes=len(trainee.class_values), style_dropout=self.style_dropout, recolour=self.recolour,
+            data, trainee.latent_space, num_classes=trainee.facts.num_classes, style_dropout=self.style_dropout, recolour=self.recolour,
             recolour_by=self.recolour_by, device=device,
         )  # fmt: skip
 
@@ -325,7 +327,7 @@ class StyleExtractingDiffusionTraining(Training):
         found = source.data.rows(range(64))
         known = [place for place in range(64) if int(found["layout"][place].min()) >= 0][:4]
         styles = found["styles"][-4:]
-        levels = found["layout"].float() / max(1, len(trainee.class_values) - 1)
+        levels = found["layout"].float() / (trainee.facts.num_classes - 1)
         cells = [torch.zeros_like(found["image"][0]), torch.zeros_like(found["image"][0]), *styles[:, 0]]
         for place in known:
             made = generate(trainee, source, found["layout"][place].expand(4, -1, -1), styles)
@@ -346,7 +348,7 @@ class StyleExtractingDiffusionTraining(Training):
         )
         save_parts(
             folder, unet=trainee.unet, conditioner=trainee.conditioner, vae=trainee.latent_space.vae, scheduler=scheduler,
-            class_values=trainee.class_values, window=self.window, rounded=rounded,
+            facts=trainee.facts, rounded=rounded,
         )  # fmt: skip
 
 
@@ -358,7 +360,7 @@ def generate(
     """Pictures of layouts (class numbers) in styles in [0, 1], by DDIM; the noise is always the same."""
     device, kept = trainee.alphas.device, trainee.conditioner
     preconditioner, schedule = trainee.preconditioner, VPSchedule.of(**SCHEDULE)
-    layout = kept.layout_channels(one_hot(layouts, len(trainee.class_values)).to(device))
+    layout = kept.layout_channels(one_hot(layouts, trainee.facts.num_classes).to(device))
     pictures = styles.to(device) * 2.0 - 1.0
     conditions = {"cond": kept(pictures), "uncond": kept(torch.full_like(pictures, NULL_STYLE))}
     rule = ClassifierFreeGuidance(guidance)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from calotype.core.events import SILENT, Events
+from calotype.data.windows import Pictures, SegmentationWindows
 from calotype.errors import CalotypeError, InputError
 from calotype.methods.umed.generators import Perturbation
 from calotype.train.loop import accelerator_for
 from calotype.train.optimizers import Batch, Optimizers
 from calotype.train.precision import precision_for
 from calotype.train.recipe import Settings
-from calotype.train.rng import BatchRng, rows_of_step
+from calotype.train.rng import BatchRng
 from calotype.train.segmentation_batches import SegmentationLoss, channels_last
 from calotype.train.stages import Group, Stage
 
@@ -29,15 +30,7 @@ REPORT_EVERY = 20
 ROWS = 16
 """Windows that are drawn at once."""
 NEAR_FOREGROUND = 0.75
-"""Share of the windows that hold a pixel of the foreground for certain."""
-
-
-class Pairs(Protocol):
-    """Pictures and masks by number, of any sizes: `SegmentationFolder` and `SegmentationTensors`."""
-
-    def __len__(self) -> int: ...
-
-    def rows(self, indices: Sequence[int]) -> dict[str, Tensor]: ...
+"""Share of the windows that lie about a pixel of the foreground."""
 
 
 class BiLevel(nn.Module):
@@ -75,7 +68,7 @@ class BiLevel(nn.Module):
 
 def fit(
     trainee: BiLevel,
-    data: Pairs,
+    data: Pictures,
     *,
     steps: int,
     batch_size: int,
@@ -118,11 +111,14 @@ def fit(
         precision=precision_for(accelerator.device), reduced=False,
     )  # fmt: skip
     size = min(batch_size, len(data))
+    windows = SegmentationWindows(data, window, foreground=NEAR_FOREGROUND, stream=(seed, 0))
     begun = _restored(events.load_state(STATE), trainee, optimizers)
     events.stage("fit the perturbation", steps)
     events.step(begun)
     for step in range(begun, steps):
-        batch = _batch(data, step, size, window, seed)
+        batch = windows.rows(range(step * size, (step + 1) * size))
+        turn = 8 * BatchRng(seed, step, range(1), 1).uniform()
+        batch["turn"] = turn.long().expand(size)
         optimizers.at(step, step / steps, learning_rate)
         try:
             trainee.training_step({name: values.to(accelerator.device) for name, values in batch.items()}, optimizers)
@@ -137,29 +133,6 @@ def fit(
         events.check()
     trainee.requires_grad_(False)
     return trainee.perturbation.cpu().eval()
-
-
-def _batch(data: Pairs, step: int, size: int, window: tuple[int, int], seed: int) -> dict[str, Tensor]:
-    """Windows of the pictures of a step, most of them around a pixel of the foreground."""
-    rows, rng = rows_of_step(step, size, len(data), seed), BatchRng(seed, step, range(size), size)
-    where, chosen, turn, free = rng.uniform(), rng.uniform(), rng.uniform(), (rng.uniform(), rng.uniform())
-    images, masks = [], []
-    for place, row in enumerate(rows):
-        pair = data.rows([row])
-        image, mask = pair["image"][0], pair["mask"][0]
-        corner = [int(float(share[place]) * (side - want + 1)) for share, side, want in zip(free, mask.shape, window, strict=True)]
-        if tuple(mask.shape) != window and float(where[place]) < NEAR_FOREGROUND:
-            pixels = (mask > 0).nonzero()
-            if len(pixels):
-                middle = pixels[int(float(chosen[place]) * len(pixels))].tolist()
-                corner = [
-                    min(max(0, centre - int(float(share[place]) * want)), side - want)
-                    for centre, share, side, want in zip(middle, free, mask.shape, window, strict=True)
-                ]
-        rectangle = tuple(slice(first, first + want) for first, want in zip(corner, window, strict=True))
-        images.append(image[:, rectangle[0], rectangle[1]])
-        masks.append(mask[rectangle])
-    return {"image": torch.stack(images), "mask": torch.stack(masks), "turn": (8 * turn[:1]).long().expand(size)}
 
 
 def turned(values: Float[Tensor, "rows channels height width"], turn: Int[Tensor, " rows"]) -> Float[Tensor, "rows channels height width"]:

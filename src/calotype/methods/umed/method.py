@@ -34,8 +34,9 @@ from calotype.core.artifacts import DatasetFolder, HtmlReport
 from calotype.core.events import SILENT, Events
 from calotype.core.method import Method
 from calotype.data.segmentation_folder import SegmentationFolder, SegmentationTensors
+from calotype.data.windows import Pictures
 from calotype.errors import DataError, InputError
-from calotype.methods.umed.fitting import BiLevel, Carriers, Pairs, fit, perturb
+from calotype.methods.umed.fitting import BiLevel, Carriers, fit, perturb
 from calotype.methods.umed.generators import Parts, Perturbation
 from calotype.methods.umed.protected import Change, changes, restore, write_protected
 from calotype.methods.umed.regions import Classes, Picture, Side, TextureName, regions, sensor_noise
@@ -196,7 +197,7 @@ class UMed(Method):
         return torch.stack([perturb(drawn, image, mask, window) for image, mask in zip(images, masks, strict=True)])
 
     def fit(
-        self, data: Pairs, *, channels: int, num_classes: int, window: tuple[int, int], seed: int = 0, device: str = "auto",
+        self, data: Pictures, *, channels: int, num_classes: int, window: tuple[int, int], seed: int = 0, device: str = "auto",
         events: Events = SILENT,
     ) -> Perturbation:  # fmt: skip
         """Fit the perturbators to a data set; see `calotype.methods.umed.fitting.fit`."""
