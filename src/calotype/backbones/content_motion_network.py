@@ -204,7 +204,8 @@ class MotionDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 def _waves(timesteps: Tensor) -> Tensor:
-    return get_timestep_embedding(timesteps, TIME_WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0)
+    made: Tensor = get_timestep_embedding(timesteps, TIME_WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0)
+    return made
 
 
 def _positions(width: int, grid: tuple[int, int]) -> Float[Tensor, "places width"]:

@@ -5,6 +5,9 @@ The paper takes DINOv2's. `ControlEncoder` is small enough to be trained on a us
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
@@ -40,3 +43,42 @@ class ControlEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             states = functional.silu(norm(conv(states)))
         made: Tensor = functional.normalize(self.out(states), dim=1) * self.config.feature_width**0.5
         return made
+
+
+def control_features(
+    encoder: Any, pixels: Float[Tensor, "batch 3 height width"], grid: tuple[int, int], layers: int = 1
+) -> Float[Tensor, "batch features rows columns"]:
+    """Features of pictures on a grid, float32.
+
+    Args:
+        encoder: a `ControlEncoder`, or transformers' `Dinov2Model`, which sees the picture at as many pixels as give the grid, in [-1, 1] and
+            not with ImageNet's mean and deviation, as in the official code.
+        pixels: in [-1, 1].
+        grid: (rows, columns); a `ControlEncoder`'s own grid is resampled to it where it is another.
+        layers: of a `Dinov2Model`: so many of the last ones, after its final normalisation, one beside the other.
+
+    Example:
+        >>> import torch
+        >>> control_features(ControlEncoder(widths=(8, 8, 8), feature_width=6), torch.zeros(2, 3, 64, 64), (8, 8)).shape
+        torch.Size([2, 6, 8, 8])
+    """
+    weight = next(encoder.parameters())
+    pixels = pixels.to(weight.device, weight.dtype)
+    made: Tensor
+    if isinstance(encoder, ControlEncoder):
+        made = encoder(pixels).float()
+    else:
+        side = encoder.config.patch_size
+        seen = functional.interpolate(pixels, size=(grid[0] * side, grid[1] * side), mode="bicubic", align_corners=False, antialias=True)
+        states = encoder(pixel_values=seen, output_hidden_states=True).hidden_states[-layers:]
+        tokens = torch.cat([encoder.layernorm(state)[:, -grid[0] * grid[1] :] for state in states], dim=-1)
+        made = tokens.transpose(1, 2).unflatten(2, grid).float()
+    if made.shape[2:] != grid:
+        made = functional.interpolate(made, size=grid, mode="bilinear", align_corners=False)
+    return made
+
+
+def feature_width(encoder: Any, layers: int = 1) -> int:
+    """Numbers of a feature of `control_features`."""
+    width: int = encoder.config.feature_width if isinstance(encoder, ControlEncoder) else encoder.config.hidden_size * layers
+    return width

@@ -234,6 +234,20 @@ LAYOUTS: tuple[Layout, ...] = (
         },
     ),
     Layout(
+        class_name="ComposableVideoPipeline",
+        role="ComposableVideo",
+        adapter="calotype.backbones.composable_video:ComposableVideo",
+        parts={
+            "control_encoder": (
+                Network("calotype.backbones.control_features:ControlEncoder", _DIFFUSERS),
+                Network("transformers:Dinov2Model", _TRANSFORMERS),
+            ),
+            "transformer": (Network("calotype.backbones.control_video_network:ControlledVideoTransformer", _DIFFUSERS),),
+            "vae": (*_VAE, Network("diffusers:VQModel", _DIFFUSERS)),
+            "scheduler": (),
+        },
+    ),
+    Layout(
         class_name="AutoencoderKL",
         role="Autoencoder",
         adapter="calotype.backbones.autoencoder:Autoencoder",
