@@ -61,7 +61,7 @@ def cost(call: Call) -> Cost:
 
 def content_motion_cost(model: Any, num_frames: int, steps: int = STEPS) -> Mapping[str, Cost]:
     """CMD's parts for one clip: `content` and `motion`, all steps, and `decoder`, once."""
-    config = {**model.motion_network.config, "num_frames": num_frames}
+    config = {**model.motion.network.config, "num_frames": num_frames}
     network = MotionDiT.from_config(config).to(model.device).eval()
     device = model.device
     motion = Motion(*(torch.zeros(1, config["motion_channels"], num_frames, config[name], device=device) for name in ("rows", "columns")))

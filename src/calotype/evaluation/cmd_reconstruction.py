@@ -24,8 +24,8 @@ Decoder = Callable[[Any, Tensor], Tensor]
 
 def reconstructed(model: Any, latents: Tensor) -> Tensor:
     """Encoded and decoded, with everything that there is."""
-    encoded = model.autoencoder.encode(latents)
-    decoded: Tensor = model.autoencoder.decode(encoded.content, encoded.motion)
+    encoded = model.split(latents)
+    decoded: Tensor = model.join(encoded.content, encoded.motion)
     return decoded
 
 
@@ -36,34 +36,34 @@ def untouched(model: Any, latents: Tensor) -> Tensor:
 
 def content_repeated(model: Any, latents: Tensor) -> Tensor:
     """The content frame in place of every frame."""
-    content = model.autoencoder.encode(latents).content
+    content = model.split(latents).content
     return torch.stack([content] * latents.shape[1], dim=1)
 
 
 def one_projection(model: Any, latents: Tensor, *, kept: str) -> Tensor:
     """Half of the motion; the other half is its own mean over time, so that it tells what is there and not what moves."""
-    encoded = model.autoencoder.encode(latents)
+    encoded = model.split(latents)
     other = "columns" if kept == "rows" else "rows"
     still = getattr(encoded.motion, other).mean(2, keepdim=True).expand_as(getattr(encoded.motion, other))
-    decoded: Tensor = model.autoencoder.decode(encoded.content, encoded.motion._replace(**{other: still}))
+    decoded: Tensor = model.join(encoded.content, encoded.motion._replace(**{other: still}))
     return decoded
 
 
 def uniform_mean(model: Any, latents: Tensor) -> Tensor:
     """The plain mean of the frames in place of the learned one; the decoder never saw such."""
-    decoded: Tensor = model.autoencoder.decode(latents.mean(1), model.autoencoder.encode(latents).motion)
+    decoded: Tensor = model.join(latents.mean(1), model.split(latents).motion)
     return decoded
 
 
 def middle_frame(model: Any, latents: Tensor) -> Tensor:
     """The middle frame in place of the content frame; the decoder never saw such."""
-    decoded: Tensor = model.autoencoder.decode(latents[:, latents.shape[1] // 2], model.autoencoder.encode(latents).motion)
+    decoded: Tensor = model.join(latents[:, latents.shape[1] // 2], model.split(latents).motion)
     return decoded
 
 
 def crossed(model: Any, contents: Tensor, motions: Tensor) -> Tensor:
     """The content frame of some clips with the motion of others."""
-    decoded: Tensor = model.autoencoder.decode(model.autoencoder.encode(contents).content, model.autoencoder.encode(motions).motion)
+    decoded: Tensor = model.join(model.split(contents).content, model.split(motions).motion)
     return decoded
 
 
@@ -108,12 +108,12 @@ class ReconstructionExperiment(Experiment):
         moving, still = [], []
         for some in pieces(items, BATCH):
             latents = self.latents(some)
-            content = self.model.autoencoder.encode(latents).content
+            content = self.model.split(latents).content
             frames, pictures = self.model.decode_clips(latents), self.model.decode_clips(content[:, None])[:, 0]
             standing = latents[:, :1].expand_as(latents)
-            held = self.model.autoencoder.encode(standing)
+            held = self.model.split(standing)
             error = (held.content - standing[:, 0]).abs().flatten(1).amax(1)
-            decoded = self.model.decode_clips(self.model.autoencoder.decode(held.content, held.motion))
+            decoded = self.model.decode_clips(self.model.join(held.content, held.motion))
             for row, item in enumerate(some):
                 apart = (pictures[row] - frames[row]).square().sum(1).mean(0)
                 static = (~item.swept).expand(item.num_frames, -1, -1)
