@@ -58,7 +58,12 @@ METHODS: dict[str, MethodRow] = {
     ),
     "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
     "cage": MethodRow(
-        None, "video from a still model", "unannotated clips -> composer; object parts placed and moved -> clip", "arXiv 2403.14368"
+        "calotype.methods.cage:CAGE",
+        "video from a still model",
+        "unannotated clips -> composer; object parts placed and moved -> clip",
+        "arXiv 2403.14368",
+        None,
+        "calotype.methods.cage.training:CAGETraining",
     ),
     "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
     "ovam": MethodRow(

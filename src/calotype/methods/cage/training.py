@@ -129,7 +129,8 @@ class ControlledBatches:
 
     def batch(self, rows: Sequence[int], rng: BatchRng, *, augment: bool) -> dict[str, Tensor]:
         """See `calotype.train.recipe.Source`; which frames are known, and how many cells are computed, is the same for a whole step."""
-        numbers, found, cells = self.training, self.chunks.rows(rows), self.grid[0] * self.grid[1]
+        numbers, cells = self.training, self.grid[0] * self.grid[1]
+        found = self.chunks.rows([row % self.count for row in rows])
         length = found["latents"].shape[1]
         reference = 1 + (rng.uniform() * (length - TARGETS - 1)).long()
         earlier = (rng.uniform() * reference).long()
