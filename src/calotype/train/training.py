@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from calotype.backbones.folder import open_checkpoint
+from calotype.backbones.loading import quiet
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import mapping, parse_json
 from calotype.data.folders import DataSet
@@ -211,7 +213,8 @@ class Training(ABC):
         making = target / RUN / "model"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir()
-        self.write(fitted.trainee, making)
+        with quiet():
+            self.write(fitted.trainee, making)
         for path in sorted(making.iterdir(), key=lambda path: path.is_file()):
             if (target / path.name).is_dir():
                 shutil.rmtree(target / path.name)
@@ -294,6 +297,9 @@ def _pin(start: Path, copy: Path) -> None:
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(start, temporary, ignore=shutil.ignore_patterns(RUN, METADATA))
+    for part in open_checkpoint(start).parts.values():
+        if not part.folder.is_relative_to(start):
+            shutil.copytree(part.folder, temporary / part.folder.name)
     temporary.rename(copy)
 
 
