@@ -216,6 +216,8 @@ class CMDTraining(Training):
     """Frames of a clip; longer ones are cut."""
     stride: int = 1
     """Every so many frames one is taken."""
+    skip: int = 0
+    """Frames of each clip that are left out at its beginning."""
     patch: int = 2
     """Cells of the latents along a side of the autoencoder's tokens."""
     width: int = 128
@@ -305,9 +307,11 @@ class CMDTraining(Training):
             held_out_often=often, held_out_seed=7016,
         )  # fmt: skip
 
-    def data_set(self, data: Path, kept: Path) -> ClipFolder:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> ClipFolder:
         """Excerpts of the clips, with captions where there are any."""
-        return ClipFolder.open(data, size=self.size, num_frames=self.num_frames, stride=self.stride, manifest=kept / NAME)
+        return ClipFolder.open(
+            data, size=self.size, num_frames=self.num_frames, stride=self.stride, skip=self.skip, manifest=kept / NAME, events=events
+        )
 
     def check(self, data: ClipFolder, events: Events = SILENT) -> None:
         """Tell what was found; refuse an image model that can't be used before anything is written."""
