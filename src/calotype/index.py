@@ -56,7 +56,14 @@ METHODS: dict[str, MethodRow] = {
         "arXiv 2403.14468",
         "calotype.evaluation.anyv2v:AnyV2VEvaluation",
     ),
-    "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
+    "cmd": MethodRow(
+        "calotype.methods.cmd:CMD",
+        "video from a still model",
+        "training clips -> content-frame + motion-latent generator; prompt -> clip",
+        "arXiv 2403.14148",
+        None,
+        "calotype.methods.cmd.training:CMDTraining",
+    ),
     "cage": MethodRow(
         "calotype.methods.cage:CAGE",
         "video from a still model",
@@ -139,6 +146,7 @@ EMBEDDED: dict[str, str] = {
     "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
     "toy-segmenter": "calotype.embedded.segmenter:SegmenterRecipe",
     "toy-tissue": "calotype.embedded.tissue:TissueRecipe",
+    "toy-cmd": "calotype.embedded.cmd:CMDRecipe",
     "toy-cage": "calotype.embedded.cage:CAGERecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
@@ -179,6 +187,13 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-tissue",
         knows="the tissue world",
+    ),
+    "toy-cmd": ModelRow(
+        "ContentMotionVideo",
+        "caption to clip of the moving world, 64 px, 8 frames, through a content frame and its motion",
+        "Apache-2.0",
+        "toy-cmd",
+        knows="the moving world",
     ),
     "toy-cage": ModelRow(
         "ComposableVideo",

@@ -176,6 +176,8 @@ class CAGETraining(Training):
     """Frames of an excerpt, from which windows are taken."""
     stride: int = 1
     """Every so many frames one is taken."""
+    skip: int = 0
+    """Frames of each clip that are left out at its beginning."""
     autoencoder: str = "toy-vae-wide"
     """An embedded model, a folder of an AutoencoderKL or a VQModel, or a hub id. It isn't trained."""
     features: str = OWN
@@ -250,9 +252,18 @@ class CAGETraining(Training):
             held_out_seed=7015,
         )  # fmt: skip
 
-    def data_set(self, data: Path, kept: Path) -> ClipFolder:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> ClipFolder:
         """Excerpts of the clips."""
-        return ClipFolder.open(data, size=self.size, num_frames=self.num_frames, stride=self.stride, manifest=kept / NAME, captions=False)
+        return ClipFolder.open(
+            data,
+            size=self.size,
+            num_frames=self.num_frames,
+            stride=self.stride,
+            skip=self.skip,
+            manifest=kept / NAME,
+            captions=False,
+            events=events,
+        )
 
     def check(self, data: ClipFolder, events: Events = SILENT) -> None:
         """Tell what was found; refuse parts that can't be used before anything is written."""
