@@ -139,6 +139,7 @@ EMBEDDED: dict[str, str] = {
     "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
     "toy-segmenter": "calotype.embedded.segmenter:SegmenterRecipe",
     "toy-tissue": "calotype.embedded.tissue:TissueRecipe",
+    "toy-cage": "calotype.embedded.cage:CAGERecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -178,6 +179,13 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-tissue",
         knows="the tissue world",
+    ),
+    "toy-cage": ModelRow(
+        "ComposableVideo",
+        "parts of pictures placed and moved, to clips of the collisions world, 64 px",
+        "Apache-2.0",
+        "toy-cage",
+        knows="the collisions world",
     ),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")
