@@ -56,7 +56,14 @@ METHODS: dict[str, MethodRow] = {
         "arXiv 2403.14468",
         "calotype.evaluation.anyv2v:AnyV2VEvaluation",
     ),
-    "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
+    "cmd": MethodRow(
+        "calotype.methods.cmd:CMD",
+        "video from a still model",
+        "training clips -> content-frame + motion-latent generator; prompt -> clip",
+        "arXiv 2403.14148",
+        None,
+        "calotype.methods.cmd.training:CMDTraining",
+    ),
     "cage": MethodRow(
         "calotype.methods.cage:CAGE",
         "video from a still model",

@@ -51,6 +51,8 @@ class ClipFacts:
     motion_mean: tuple[float, ...]
     """Of each of the motion's channels over the training's clips."""
     motion_std: tuple[float, ...]
+    trained: tuple[str, ...] = ("autoencoder", "content", "motion")
+    """Which networks were trained; the others make noise."""
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.fps <= 0 or len(self.motion_mean) != len(self.motion_std) or not all(s > 0 for s in self.motion_std):
@@ -62,12 +64,13 @@ class ClipFacts:
     def of_index(cls, index: Mapping[str, Any]) -> Self:
         """From model_index.json."""
         try:
-            found = {field.name: index[field.name] for field in fields(cls)}
+            found = {field.name: index[field.name] for field in fields(cls) if field.name != "trained"}
             return cls(
                 int(found["num_frames"]),
                 float(found["fps"]),
                 tuple(map(float, found["motion_mean"])),
                 tuple(map(float, found["motion_std"])),
+                *([tuple(map(str, index["trained"]))] if "trained" in index else []),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"model_index.json lacks facts of the clips, or they are no numbers ({error}): {AGAIN}") from None

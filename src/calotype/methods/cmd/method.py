@@ -127,6 +127,12 @@ class CMD(Method):
         self.refuse_other_roles(model, needs=_NEEDS, capabilities=(ContentMotionVideo,))
         self.check({"prompt": prompt, "clip": clip, "content_of": content_of, "motion_of": motion_of, "content_frame": content_frame})
         first = clip if clip is not None else content_of
+        wanted = ["autoencoder"] if first is not None else ["autoencoder", "content"] if content_frame is None else ["autoencoder"]
+        if first is None or self.motion == "new":
+            wanted.append("motion")
+        missing = [name for name in wanted if name not in model.facts.trained]
+        if missing:
+            raise InputError(f"{model.name}: its {' and '.join(missing)} was never trained; run calotype train cmd --stage {missing[0]}")
         fps = model.facts.fps
         if first is not None:
             given = self._clip(model, first, "clip" if clip is not None else "content_of", events)
