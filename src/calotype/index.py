@@ -56,13 +56,20 @@ METHODS: dict[str, MethodRow] = {
         "arXiv 2403.14468",
         "calotype.evaluation.anyv2v:AnyV2VEvaluation",
     ),
-    "cmd": MethodRow(None, "video from a still model", "training clips -> content-frame + motion-latent generator", "arXiv 2403.14148"),
+    "cmd": MethodRow(
+        "calotype.methods.cmd:CMD",
+        "video from a still model",
+        "training clips -> content-frame + motion-latent generator; prompt -> clip",
+        "arXiv 2403.14148",
+        None,
+        "calotype.methods.cmd.training:CMDTraining",
+    ),
     "cage": MethodRow(
         "calotype.methods.cage:CAGE",
         "video from a still model",
         "unannotated clips -> composer; object parts placed and moved -> clip",
         "arXiv 2403.14368",
-        None,
+        "calotype.evaluation.cage:CAGEEvaluation",
         "calotype.methods.cage.training:CAGETraining",
     ),
     "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
@@ -139,6 +146,8 @@ EMBEDDED: dict[str, str] = {
     "toy-qsm": "calotype.embedded.qsm:QSMRecipe",
     "toy-segmenter": "calotype.embedded.segmenter:SegmenterRecipe",
     "toy-tissue": "calotype.embedded.tissue:TissueRecipe",
+    "toy-cmd": "calotype.embedded.cmd:CMDRecipe",
+    "toy-cage": "calotype.embedded.cage:CAGERecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -178,6 +187,20 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-tissue",
         knows="the tissue world",
+    ),
+    "toy-cmd": ModelRow(
+        "ContentMotionVideo",
+        "caption to clip of the moving world, 64 px, 8 frames, through a content frame and its motion",
+        "Apache-2.0",
+        "toy-cmd",
+        knows="the moving world",
+    ),
+    "toy-cage": ModelRow(
+        "ComposableVideo",
+        "parts of pictures placed and moved, to clips of the collisions world, 64 px",
+        "Apache-2.0",
+        "toy-cage",
+        knows="the collisions world",
     ),
     "stabilityai/stable-video-diffusion-img2vid-xt": ModelRow(
         "ImageToVideo", "SVD-XT, 25 frames at 576x1024", _SVD_LICENCE, None, 4510, verified=("licence", "size")

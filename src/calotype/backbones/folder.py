@@ -18,6 +18,9 @@ from calotype.imaging.boundary import refusing
 INT8, ROUNDED = "int8", "model.int8.safetensors"
 """The variant and the file of networks that are stored in 8 bits (`calotype.backbones.quantized`)."""
 
+SHARED = "shared"
+"""Entry of model_index.json: parts that lie in another checkpoint, by the name of its folder, which is beside this one."""
+
 SMALL_FILES = {"feature_extractor": "preprocessor_config.json", "scheduler": "scheduler_config.json"}
 """Parts without weights, beside the tokenizers -> the file that makes them."""
 
@@ -103,10 +106,19 @@ def _open(folder: Path, *, variant: str | None, half: bool, remedy: str) -> Chec
             if name not in layout.optional:
                 problems.append(f"model_index.json names no {name}")
             continue
-        part, missing = _open_part(name, str(named), layout.parts[name], folder / name, variant=variant, half=half)
+        place = _place(folder, name, content.get(SHARED))
+        part, missing = _open_part(name, str(named), layout.parts[name], place, variant=variant, half=half)
         parts[name] = part
         problems += missing
     return _checked(Checkpoint(folder, layout, parts, content), problems, variant, remedy)
+
+
+def _place(folder: Path, name: str, shared: object) -> Path:
+    """The folder of a part: its own, or that of the checkpoint beside this one that model_index.json names for it."""
+    other = shared.get(name) if isinstance(shared, Mapping) else None
+    if not isinstance(other, str) or (folder / name).is_dir() or not _is_file_name(other):
+        return folder / name
+    return folder.parent / other / name
 
 
 def needed_parts(layout: Layout) -> list[str]:

@@ -248,6 +248,21 @@ LAYOUTS: tuple[Layout, ...] = (
         },
     ),
     Layout(
+        class_name="ContentMotionPipeline",
+        role="ContentMotionVideo",
+        adapter="calotype.backbones.content_motion:ContentMotionDiffusion",
+        parts={
+            "autoencoder": (Network("calotype.backbones.content_motion_network:ContentMotionAutoencoder", _DIFFUSERS),),
+            "motion_network": (Network("calotype.backbones.content_motion_network:MotionDiT", _DIFFUSERS),),
+            "text_encoder": _CLIP_TEXT,
+            "unet": _UNET,
+            "vae": _VAE,
+            "tokenizer": (),
+            "scheduler": (),
+        },
+        problem=_channels_problem,
+    ),
+    Layout(
         class_name="AutoencoderKL",
         role="Autoencoder",
         adapter="calotype.backbones.autoencoder:Autoencoder",

@@ -149,7 +149,7 @@ def _load_parts(checkpoint: Checkpoint, placement: Placement) -> dict[str, Any]:
     import transformers
 
     modules: dict[str, Any] = {}
-    with _quiet():
+    with quiet():
         for name, part in checkpoint.parts.items():
             with refusing(f"{part.folder} as a {part.class_name}", REMEDY):
                 if name.startswith("tokenizer"):
@@ -240,7 +240,7 @@ def _unloaded(network: Any, folder: Path) -> nn.Module:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and load reports off the terminal: the library tells its listeners, and nobody else."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

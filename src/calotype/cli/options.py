@@ -57,6 +57,11 @@ class Flag:
         return self.metavar in ("N...", "X...") or bool(re.fullmatch("[NX]( [NX])+", self.metavar))
 
     @property
+    def several(self) -> bool:
+        """Whether it takes any number of values, which may be given behind it or each behind a mention of its own."""
+        return self.metavar.endswith("...")
+
+    @property
     def positional(self) -> bool:
         """Whether it is given without its name."""
         return not self.name.startswith("-")
@@ -100,7 +105,7 @@ def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[s
     if "--help" in arguments or "-h" in arguments:
         show_help(page, flags)
         raise SystemExit(0)
-    given = _known(list(arguments), flags, page)
+    given = _gathered(_known(list(arguments), flags, page), flags, page)
     captured = io.StringIO()
     try:
         with redirect_stderr(captured), redirect_stdout(captured):
@@ -143,6 +148,35 @@ def _known(arguments: list[str], flags: Sequence[Flag], page: Help) -> list[str]
         if flag.required and not flag.positional and flag.name not in seen:
             raise InputError(f"{flag.name} {flag.metavar} is needed ({flag.help.rstrip('.')}); {help_line}")
     return result
+
+
+def _gathered(arguments: Sequence[str], flags: Sequence[Flag], page: Help) -> list[str]:
+    """The values of a flag that takes several and is repeated, behind its first mention.
+
+    Raises:
+        InputError: a flag that takes one value is repeated.
+    """
+    several = {flag.name: flag.several for flag in flags if flag.takes_value}
+    parts: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument.startswith("--") and argument.partition("=")[0] in several:
+            name, equals, value = argument.partition("=")
+            parts.append([name, value] if equals and several[name] else [argument])
+        elif argument.startswith("--"):
+            parts.append([argument])
+        else:
+            parts[-1].append(argument)
+    first: dict[str, list[str]] = {}
+    for part in parts[1:]:
+        name = part[0].partition("=")[0]
+        if name not in several or name not in first:
+            first.setdefault(name, part)
+        elif several[name]:
+            first[name].extend(part[1:])
+            part.clear()
+        else:
+            raise InputError(f"{name} is given twice; give it once (`{_command(page)} --help` shows all)")
+    return [argument for part in parts for argument in part]
 
 
 def _numbers(text: str) -> list[str]:
@@ -254,8 +288,8 @@ def metavar_of(annotation: Any) -> str:
         return metavar_of(next(argument for argument in arguments if argument is not type(None)))
     if origin is typing.Literal:
         return "|".join(str(argument) for argument in arguments)
-    if origin in (tuple, list):
-        if Ellipsis in arguments or origin is list:
+    if origin in (tuple, list, Sequence):
+        if Ellipsis in arguments or origin is not tuple:
             return f"{metavar_of(arguments[0])}..."
         return " ".join(metavar_of(argument) for argument in arguments)
     names = {int: "N", float: "X", str: "TEXT", bool: ""}

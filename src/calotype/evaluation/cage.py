@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calotype.backbones.composable_video import ComposableVideo
+from calotype.backbones.loading import load
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.cage_cases import FRAMES, Asked, Placed, animations, collisions, compositions
@@ -249,14 +251,18 @@ def claims(table: ResultTable) -> list[Claim]:
     ]  # fmt: skip
 
 
-def model_figures(model: ComposableVideo, *, seed: int, count: int = 64, events: Events = SILENT) -> dict[str, float]:
-    """What a model's gates are about, on the split `tune`: strict and location hits, and composed sprites that are found."""
+def model_figures(folder: Path | str, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
+    """What a model's gates are about, on the split `tune`."""
+    model, scenes = load(str(folder), device=device), count or 64
     table = ComposedScenes(model, CAGE.toy(), seed, events)
-    move(table, "tune", count, brief=True)
-    compose(table, "tune", count, brief=True)
+    move(table, "tune", scenes, brief=True)
+    compose(table, "tune", scenes, brief=True)
+    cases = animations("tune", seed, scenes, model.grid)
+    table.animated("no-control", "ablation", cases, table.make(cases, without(controls_of(table.method, model, cases))))
     return {
-        "hit": table.mean("method", "hit").value, "location_hit": table.mean("method", "location_hit").value,
-        "composed": table.mean("method@compose", "found").value, "count_error": table.mean("method@compose", "count_error").value,
+        "hit_rate": table.mean("method", "hit").value, "location_hit_rate": table.mean("method", "location_hit").value,
+        "hit_rate_without_control": table.mean("no-control", "hit").value, "composed": table.mean("method@compose", "found").value,
+        "count_error": table.mean("method@compose", "count_error").value,
     }  # fmt: skip
 
 

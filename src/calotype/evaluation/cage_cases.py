@@ -157,7 +157,7 @@ def _alone(scene: BouncingScene, grid: Grid) -> Source | None:
 def collisions(split: str, seed: int, count: int, grid: Grid, *, hit: bool) -> list[Asked]:
     """Two sprites at rest, of which the first is moved by a cell in the first frame: into the second one, or at a right angle to that.
 
-    There it stays: of two sprites of the same mass the one that hits another one comes to rest. The same seed gives the same scenes for both.
+    There it stays, as a sprite that hits another one of the same mass comes to rest. The same seed gives the same scenes for both.
     """
     return _some(count, lambda index: _collision(split, seed, index, grid, hit))
 

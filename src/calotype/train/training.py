@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from calotype.backbones.folder import open_checkpoint
+from calotype.backbones.loading import quiet
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import mapping, parse_json
 from calotype.data.folders import DataSet
@@ -77,8 +79,9 @@ class Training(ABC):
         )  # fmt: skip
 
     @abstractmethod
-    def data_set(self, data: Path, kept: Path) -> DataSet:
-        """The user's data. `kept` is a folder for what is worth keeping of them; it isn't made before something is.
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> DataSet:
+        """The user's data. `kept` is a folder for what is worth keeping of them; it isn't made before something is. `events` hears how far
+        a look at many files is.
 
         Raises:
             InputError: there are none, or (as `DataError`) some can't be used.
@@ -156,7 +159,7 @@ class Training(ABC):
         further = {name: Path(getattr(self, name)).expanduser() for name in self.folders if getattr(self, name)}
         for place in (folder, *further.values()):
             refuse_inside(target, place)
-        found = self.data_set(folder, target / RUN / "data")
+        found = self.data_set(folder, target / RUN / "data", events)
         parts = found.split(self.held_out_share, SPLIT_SEED)
         start = _start(model)
         wanted = {
@@ -211,7 +214,8 @@ class Training(ABC):
         making = target / RUN / "model"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir()
-        self.write(fitted.trainee, making)
+        with quiet():
+            self.write(fitted.trainee, making)
         for path in sorted(making.iterdir(), key=lambda path: path.is_file()):
             if (target / path.name).is_dir():
                 shutil.rmtree(target / path.name)
@@ -294,6 +298,9 @@ def _pin(start: Path, copy: Path) -> None:
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(start, temporary, ignore=shutil.ignore_patterns(RUN, METADATA))
+    for part in open_checkpoint(start).parts.values():
+        if not part.folder.is_relative_to(start):
+            shutil.copytree(part.folder, temporary / part.folder.name)
     temporary.rename(copy)
 
 

@@ -26,6 +26,8 @@ _SOURCE = re.compile(rf"{_CELL}(?:-{_CELL})?")
 _POINT = re.compile(rf"{_CELL}(?:@(\d{{1,4}})(?:-(\d{{1,4}}))?)?")
 _CLICK = re.compile(r"(\d{1,5}),(\d{1,5})")
 MOST_FRAMES = 1000
+ANY_GRID = (100_000, 100_000)
+"""Of no model: for the grammar alone."""
 
 
 @dataclass(frozen=True)

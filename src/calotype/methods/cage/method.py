@@ -41,7 +41,7 @@ from calotype.data.videos import VideoLike
 from calotype.errors import InputError
 from calotype.imaging.types import Image, Video
 from calotype.index import SOURCES
-from calotype.methods.cage.commands import Cell, Command, cells_of_clicks, read_command, split_move, split_patch
+from calotype.methods.cage.commands import ANY_GRID, Cell, Command, cells_of_clicks, read_command, split_move, split_patch
 from calotype.methods.cage.sampling import Controls, Known, integrate, joint_times, staggered_times
 from calotype.methods.cage.sheet import sheet
 
@@ -118,9 +118,16 @@ class CAGE(Method):
             return arguments
         return {**arguments, "pictures": tuple(pictures), "patch": tuple(patches)}
 
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse commands that can't be read on any grid, before a model is loaded."""
+        asked = [split_move(text) for name in ("move", "move_px") for text in arguments.get(name) or ()]
+        asked += [split_patch(text)[1] for text in arguments.get("patch") or ()]
+        for each in asked:
+            read_command(each, ANY_GRID, targets=1, find=lambda word: ((0, 0),))
+
     def __call__(
         self, model: ComposableVideo, image: ImageLike | None = None, *, past: VideoLike | None = None, move: Sequence[str] = (),
-        move_px: Sequence[str] = (), patch: Sequence[str] = (), pictures: Sequence[ImageLike] = (), frames: int | None = None,
+        move_px: Sequence[str] = (), patch: Sequence[str] = (), pictures: Sequence[Image] = (), frames: int | None = None,
         word_model: TextToImage | None = None, seed: int = 0, events: Events = SILENT,
     ) -> Composition:  # fmt: skip
         """Make a clip.
@@ -168,7 +175,7 @@ class CAGE(Method):
             events.note("no cell is controlled: the scene goes on by itself")
         made = self.generate(model, None if known is None else known[None], controls, seeds=[seed], events=events)[0]
         shown = made if known is None else torch.cat([known[-1:], made])
-        drawn = sheet(None if known is None else Image(known[-1]), made, [command for command, _ in commands], model.grid)
+        drawn = sheet(None if known is None else known[-1], made, commands, model.grid)
         return Composition(Video(shown, clip.fps if clip is not None else self.fps), drawn)
 
     def controls(self, model: ComposableVideo, commands: Sequence[tuple[Command, Tensor]], frames: int) -> Controls:

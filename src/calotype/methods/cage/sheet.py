@@ -20,45 +20,58 @@ COLOURS = ((230, 60, 60), (40, 120, 230), (30, 160, 70), (230, 140, 0), (150, 70
 INK, LINES = (20, 20, 20), (128, 128, 128)
 
 
-def sheet(first: Image | None, made: Float[Tensor, "frames 3 height width"], commands: Sequence[Command], grid: Grid) -> Image:
-    """Two rows: the first frame with the cells that were taken and arrows to where they go, then for some frames the cells that were asked
-    for; below, the frames that came, with a cross where each command's middle was asked for.
+def sheet(
+    first: Float[Tensor, "3 height width"] | None, made: Float[Tensor, "frames 3 height width"], commands: Sequence[tuple[Command, Tensor]],
+    grid: Grid,
+) -> Image:  # fmt: skip
+    """Two rows: the pictures whose cells were taken, the first frame with arrows to where they go, then for some frames the cells that were
+    asked for; below, the frames that came, with a cross where each command's middle was asked for.
 
     Args:
-        first: the frame that was continued; None for an empty canvas.
-        made: pixels in [0, 1].
-        commands: each has a colour.
+        first: the frame that was continued, in [0, 1]; None for an empty canvas.
+        made: the frames.
+        commands: each with the picture that its cells are of; each has a colour.
         grid: rows and columns of cells.
     """
     height, width = made.shape[-2:]
     scale = SIDE / min(height, width)
     size = (round(width * scale), round(height * scale))
+    sources = [] if first is None else [first]
+    for _, picture in commands:
+        if not any(torch.equal(picture, other) for other in sources):
+            sources.append(picture)
     numbers = sorted({round(place) for place in np.linspace(1, len(made), min(MOST, len(made)))})
     step = (size[0] + GAP, size[1] + GAP + TITLE)
-    canvas = Pillow.new("RGB", (GAP + step[0] * (1 + len(numbers)), GAP + 2 * step[1]), (255, 255, 255))
+    canvas = Pillow.new("RGB", (GAP + step[0] * (len(sources) + len(numbers)), GAP + 2 * step[1]), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
-    for row in range(2):
-        for column, frame in enumerate([0, *numbers]):
-            left, top = GAP + column * step[0], GAP + row * step[1] + TITLE
-            pixels = made[frame - 1] if row and frame else None if first is None else first.pixels
-            if row == 0 and frame:
-                pixels = None
-            said = ("asked" if row == 0 else "came") if frame == 0 else f"{'asked' if row == 0 else 'came'}, frame {frame}"
-            draw.text((left, top - TITLE), said, fill=INK)
-            canvas.paste(_panel(pixels, size), (left, top))
-            _grid(draw, (left, top), size, grid)
-            for number, command in enumerate(commands):
-                colour = COLOURS[number % len(COLOURS)]
-                if row == 0 and frame == 0:
-                    if first is not None:
-                        _cells(draw, (left, top), size, grid, command.cells, colour)
-                    _arrow(draw, (left, top), size, grid, command, colour)
-                elif row == 0:
-                    _cells(draw, (left, top), size, grid, [target for _, target in command.at(frame, grid)], colour)
-                elif frame in command.path:
-                    x, y = _middle((left, top), size, grid, command.path[frame])
-                    draw.line([x - 5, y, x + 5, y], fill=colour, width=2)
-                    draw.line([x, y - 5, x, y + 5], fill=colour, width=2)
+
+    def panel(column: int, row: int, title: str, pixels: Tensor | None) -> tuple[int, int]:
+        corner = GAP + column * step[0], GAP + row * step[1] + TITLE
+        draw.text((corner[0], corner[1] - TITLE), title, fill=INK)
+        canvas.paste(_panel(pixels, size), corner)
+        _grid(draw, corner, size, grid)
+        return corner
+
+    for column, picture in enumerate(sources):
+        begun = first is not None and column == 0
+        corner = panel(column, 0, "first frame" if begun else "part of", picture)
+        if begun:
+            panel(column, 1, "first frame", picture)
+        for number, (command, own) in enumerate(commands):
+            if torch.equal(own, picture):
+                _cells(draw, corner, size, grid, command.cells, COLOURS[number % len(COLOURS)])
+                if begun:
+                    _arrow(draw, corner, size, grid, command, COLOURS[number % len(COLOURS)])
+    for place, frame in enumerate(numbers):
+        asked = panel(len(sources) + place, 0, f"asked, frame {frame}", None)
+        came = panel(len(sources) + place, 1, f"came, frame {frame}", made[frame - 1])
+        for number, (command, _) in enumerate(commands):
+            colour = COLOURS[number % len(COLOURS)]
+            _cells(draw, asked, size, grid, [target for _, target in command.at(frame, grid)], colour)
+            if frame in command.path:
+                x, y = _middle(came, size, grid, command.path[frame])
+                draw.line([x - 5, y, x + 5, y], fill=colour, width=2)
+                draw.line([x, y - 5, x, y + 5], fill=colour, width=2)
     return Image(torch.from_numpy(np.asarray(canvas).copy()).permute(2, 0, 1).float() / 255.0)
 
 

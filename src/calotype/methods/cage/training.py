@@ -55,18 +55,18 @@ class TraineeCAGE(nn.Module):
         control_encoder: see `calotype.backbones.control_features.control_features`.
         latent_space: what the frames are encoded with.
         layers: of a DINOv2 encoder.
-        learnt: whether the encoder is learnt in a stage of its own.
+        given: the encoder is there already and stays as it is, since the network knows its features.
     """
 
     def __init__(
-        self, transformer: ControlledVideoTransformer, control_encoder: nn.Module, latent_space: LatentSpace, *, layers: int, learnt: bool
+        self, transformer: ControlledVideoTransformer, control_encoder: nn.Module, latent_space: LatentSpace, *, layers: int, given: bool
     ) -> None:
         super().__init__()
         self.transformer, self.control_encoder, self.latent_space, self.layers = transformer, control_encoder, latent_space, layers
-        self.projection = nn.Linear(feature_width(control_encoder, layers), PROJECTION) if learnt else None
+        self.projection = nn.Linear(feature_width(control_encoder, layers), PROJECTION)
         self.preconditioner = Preconditioner("flow", flow_timestep)
         self.stage = VIDEO
-        if not learnt:
+        if given:
             control_encoder.requires_grad_(False)
 
     def enter(self, stage: str) -> None:
@@ -108,7 +108,6 @@ class TraineeCAGE(nn.Module):
         return losses
 
     def _projected(self, pixels: Tensor) -> Tensor:
-        assert self.projection is not None
         made: Tensor = self.projection(self.features(pixels).movedim(1, -1)).movedim(-1, 1)
         return made
 
@@ -177,6 +176,8 @@ class CAGETraining(Training):
     """Frames of an excerpt, from which windows are taken."""
     stride: int = 1
     """Every so many frames one is taken."""
+    skip: int = 0
+    """Frames of each clip that are left out at its beginning."""
     autoencoder: str = "toy-vae-wide"
     """An embedded model, a folder of an AutoencoderKL or a VQModel, or a hub id. It isn't trained."""
     features: str = OWN
@@ -251,9 +252,18 @@ class CAGETraining(Training):
             held_out_seed=7015,
         )  # fmt: skip
 
-    def data_set(self, data: Path, kept: Path) -> ClipFolder:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> ClipFolder:
         """Excerpts of the clips."""
-        return ClipFolder.open(data, size=self.size, num_frames=self.num_frames, stride=self.stride, manifest=kept / NAME, captions=False)
+        return ClipFolder.open(
+            data,
+            size=self.size,
+            num_frames=self.num_frames,
+            stride=self.stride,
+            skip=self.skip,
+            manifest=kept / NAME,
+            captions=False,
+            events=events,
+        )
 
     def check(self, data: ClipFolder, events: Events = SILENT) -> None:
         """Tell what was found; refuse parts that can't be used before anything is written."""
@@ -278,7 +288,6 @@ class CAGETraining(Training):
         space, encoder = self.latents(), self.encoder()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            learnt = encoder is None
             made = ControlEncoder() if encoder is None else encoder
             if start is not None:
                 transformer = load(str(start), device="cpu", dtype="float32").transformer.requires_grad_(True).train()
@@ -287,7 +296,7 @@ class CAGETraining(Training):
                     latent_channels=space.channels, grid=self.grid(space.factor), patch=self.patch, width=self.width, depth=self.depth,
                     heads=self.heads, feature_width=feature_width(made, self.feature_layers),
                 )  # fmt: skip
-            return TraineeCAGE(transformer, made, space, layers=self.feature_layers, learnt=learnt)
+            return TraineeCAGE(transformer, made, space, layers=self.feature_layers, given=encoder is not None)
 
     def latents(self) -> LatentSpace:
         """The autoencoder.

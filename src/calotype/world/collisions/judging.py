@@ -176,8 +176,8 @@ def judge_accuracy(
 
     Returns:
         `found`: share of sprites that are found with the right identity within 4 px. `invented`: other finds, for each picture.
-        `place_px`: mean distance of the found ones. `none_of_grounds`, `none_of_blends`, `none_of_blurs`: share of pictures in which nothing
-        is found: grounds alone, sprites at half opacity, and sprites blurred by half their radius.
+        `place_px`: mean distance of the found ones. `none_of_grounds`, `none_of_blends`, `none_of_blurs`: share of pictures without a
+        find: grounds alone, sprites at half opacity, and sprites blurred by half their radius.
 
     Example:
         >>> judge_accuracy(1, 16)["found"]
