@@ -5,7 +5,8 @@ one only if its identity is right. Three experiments on unseen scenes:
 
 - bare names: a picture is given and a sprite's cells are moved by two cells (16 to 18 px) in three frames. A hit is its identity within one
   cell (8 px) of where it was told to go. Beside the strict rate stands where its template fits best, found or not (`location_hit`).
-- `@compose`: one to three sprites of as many pictures on an empty canvas; found within one cell and a half.
+- `@compose`: one to three sprites of as many pictures on an empty canvas; found within one cell and a half. `-one-ground`: the pictures
+  have the same ground, so that the sprites' features don't tell different ones.
 - `@collision`, `@no-collision`: two sprites at rest for three frames; one is moved into the other, or at a right angle to that.
 
 Further rows: `@rollout`, frame after frame with times of their own, against a network that receives one time for all; `@far` and
@@ -45,6 +46,8 @@ MOVED = 4.0
 """Pixels from its place from which on a sprite at rest counts as moved."""
 BATCH = 32
 ENLARGED = 1.5
+ROWS = 15
+"""For which frames are made."""
 JUDGED = 64
 """Scenes that the judge's own figures are of."""
 
@@ -218,6 +221,8 @@ def compose(table: ComposedScenes, split: str, count: int, *, brief: bool = Fals
     table.composed("method@compose", "method", cases, table.make(cases, controls))
     if brief:
         return
+    alike = compositions(split, table.seed, count, model.grid, one_ground=True)
+    table.composed("method@compose-one-ground", "method", alike, table.make(alike, controls_of(method, model, alike)))
     table.composed("no-control@compose", "ablation", cases, table.make(cases, without(controls)))
     table.composed("permuted@compose", "ablation", cases, table.make(cases, turned(controls)))
     single = compositions(split, table.seed, count, model.grid, most=1, far=True)
@@ -284,7 +289,7 @@ class CAGEEvaluation(Evaluation):
         events.stage("judge true pictures", 1)
         judged = _judge_rows(table, model, seed, min(JUDGED, 4 * scenes))
         events.step()
-        events.stage("make frames", 13 * scenes)
+        events.stage("make frames", ROWS * scenes)
         move(table, "eval", scenes)
         compose(table, "eval", scenes)
         collide(table, "eval", scenes)

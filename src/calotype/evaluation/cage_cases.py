@@ -112,7 +112,9 @@ def _animation(scene: BouncingScene, index: int, grid: Grid) -> Asked | None:
     return None
 
 
-def compositions(split: str, seed: int, count: int, grid: Grid, *, most: int = 3, far: bool = False) -> list[Asked]:
+def compositions(
+    split: str, seed: int, count: int, grid: Grid, *, most: int = 3, far: bool = False, one_ground: bool = False
+) -> list[Asked]:
     """One to `most` sprites in turn, each of another picture, somewhere on an empty canvas.
 
     Args:
@@ -122,6 +124,7 @@ def compositions(split: str, seed: int, count: int, grid: Grid, *, most: int = 3
         grid: rows and columns of cells.
         most: sprites.
         far: put them half of the picture's side or more away from where they were.
+        one_ground: all of a case's pictures have the same ground.
     """
     rng = np.random.default_rng(np.random.SeedSequence([SPLITS[split], seed, 23]))
     drawn = (_alone(sample_bouncing(split=split, seed=seed, index=100_000 + index), grid) for index in itertools.count())
@@ -132,6 +135,8 @@ def compositions(split: str, seed: int, count: int, grid: Grid, *, most: int = 3
         while len(chosen) < len(made) % most + 1:
             source = next(alone)
             if any(source.sprite.identity == other.source.sprite.identity for other in chosen):
+                continue
+            if one_ground and any(source.scene.ground != other.source.scene.ground for other in chosen):
                 continue
             for _ in range(50):
                 cell = (int(rng.integers(1, grid[0] - 1)), int(rng.integers(1, grid[1] - 1)))
