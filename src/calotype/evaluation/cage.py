@@ -7,7 +7,8 @@ one only if its identity is right. Three experiments on unseen scenes:
   cell (8 px) of where it was told to go. Beside the strict rate stands where its template fits best, found or not (`location_hit`).
 - `@compose`: one to three sprites of as many pictures on an empty canvas; found within one cell and a half. `-one-ground`: the pictures
   have the same ground, so that the sprites' features don't tell different ones.
-- `@collision`, `@no-collision`: two sprites at rest for three frames; one is moved into the other, or at a right angle to that.
+- `@collision`, `@no-collision`: two sprites at rest for three frames; one is moved into the other, or at a right angle to that. Without
+  guidance.
 
 Further rows: `@rollout`, frame after frame with times of their own, against a network that receives one time for all; `@far` and
 `@enlarged`, a sprite that is put across the picture, or whose features are of a picture in which it is half as large again.
@@ -231,10 +232,11 @@ def compose(table: ComposedScenes, split: str, count: int, *, brief: bool = Fals
 
 
 def collide(table: ComposedScenes, split: str, count: int) -> None:
-    """The rows of sprites that are hit, and of the same ones where nothing hits them."""
+    """The rows of sprites that are hit, and of the same ones where nothing hits them. Guidance makes what isn't controlled fade: none."""
+    plain = replace(table.method, control_guidance=0.0)
     for variant, hit in (("method@collision", True), ("method@no-collision", False)):
         cases = collisions(split, table.seed, count, table.model.grid, hit=hit)
-        table.collided(variant, "method", cases, table.make(cases, controls_of(table.method, table.model, cases)))
+        table.collided(variant, "method", cases, table.make(cases, controls_of(plain, table.model, cases), method=plain))
 
 
 def claims(table: ResultTable) -> list[Claim]:
