@@ -69,7 +69,7 @@ METHODS: dict[str, MethodRow] = {
         "video from a still model",
         "unannotated clips -> composer; object parts placed and moved -> clip",
         "arXiv 2403.14368",
-        None,
+        "calotype.evaluation.cage:CAGEEvaluation",
         "calotype.methods.cage.training:CAGETraining",
     ),
     "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
