@@ -37,7 +37,7 @@ MIXED: Mapping[str, tuple[int, ...]] = {
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
 """Channels of the inception modules: of the single convolution, of both of the two longer branches, and after the pooling."""
-_EXPORT = "save its state_dict with safetensors.torch.save_file first (docs: evaluating clips)"
+_EXPORT = "save its state_dict with safetensors.torch.save_file first"
 
 
 def _same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
