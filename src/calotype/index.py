@@ -148,6 +148,7 @@ EMBEDDED: dict[str, str] = {
     "toy-tissue": "calotype.embedded.tissue:TissueRecipe",
     "toy-cmd": "calotype.embedded.cmd:CMDRecipe",
     "toy-cage": "calotype.embedded.cage:CAGERecipe",
+    "toy-clip-features": "calotype.embedded.clip_features:ClipFeaturesRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
