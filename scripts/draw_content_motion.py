@@ -19,6 +19,7 @@ from calotype.evaluation.cmd_reconstruction import crossed, reconstructed
 from calotype.evaluation.moving_clips import FRAMES, MovingClip, moving_clips
 from calotype.imaging.types import Image, Video
 from calotype.methods.cmd import CMD
+from calotype.world.moving import VARIANTS
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SEED, FPS, SCALE, GAP, LINE = 3, 6, 2, 10, 18
@@ -65,7 +66,7 @@ def animate(rows: Sequence[Sequence[Panel]], name: str) -> None:
 def codes(model: Any) -> None:
     """What the autoencoder makes of clips: the first, middle and last frame, the content frame, and the rebuilt frames."""
     rows = []
-    items = [moving_clips("tune", SEED, 4, variant)[number] for variant, number in (("straight", 0), ("diagonal", 1), ("crossing", 2))]
+    items = [moving_clips("tune", SEED, 4, variant)[number] for number, variant in enumerate(VARIANTS)]
     for item in items:
         latents = model.encode_clips(item.frames[None])
         content = model.decode_clips(model.split(latents).content[:, None])[0, 0]

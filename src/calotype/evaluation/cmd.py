@@ -161,7 +161,7 @@ def measure(
 
 
 def model_figures(folder: Path | str, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
-    """What a model's gates are about: by how much a rebuilt clip is above its content frame repeated, and which clips show their captions."""
+    """What a model's gates are about: a rebuilt clip against its content frame repeated, and which clips show their captions."""
     model = load(str(folder), device=device)
     items = moving_clips("tune", seed, count or 64)
     table = GenerationExperiment(model, CMD.toy(), clip_features, paint([item.scene for item in items], num_frames=FRAMES), seed, events)
