@@ -59,9 +59,9 @@ METHODS: dict[str, MethodRow] = {
     "cmd": MethodRow(
         "calotype.methods.cmd:CMD",
         "video from a still model",
-        "training clips -> content-frame + motion-latent generator; prompt -> clip",
+        "prompt -> clip through one content frame and its motion; clip -> other motion; two clips -> one",
         "arXiv 2403.14148",
-        None,
+        "calotype.evaluation.cmd:CMDEvaluation",
         "calotype.methods.cmd.training:CMDTraining",
     ),
     "cage": MethodRow(
