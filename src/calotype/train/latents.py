@@ -82,7 +82,8 @@ class Chunks:
         if found is not None:
             return found
         first = number * self.chunk
-        made = self.make(first, min(self.chunk, self.count - first))
+        # As they will be read from the disk: kernels, and with them the last bits, depend on the layout in memory, too.
+        made = {name: value.contiguous() for name, value in self.make(first, min(self.chunk, self.count - first)).items()}
         if self.cache is not None:
             self.cache.put(self.key(number), made)
         return made
