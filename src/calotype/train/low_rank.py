@@ -62,7 +62,7 @@ def adapt(network: Network, rank: int, *, ends: Sequence[str] = ATTENTION) -> Ne
 
 
 def adapted(network: nn.Module) -> dict[str, Tensor]:
-    """The state of a network as it was before `adapt`, with the differences added to its weights; another network's is returned as it is."""
+    """The state of a network as it was before `adapt`, with the differences added to its weights; another's is returned as it is."""
     state = {name: value for name, value in network.state_dict().items() if ".parametrizations." not in f".{name}"}
     for name, module in network.named_modules():
         if parametrize.is_parametrized(module, "weight"):

@@ -254,8 +254,8 @@ class CMDTraining(Training):
     content_rate: float = 0.3
     """Times the learning rate, for the image model."""
     content_rank: int = 0
-    """Of the difference that is trained of each of the image model's attention projections (LoRA); 0 trains all of its weights, as the paper
-    does."""
+    """Of the difference that is trained of each of the image model's attention projections (LoRA); 0 trains all of its weights, as the
+    paper does."""
     autoencoder_betas: tuple[float, float] = (0.9, 0.99)
     """Of Adam, for the autoencoder."""
     diffusion_betas: tuple[float, float] = (0.9, 0.99)
@@ -271,8 +271,8 @@ class CMDTraining(Training):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         least = (
-            "stride", "patch", "width", "depth", "heads", "motion_channels", "motion_patch", "content_patch", "motion_width", "motion_depth",
-            "motion_heads", "held_out_samples",
+            "stride", "patch", "width", "depth", "heads", "motion_channels", "motion_patch", "content_patch", "motion_width",
+            "motion_depth", "motion_heads", "held_out_samples",
         )  # fmt: skip
         for name in least:
             if getattr(self, name) < 1:
@@ -281,8 +281,8 @@ class CMDTraining(Training):
             raise InputError(f"num_frames is {self.num_frames}; it must be 2 or more, and a multiple of motion_patch ({self.motion_patch})")
         if self.width % (4 * self.heads) or self.motion_width % (4 * self.motion_heads):
             raise InputError(
-                f"width is {self.width} with {self.heads} heads and motion_width {self.motion_width} with {self.motion_heads}; widths must be "
-                "multiples of 4 times the heads"
+                f"width is {self.width} with {self.heads} heads and motion_width {self.motion_width} with {self.motion_heads}; widths must "
+                "be multiples of 4 times the heads"
             )
         for name in ("autoencoder_rate", "content_rate"):
             if not 0 < getattr(self, name) <= 10:
@@ -431,8 +431,8 @@ class CMDTraining(Training):
         side = space.factor * self.patch
         if any(length % (side * self.motion_patch) or length % (space.factor * self.content_patch) for length in self.size):
             raise InputError(
-                f"size is {self.size}; its sides must be multiples of {side * self.motion_patch} and {space.factor * self.content_patch} (the "
-                f"image autoencoder's {space.factor}, patch, motion_patch, content_patch)"
+                f"size is {self.size}; its sides must be multiples of {side * self.motion_patch} and {space.factor * self.content_patch} "
+                f"(the image autoencoder's {space.factor}, patch, motion_patch, content_patch)"
             )
         return self.size[0] // side, self.size[1] // side
 
