@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 import calotype
+from calotype.backbones import checkpoint_hash
 from calotype.backbones.composable_video import save_parts
 from calotype.backbones.control_features import ControlEncoder
 from calotype.backbones.control_video_network import ControlledVideoTransformer
+from calotype.backbones.folder import SHARED
 from calotype.chains import Chain, rerun_chain, run_chain
 from calotype.imaging.types import Image, Video
 from calotype.registry import resolve_method
@@ -94,3 +97,16 @@ def test_frames_of_cage_become_a_loop(place: Path, composable: Path) -> None:
     assert torch.equal(start.pixels, clip.frames[-1])
     again = rerun_chain(place / "out", resolve_method=resolve_method, load_model=load, out=place / "again", trust=True)
     assert again.identical is True
+
+
+def test_a_checkpoint_whose_parts_lie_beside_it_is_recorded(tmp_path: Path) -> None:
+    own, beside = tmp_path / "clips", tmp_path / "pictures"
+    shutil.copytree(cached_cmd_model(), own)
+    beside.mkdir()
+    (own / "text_encoder").rename(beside / "text_encoder")
+    index = json.loads((own / "model_index.json").read_text())
+    (own / "model_index.json").write_text(json.dumps({**index, SHARED: {"text_encoder": "pictures"}}))
+    before = checkpoint_hash(load(ModelRequest(str(own))))
+    assert len(before) == 64
+    moved = shutil.move(tmp_path, tmp_path.with_name(f"{tmp_path.name}-moved"))
+    assert checkpoint_hash(load(ModelRequest(str(Path(moved) / "clips")))) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +43,9 @@ def checkpoint_hash(model: Adapter) -> str:
     folder = model.source.folder
     if folder is not None:
         for path in model.source.weights:
-            total.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
+            # A part may lie in the checkpoint beside this one.
+            name = Path(os.path.relpath(path, folder)).as_posix()
+            total.update(f"{name} {file_sha256(path)}\n".encode())
         return total.hexdigest()
     for name, network in sorted(model.networks.items()):
         for key, tensor in sorted(network.state_dict().items()):
