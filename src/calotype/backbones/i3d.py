@@ -37,7 +37,7 @@ MIXED: Mapping[str, tuple[int, ...]] = {
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
 """Channels of the inception modules: of the single convolution, of both of the two longer branches, and after the pooling."""
-_EXPORT = "save its state_dict with safetensors.torch.save_file first (docs: evaluating clips)"
+_EXPORT = "save its state_dict with safetensors.torch.save_file first"
 
 
 def _same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
@@ -191,7 +191,9 @@ def load_i3d(path: str | os.PathLike[str], device: str = "cpu") -> I3D:
     wanted = {name: value.shape for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     wrong = sorted(name for name in {*wanted, *state} if name not in state or name not in wanted or wanted[name] != state[name].shape)
     if wrong:
-        raise InputError(f"{file} holds no I3D: {wrong[0]}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''} are missing or don't fit")
+        raise InputError(
+            f"{file} holds no I3D: {wrong[0]}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''} are missing or don't fit"
+        )
     network.load_state_dict(state, strict=False)
     return network.eval().requires_grad_(False).to(device)
 

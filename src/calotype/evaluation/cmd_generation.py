@@ -29,14 +29,21 @@ def shuffled(items: Sequence[MovingClip]) -> list[MovingClip]:
 
 
 class GenerationExperiment(ReconstructionExperiment):
-    """Rows of clips that were made for captions."""
+    """Rows of clips that were made for captions.
 
-    def __init__(
-        self, model: Any, method: Any, features: Callable[[Tensor], Tensor], reference: Sequence[MovingClip], seed: int, events: Events
-    ) -> None:
+    Args:
+        model: of content frames and motion.
+        method: `CMD` with its settings.
+        features: clips [B, F, 3, H, W] to features [B, numbers].
+        reference: true clips that distances are taken to.
+        seed: of scenes and noise.
+        events: hears one step per clip and row.
+    """
+
+    def __init__(self, model: Any, method: Any, features: Callable[[Tensor], Tensor], reference: Tensor, seed: int, events: Events) -> None:
         super().__init__(model, seed, events)
         self.method, self._features = method, features
-        self.reference = self._features_of(torch.stack([item.frames for item in reference]))
+        self.reference = self._features_of(reference)
         self.features: dict[str, Tensor] = {}
 
     def _features_of(self, clips: Tensor) -> Float[Tensor, "clips numbers"]:
@@ -72,10 +79,10 @@ class GenerationExperiment(ReconstructionExperiment):
         """The ladder from the true clip to everything made, and what is lost without captions or content tokens."""
         self.judged("image-autoencoder", "ceiling", items, lambda some, seed, events: self.latents(some))
         self.judged("reconstruction", "ceiling", items, lambda some, seed, events: reconstructed(self.model, self.latents(some)))
-        self.judged("true-content", "ablation", items, self._from_true_content)
-        clips = self.judged("method", "method", items, self._all_made)
+        self.judged("true-content", "ablation", items, self.from_true_content)
+        clips = self.judged("method", "method", items, self.all_made)
         self._add_judged("shuffled-captions", "ablation", shuffled(items), clips)
-        self.judged("other-content-tokens", "ablation", items, self._from_other_content)
+        self.judged("other-content-tokens", "ablation", items, self.from_other_content)
 
     def _decoded(self, content: Tensor, motion: Any) -> Tensor:
         decoded: Tensor = self.model.join(content, motion)
@@ -88,16 +95,18 @@ class GenerationExperiment(ReconstructionExperiment):
     def _motion(self, items: Sequence[MovingClip], content: Tensor, seed: int, events: Events) -> Any:
         return self.method.motions(self.model, [item.scene.caption for item in items], content, seed=seed, events=events)
 
-    def _from_true_content(self, items: Sequence[MovingClip], seed: int, events: Events) -> Tensor:
+    def from_true_content(self, items: Sequence[MovingClip], seed: int, events: Events) -> Tensor:
+        """Motion for the content frames of true clips."""
         content = self._true_content(items)
         return self._decoded(content, self._motion(items, content, seed, events))
 
-    def _from_other_content(self, items: Sequence[MovingClip], seed: int, events: Events) -> Tensor:
+    def from_other_content(self, items: Sequence[MovingClip], seed: int, events: Events) -> Tensor:
         """The motion model sees another clip's content frame than the decoder; the caption stays."""
         content = self._true_content(items)
         return self._decoded(content, self._motion(items, content.roll(1, 0), seed, events))
 
-    def _all_made(self, items: Sequence[MovingClip], seed: int, events: Events) -> Tensor:
+    def all_made(self, items: Sequence[MovingClip], seed: int, events: Events) -> Tensor:
+        """Clips from captions alone."""
         content = self.method.content(self.model, [item.scene.caption for item in items], seed=seed, events=events)
         return self._decoded(content, self._motion(items, content, seed, events))
 
