@@ -67,7 +67,7 @@ def main(model_name: str = "toy-cage") -> None:
         rows.append(torch.stack([asked, *ours[:-1], marked(ours[-1], case.placed, model.grid), theirs[-1]]))
         clips.append(torch.cat([asked.expand(4, -1, -1, -1), torch.cat([picture[None], ours]), torch.cat([picture[None], theirs])], 3))
     labelled(rows, ["given, x: to", "frame 1", "frame 2", "frame 3", "no control"]).save(IMAGES / "cage-moves.png", optimize=True)
-    wide = functional.interpolate(torch.cat(clips[:4], 2), scale_factor=2, mode="bicubic").clamp(0, 1)
+    wide = functional.interpolate(torch.cat([clips[number] for number in (0, 1, 2, 5)], 2), scale_factor=2, mode="bicubic").clamp(0, 1)
     Video(torch.cat([wide, wide[-1:].expand(2, -1, -1, -1)]), 3).save(IMAGES / "cage.gif", overwrite=True)
     first, picture = moves[0], moves[0].placed[0].source.picture
     sheet(picture, made[0], [(first.placed[0].command, picture)], model.grid).save(IMAGES / "cage-sheet.png", overwrite=True)
