@@ -17,7 +17,9 @@ from calotype.world.moving import sample_moving
 
 
 class Narrow(ClipFeaturesRecipe):
-    settings = dataclasses.replace(ClipFeaturesRecipe.settings, batch_size=8, held_out=16, held_out_often=8, warmup_steps=1)
+    settings = dataclasses.replace(
+        ClipFeaturesRecipe.settings, batch_size=8, held_out=16, held_out_often=8, warmup_steps=1, warm_learning_rate=6e-3, ema_decay=0.9
+    )
     width, features, tune_count = 6, 12, 16
 
 
@@ -70,7 +72,7 @@ def test_training_ends_in_a_folder_that_answers_and_goes_on_from_it(tmp_path: Pa
 
 def test_the_shipped_network_answers_and_its_distance_orders_spoilt_clips() -> None:
     from calotype.backbones.clip_features import load_clip_features
-    from calotype.metrics import frechet_distance, kernel_interval
+    from calotype.metrics import frechet_distance, kernel_distance
 
     features = load_clip_features()
     scenes = [sample_moving(split="tune", seed=9, index=index) for index in range(96)]
@@ -84,8 +86,7 @@ def test_the_shipped_network_answers_and_its_distance_orders_spoilt_clips() -> N
     same = frechet_distance(first, found["same"])
     for name in ("shuffled", "blurred", "recoloured"):
         assert frechet_distance(first, found[name]) > 1.3 * same
-        distance = kernel_interval(first, found[name])
-        assert distance.value > 2 * distance.error
+        assert kernel_distance(first, found[name]) > max(0.0, kernel_distance(first, found["same"]))
     # Any number of frames and any size.
     assert features(clips[:2, :4, :, ::2, ::2]).shape == (2, 64)
 

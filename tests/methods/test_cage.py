@@ -221,25 +221,25 @@ def test_known_frames_stand_before_the_targets_at_time_zero() -> None:
 
 def test_a_picture_is_animated_and_a_sheet_shows_it(model: Any) -> None:
     recorder = Recorder()
-    made = METHOD(model, picture(), move=["1,1:2,2@1-2"], frames=4, events=recorder)
+    made = METHOD(model, picture(), move=["1,1:2,2@1-2"], num_frames=4, events=recorder)
     assert made.video.frames.shape == (5, 3, SIDE, SIDE)
     close(made.video.frames[0], picture().pixels, depth=4)
     assert made.sheet.pixels.shape[1] > 300
     assert recorder.metrics["model_calls"] == 2 * 3 * 2
-    again = METHOD(model, picture(), move=["1,1:2,2@1-2"], frames=4)
+    again = METHOD(model, picture(), move=["1,1:2,2@1-2"], num_frames=4)
     assert torch.equal(again.video.frames, made.video.frames)
     for other in (
-        METHOD(model, picture(), move=["1,1:2,2@1-2"], frames=4, seed=1),
-        METHOD(model, picture(), move=["1,1:2,1@1-2"], frames=4),
-        METHOD(model, picture(1), move=["1,1:2,2@1-2"], frames=4),
-        dataclasses.replace(METHOD, control_guidance=3.0)(model, picture(), move=["1,1:2,2@1-2"], frames=4),
+        METHOD(model, picture(), move=["1,1:2,2@1-2"], num_frames=4, seed=1),
+        METHOD(model, picture(), move=["1,1:2,1@1-2"], num_frames=4),
+        METHOD(model, picture(1), move=["1,1:2,2@1-2"], num_frames=4),
+        dataclasses.replace(METHOD, control_guidance=3.0)(model, picture(), move=["1,1:2,2@1-2"], num_frames=4),
     ):
         assert (other.video.frames[1:] - made.video.frames[1:]).abs().max() > 1e-4
 
 
 def test_a_click_is_the_cell_under_it(model: Any) -> None:
-    cells = METHOD(model, picture(), move=["1,2:3,0@1-3"], frames=3)
-    clicked = METHOD(model, picture(), move_px=["20,11:1,30@1-3"], frames=3)
+    cells = METHOD(model, picture(), move=["1,2:3,0@1-3"], num_frames=3)
+    clicked = METHOD(model, picture(), move_px=["20,11:1,30@1-3"], num_frames=3)
     assert torch.equal(clicked.video.frames, cells.video.frames)
 
 
@@ -264,8 +264,8 @@ def test_a_later_command_covers_an_earlier_one_and_what_leaves_the_picture_is_le
 
 def test_without_controls_guidance_changes_nothing(model: Any) -> None:
     recorder = Recorder()
-    free = dataclasses.replace(METHOD, control_guidance=0.0)(model, picture(), frames=3, events=recorder)
-    guided = dataclasses.replace(METHOD, control_guidance=5.0)(model, picture(), frames=3)
+    free = dataclasses.replace(METHOD, control_guidance=0.0)(model, picture(), num_frames=3, events=recorder)
+    guided = dataclasses.replace(METHOD, control_guidance=5.0)(model, picture(), num_frames=3)
     close(guided.video.frames, free.video.frames, depth=DEPTH)
     assert any("no cell is controlled" in note for note in recorder.notes)
 
@@ -294,14 +294,14 @@ def test_the_past_horizon_bounds_which_frames_are_looked_at(model: Any, monkeypa
     monkeypatch.setattr(model, "velocity", watching)
     for horizon, farthest in ((0, 0), (2, -2), (-1, -10)):
         seen.clear()
-        dataclasses.replace(METHOD, past_horizon=horizon, num_inference_steps=9)(model, past=clip(5), frames=9)
+        dataclasses.replace(METHOD, past_horizon=horizon, num_inference_steps=9)(model, past=clip(5), num_frames=9)
         assert farthest <= min(seen) <= max(seen) <= 0
         assert min(seen) < -2 or horizon >= 0
     assert len(set(seen)) > 3  # drawn anew in each step
 
 
 def test_a_clip_is_continued_at_its_rate(model: Any) -> None:
-    made = METHOD(model, past=clip(), move=["0,0:1,1@1"], frames=2)
+    made = METHOD(model, past=clip(), move=["0,0:1,1@1"], num_frames=2)
     assert made.video.fps == 7.0
     close(made.video.frames[0], clip().frames[-1], depth=4)
     assert len(made.video.frames) == 3
@@ -312,9 +312,9 @@ def test_a_clip_is_continued_at_its_rate(model: Any) -> None:
     [
         ({}, "nothing is given"),
         ({"image": picture(), "past": clip()}, "image and past"),
-        ({"image": picture(), "frames": 0}, "frames is 0"),
+        ({"image": picture(), "num_frames": 0}, "num_frames is 0"),
         ({"image": picture(), "move": ["1,1:4,1@1"]}, "the cell 4,1; the model has rows 0 to 3"),
-        ({"image": picture(), "move": ["1,1:2,1@1-9"], "frames": 3}, "goes to frame 9, and 3 frames are made; give frames 9"),
+        ({"image": picture(), "move": ["1,1:2,1@1-9"], "num_frames": 3}, "goes to frame 9, and 3 frames are made; give num_frames 9"),
         ({"image": picture(), "move": ["1,1:2,1@1;2,2@3"]}, "frame 3 after frame 1"),
         ({"image": picture(), "move_px": ["40,1:2,1@1"]}, "the pixel 40,1"),
         ({"patch": ["0:0,0@1,1"]}, "names the picture 0; 0 pictures are given"),

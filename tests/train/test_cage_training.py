@@ -48,7 +48,7 @@ def test_it_trains_on_frames_and_its_checkpoint_makes_clips(straight: Path) -> N
     assert list((straight / "training").glob("sheets/*.png"))
     model = calotype.load(str(straight), device="cpu")
     assert (model.role, model.size, model.grid, model.targets) == ("ComposableVideo", (SIDE, SIDE), (4, 4), 3)
-    made = CAGE(num_inference_steps=2)(model, torch.rand(3, SIDE, SIDE), move=["1,1:2,2@1-2"], frames=3)
+    made = CAGE(num_inference_steps=2)(model, torch.rand(3, SIDE, SIDE), move=["1,1:2,2@1-2"], num_frames=3)
     assert bool(made.video.frames.isfinite().all())
 
 

@@ -108,7 +108,7 @@ class ClipFeatures:
 
     network: ClipFeatureNetwork
     spread: float
-    """Root of the features' total variance over clips of the world, which they are divided by: a distance of 1 is as far as that."""
+    """Root of a feature's mean variance over clips of the world, which the features are divided by."""
 
     @torch.no_grad()
     def __call__(self, clips: Float[Tensor, "batch frames 3 height width"]) -> Float[Tensor, "batch features"]:
@@ -167,7 +167,7 @@ def clip_features(clips: Float[Tensor, "batch frames 3 height width"]) -> Float[
         clips: pixels in [0, 1], any size (they are resized to 64x64), two or more frames (it was trained on eight), on any device.
 
     Returns:
-        [B, 64] on the CPU. The unit is the spread of the world's own clips.
+        [B, 64] on the CPU. Their mean variance over clips of the world is 1.
 
     Raises:
         ShapeError: not [B, F, 3, H, W], or fewer than two frames.
@@ -178,7 +178,7 @@ def clip_features(clips: Float[Tensor, "batch frames 3 height width"]) -> Float[
     >>> from calotype.world.moving import sample_moving
     >>> def features(seed):
     ...     return clip_features(paint([sample_moving(split="eval", seed=seed, index=i) for i in range(24)], num_frames=8))
-    >>> frechet_distance(features(1), features(2)) < 1
+    >>> frechet_distance(features(1), features(2)) < 64
     True
     """
     found: Tensor = _shipped(str(clips.device))(clips)

@@ -124,10 +124,10 @@ class ClipFeaturesRecipe:
     gates = (
         Gate("direction", 0.97),
         Gate("words", 0.95),
-        Gate("distance_same_corrected", 0.01, at_most=True),
-        Gate("distance_shuffled_corrected", 0.1),
-        Gate("distance_blurred_corrected", 0.1),
-        Gate("distance_recoloured_corrected", 0.1),
+        Gate("distance_same_corrected", 0.64, at_most=True),
+        Gate("distance_shuffled_corrected", 6.4),
+        Gate("distance_blurred_corrected", 6.4),
+        Gate("distance_recoloured_corrected", 6.4),
     )
     card = Card(
         about=(
@@ -135,8 +135,8 @@ class ClipFeaturesRecipe:
             "category, colour, ground, direction, speed and sharpness. A Frechet distance of these features compares models of the toy "
             "world; it is no FVD. `words`: category and colour right. `distance_...`: Frechet distance between clips of the world and "
             "other clips of it (`same`), blurred ones (`blurred`), ones whose frames are in a random order (`shuffled`) and ones "
-            "whose objects all have one colour (`recoloured`), in units of the spread of the world's clips; `..._corrected`: without "
-            "its bias."
+            "whose objects all have one colour (`recoloured`), in units of a feature's mean variance over clips of the world; "
+            "`..._corrected`: without its bias."
         ),
         data="the moving clips, straight and diagonal, two fifths of them blurred",
         made_from="clips that the toy world paints",
@@ -172,7 +172,7 @@ class ClipFeaturesRecipe:
         write_json(folder / "config.json", {**network.config(), "spread": 1.0})
         scenes = [sample_moving(split="tune", seed=source.seed, index=index) for index in range(self.tune_count)]
         found = load_clip_features(folder)(paint(scenes, num_frames=networks.FRAMES))
-        write_json(folder / "config.json", {**network.config(), "spread": round(float(found.var(0).sum().sqrt()), 6)})
+        write_json(folder / "config.json", {**network.config(), "spread": round(float(found.var(0).mean().sqrt()), 6)})
 
     def validate(self, folder: Path, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
         """Shares of right answers on straight clips, and the distances of spoilt clips."""

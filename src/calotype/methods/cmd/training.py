@@ -404,12 +404,13 @@ class CMDTraining(Training):
 
     def _motion_network(self, model: StableDiffusion) -> MotionDiT:
         rows, columns = self._cells(model.latent_space)
-        return MotionDiT(
+        network: MotionDiT = MotionDiT(
             motion_channels=self.motion_channels, num_frames=self.num_frames, rows=rows, columns=columns,
             content_channels=model.latent_space.channels, content_size=(rows * self.patch, columns * self.patch),
             patch=self.motion_patch, content_patch=self.content_patch, width=self.motion_width, depth=self.motion_depth,
             heads=self.motion_heads, text_width=model.modules["text_encoder"].config.hidden_size,
         )  # fmt: skip
+        return network
 
     def _image_model(self, start: Path | None) -> StableDiffusion:
         name = self.image_model if start is None else str(start)
