@@ -55,7 +55,7 @@ class CMDRecipe:
     card = Card(
         about=(
             "Caption to 8 frames through a content frame and its motion (`calotype.backbones.content_motion`): an autoencoder of clips of "
-            "2 million weights, `toy-t2i`'s UNet trained on its content frames, and a transformer of 1.4 million weights that makes motion. "
+            "2 million weights, `toy-t2i`'s UNet trained on its content frames, and a transformer of 1.4 million weights for the motion. "
             "Text encoder, tokenizer and image autoencoder are `toy-t2i`'s, and lie in its folder."
         ),
         data="the moving world",
