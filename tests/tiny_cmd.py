@@ -1,4 +1,4 @@
-"""A folder of the role ContentMotionVideo at small width, on the tiny version of toy-t2i."""
+"""A folder of the role ContentMotionVideo at small width, on the tiny version of toy-t2i, and clips for its training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from calotype.world.clips import write_clips
 from tests.tiny import cached
 
 FRAMES = 8
@@ -42,3 +43,8 @@ def cached_cmd_model() -> Path:
         motion_scheduler=scheduler, facts=ClipFacts(FRAMES, 7.0, (0.1, -0.2, 0.0), (0.5, 0.6, 2.0)),
     )  # fmt: skip
     return path
+
+
+def clip_folder(path: Path, *, count: int = 4, num_frames: int = FRAMES) -> Path:
+    """Captioned clips of the moving world."""
+    return write_clips(path, count=count, num_frames=num_frames)

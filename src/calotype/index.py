@@ -59,9 +59,9 @@ METHODS: dict[str, MethodRow] = {
     "cmd": MethodRow(
         "calotype.methods.cmd:CMD",
         "video from a still model",
-        "training clips -> content-frame + motion-latent generator; prompt -> clip",
+        "prompt -> clip through one content frame and its motion; clip -> other motion; two clips -> one",
         "arXiv 2403.14148",
-        None,
+        "calotype.evaluation.cmd:CMDEvaluation",
         "calotype.methods.cmd.training:CMDTraining",
     ),
     "cage": MethodRow(
@@ -69,7 +69,7 @@ METHODS: dict[str, MethodRow] = {
         "video from a still model",
         "unannotated clips -> composer; object parts placed and moved -> clip",
         "arXiv 2403.14368",
-        None,
+        "calotype.evaluation.cage:CAGEEvaluation",
         "calotype.methods.cage.training:CAGETraining",
     ),
     "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
@@ -148,6 +148,7 @@ EMBEDDED: dict[str, str] = {
     "toy-tissue": "calotype.embedded.tissue:TissueRecipe",
     "toy-cmd": "calotype.embedded.cmd:CMDRecipe",
     "toy-cage": "calotype.embedded.cage:CAGERecipe",
+    "toy-clip-features": "calotype.embedded.clip_features:ClipFeaturesRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -60,6 +61,15 @@ numbers = st.floats(allow_nan=False)
 def test_configurations_survive_json(value: Outer) -> None:
     text = json.dumps(encode(value), allow_nan=False)
     assert decode_dataclass(Outer, json.loads(text), "outer") == value
+
+
+def test_what_is_given_several_times_is_read_from_a_record() -> None:
+    assert decode(Sequence[str], ["3,4:3,7", "1,1:2,2"]) == ("3,4:3,7", "1,1:2,2")
+    assert decode(list[int], [1, 2]) == [1, 2]
+    with pytest.raises(InputError, match="moves"):
+        decode(Sequence[str], ["3,4", 5], "moves")
+    with pytest.raises(InputError, match="moves"):
+        decode(Sequence[str], "3,4", "moves")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 
+from calotype.core.events import SILENT, Events
 from calotype.errors import InputError
 from tests.train.toy_training import MeanTraining, Points
 
@@ -20,7 +21,7 @@ class MeanOfTwo(MeanTraining):
     folders: ClassVar[tuple[str, ...]] = ("further",)
     further: str = ""
 
-    def data_set(self, data: Path, kept: Path) -> Points:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> Points:
         more = super().data_set(Path(self.further), kept).values if self.further else ()
         return Points(super().data_set(data, kept).values + more)
 

@@ -114,3 +114,12 @@ def test_latents_of_a_folder_are_made_again_only_for_what_changed(tmp_path: Path
         (home / f"{number:02d}.txt").write_text("a caption")
     assert (means(), encoded) == ([0, 10, 20, 30, 40, 50], [2, 2, 2])
     assert (means("others"), encoded) == ([0, 10, 20, 30, 40, 50], [2, 2, 2])
+
+
+def test_rows_have_one_layout_in_memory_whether_they_were_made_or_read(tmp_path: Path) -> None:
+    def made(first: int, count: int) -> dict[str, Tensor]:
+        return {"x": torch.rand(count, 3, 4, 4).contiguous(memory_format=torch.channels_last)}
+
+    fresh, read = (Chunks(made, count=2, chunk=2, folder=tmp_path / "kept").rows([0, 1])["x"] for _ in range(2))
+    assert torch.equal(fresh, read)
+    assert fresh.stride() == read.stride()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from calotype.core.denoiser import Preconditioner, Rates, flow_timestep
+from calotype.core.events import SILENT, Events
 from calotype.data import PictureFolder
 from calotype.data.manifest import NAME
 from calotype.errors import Cancelled, DataError
@@ -53,7 +54,7 @@ class FlowTraining(Training):
     def settings(self) -> Settings:
         return Settings(batch_size=self.batch_size, held_out=4, held_out_often=2, warmup_steps=1)
 
-    def data_set(self, data: Path, kept: Path) -> PictureFolder:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> PictureFolder:
         return PictureFolder.open(data, size=(16, 16), manifest=kept / NAME)
 
     def check(self, data: PictureFolder, events: object = None) -> None:

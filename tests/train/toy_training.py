@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from calotype.core.events import SILENT, Events
 from calotype.errors import DataError, InputError
 from calotype.train.recipe import Source
 from calotype.train.rng import BatchRng
@@ -69,7 +70,7 @@ class MeanTraining(Training):
     width: int = 1
     """Of nothing."""
 
-    def data_set(self, data: Path, kept: Path) -> Points:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> Points:
         """The table's lines."""
         path = data / "points.csv"
         if not path.is_file():

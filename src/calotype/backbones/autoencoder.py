@@ -124,7 +124,7 @@ class PictureLatents:
 
 
 class Autoencoder(PictureLatents):
-    """The role `Autoencoder`: one AutoencoderKL on its own (toy-vae). Latents are [B, C, h, w], scaled."""
+    """The role `Autoencoder`: one AutoencoderKL (toy-vae) or VQModel on its own. Latents are [B, C, h, w], scaled."""
 
     role = "Autoencoder"
 

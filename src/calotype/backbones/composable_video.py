@@ -110,8 +110,8 @@ class ComposableVideo(PictureLatents):
 
 
 def save_parts(
-    folder: Path, *, transformer: ControlledVideoTransformer, control_encoder: Any, vae: Any, size: tuple[int, int], targets: int, stride: int,
-    feature_layers: int, rounded: bool = False,
+    folder: Path, *, transformer: ControlledVideoTransformer, control_encoder: Any, vae: Any, size: tuple[int, int], targets: int,
+    stride: int, feature_layers: int, rounded: bool = False,
 ) -> None:  # fmt: skip
     """Write the folder. `rounded` stores the weights in 8 bits, otherwise float16."""
     from diffusers import FlowMatchEulerDiscreteScheduler

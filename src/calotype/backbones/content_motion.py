@@ -113,6 +113,9 @@ class ContentMotionDiffusion(StableDiffusion):
 
     def __init__(self, *arguments: Any, facts: ClipFacts, motion_scheduler: Mapping[str, Any], **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        height, width = self.modules["motion_network"].config.content_size
+        # The image model's own size is that of its pictures, and it may have been trained on content frames of another.
+        self.size = (height * self.latent_space.factor, width * self.latent_space.factor)
         self.facts = facts
         self.motion = MotionDiffusion(self, motion_scheduler)
 

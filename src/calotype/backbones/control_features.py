@@ -51,8 +51,8 @@ def control_features(
     """Features of pictures on a grid, float32.
 
     Args:
-        encoder: a `ControlEncoder`, or transformers' `Dinov2Model`, which sees the picture at as many pixels as give the grid, in [-1, 1] and
-            not with ImageNet's mean and deviation, as in the official code.
+        encoder: a `ControlEncoder`, or transformers' `Dinov2Model`, which sees the picture at as many pixels as give the grid, in [-1, 1]
+            and not with ImageNet's mean and deviation, as in the official code.
         pixels: in [-1, 1].
         grid: (rows, columns); a `ControlEncoder`'s own grid is resampled to it where it is another.
         layers: of a `Dinov2Model`: so many of the last ones, after its final normalisation, one beside the other.

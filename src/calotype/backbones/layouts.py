@@ -95,6 +95,7 @@ def _sdxl_problem(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, A
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
 _UNET = (Network("diffusers:UNet2DConditionModel", _DIFFUSERS),)
 _VAE = (Network("diffusers:AutoencoderKL", _DIFFUSERS),)
+_VQ = (Network("diffusers:VQModel", _DIFFUSERS),)
 _CLIP_TEXT = (Network("transformers:CLIPTextModel", _TRANSFORMERS),)
 _CLIP_VISION = (Network("transformers:CLIPVisionModelWithProjection", _TRANSFORMERS),)
 _SEGMENTERS = tuple(
@@ -220,7 +221,7 @@ LAYOUTS: tuple[Layout, ...] = (
         parts={
             "conditioner": (Network("calotype.backbones.style_network:StyleConditioner", _DIFFUSERS),),
             "unet": (Network("diffusers:UNet2DModel", _DIFFUSERS),),
-            "vae": (*_VAE, Network("diffusers:VQModel", _DIFFUSERS)),
+            "vae": (*_VAE, *_VQ),
             "scheduler": (),
         },
     ),
@@ -243,7 +244,7 @@ LAYOUTS: tuple[Layout, ...] = (
                 Network("transformers:Dinov2Model", _TRANSFORMERS),
             ),
             "transformer": (Network("calotype.backbones.control_video_network:ControlledVideoTransformer", _DIFFUSERS),),
-            "vae": (*_VAE, Network("diffusers:VQModel", _DIFFUSERS)),
+            "vae": (*_VAE, *_VQ),
             "scheduler": (),
         },
     ),
@@ -267,6 +268,13 @@ LAYOUTS: tuple[Layout, ...] = (
         role="Autoencoder",
         adapter="calotype.backbones.autoencoder:Autoencoder",
         parts={"vae": _VAE},
+        single=True,
+    ),
+    Layout(
+        class_name="VQModel",
+        role="Autoencoder",
+        adapter="calotype.backbones.autoencoder:Autoencoder",
+        parts={"vae": _VQ},
         single=True,
     ),
 )  # fmt: skip

@@ -30,7 +30,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb("running:run", "METHOD", "run a method on your own pictures, clips or volumes", "Make something"),
     "resume": Verb("running:resume", "RUN", "continue an interrupted run; the result is bit for bit the same", "Make something"),
     "rerun": Verb("running:rerun", "FILE", "do a run again, from its folder or from a file that it made", "Make something"),
-    "compare": Verb("comparing:compare", "RUN RUN", "two runs side by side: settings, metrics, results", "Make something"),
+    "compare": Verb("comparing:compare", "RUN RUN", "two runs side by side, or two folders of clips as samples", "Make something"),
     "eval": Verb("evaluate:evaluate", "NAME", "the proof on ground truth: a method or model against its claims", "Prove and train"),
     "train": Verb("training:train", "NAME", "train a method's model on your own data, or an embedded one", "Prove and train"),
     "world": Verb("world:world", "DIR", "write a data set of toy scenes with every ground truth", "Prove and train"),

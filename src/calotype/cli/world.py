@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from calotype.cli import console
 from calotype.cli.options import Common, Help, parse, print_json
+from calotype.core.events import Events
 from calotype.errors import InputError
 from calotype.registry import did_you_mean
+
+CLIPS, CLIP_FRAMES = ("moving", "collisions"), 16
+"""Presets of clips alone, and the frames of theirs by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +31,13 @@ class WorldOptions(Common):
     count: int = 100
     """Scenes, brains, or pictures of tissue."""
     frames: int = 1
-    """Frames of a scene; with more than one, clips are written."""
+    """Frames of a scene; with more than one, clips are written. Of moving and collisions: 16 unless it is given."""
     size: int = 64
     """Height and width in pixels, 32 to 512."""
     preset: str = "small"
-    """The world: small, full; brain: maps of synthetic brains as NIfTI, each with its mask and field; or tissue: stained tissue of
-    patients, with masks, two annotators and a table."""
+    """The world: small, full; moving: captioned clips of an object that goes left, right, up or down; collisions: clips of sprites that
+    bounce; brain: maps of synthetic brains as NIfTI, each with its mask and field; or tissue: stained tissue of patients, with masks, two
+    annotators and a table."""
     spacing: float = 2.0
     """Of a brain: side of the voxels in mm."""
     variant: str = "tissue"
@@ -61,90 +66,76 @@ def world(arguments: Sequence[str]) -> int:
         examples=(
             "calotype world scenes --count 1000 --size 128",
             "calotype world clips --count 100 --frames 8 --preset full",
+            "calotype world clips --preset moving --count 200",
             "calotype world maps --preset brain --count 12",
             "calotype world slides --preset tissue --patients 12 --hues 0,0.4",
         ),
     )
     options = parse(WorldOptions, arguments, page)
     folder = options.folder.expanduser()
+    from calotype.world import PRESETS
 
-    from calotype.world import PRESETS, write_dataset
-
-    known = (*PRESETS, "brain", "tissue")
-    if options.preset not in known:
-        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, known)}there are {', '.join(known)}")
+    writers = {**dict.fromkeys(PRESETS, _scenes), **dict.fromkeys(CLIPS, _clips), "brain": _brains, "tissue": _tissue}
+    if options.preset not in writers:
+        raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, writers)}there are {', '.join(writers)}")
     _refuse_others(options)
-    if options.preset == "brain":
-        return _brains(options, folder)
-    if options.preset == "tissue":
-        return _tissue(options, folder)
     with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-        write_dataset(
-            folder,
-            preset=options.preset,
-            split=options.split,
-            seed=options.seed,
-            count=options.count,
-            size=options.size,
-            num_frames=options.frames,
-            overwrite=options.overwrite,
-            events=events,
-        )
+        what, facts = writers[options.preset](options, folder, events)
     if options.json:
-        print_json({"folder": str(folder), "count": options.count, "frames": options.frames, "size": options.size, "seed": options.seed})
+        print_json({"folder": str(folder), "count": options.count, "seed": options.seed, **facts})
     else:
-        what = "clips" if options.frames > 1 else "pictures"
-        console.results().print(
-            f"  {options.count} {what} of {options.size}x{options.size} px are in {folder}", highlight=False, soft_wrap=True
-        )
+        console.results().print(f"  {options.count} {what.format(folder=folder)}", highlight=False, soft_wrap=True)
     return 0
 
 
-def _brains(options: WorldOptions, folder: Path) -> int:
+Written = tuple[str, Mapping[str, Any]]
+"""What was written, in words after its number, and the facts of `--json`."""
+
+
+def _scenes(options: WorldOptions, folder: Path, events: Events) -> Written:
+    from calotype.world import write_dataset
+
+    write_dataset(
+        folder, preset=options.preset, split=options.split, seed=options.seed, count=options.count, size=options.size,
+        num_frames=options.frames, overwrite=options.overwrite, events=events,
+    )  # fmt: skip
+    what = f"{'clips' if options.frames > 1 else 'pictures'} of {options.size}x{options.size} px are in {{folder}}"
+    return what, {"frames": options.frames, "size": options.size}
+
+
+def _clips(options: WorldOptions, folder: Path, events: Events) -> Written:
+    from calotype.world.clips import SIDE, write_clips
+
+    frames = options.frames if options.frames > 1 else CLIP_FRAMES
+    write_clips(
+        folder, preset=options.preset, split=options.split, seed=options.seed, count=options.count, num_frames=frames,
+        overwrite=options.overwrite, events=events,
+    )  # fmt: skip
+    more = ", with captions.csv" if (folder / "captions.csv").is_file() else ""
+    return f"clips of {frames} frames of {SIDE}x{SIDE} px are in {{folder}}{more}", {"frames": frames, "size": SIDE}
+
+
+def _brains(options: WorldOptions, folder: Path, events: Events) -> Written:
     from calotype.world.brains.dataset import write_brains
 
-    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-        write_brains(
-            folder,
-            split=options.split,
-            seed=options.seed,
-            count=options.count,
-            spacing=options.spacing,
-            overwrite=options.overwrite,
-            events=events,
-        )
-    if options.json:
-        print_json({"folder": str(folder), "count": options.count, "spacing": options.spacing, "seed": options.seed})
-    else:
-        told = f"  {options.count} brains of {options.spacing:g} mm are in {folder}: _Chimap, _mask and _fieldmap-local of each"
-        console.results().print(told, highlight=False, soft_wrap=True)
-    return 0
+    write_brains(
+        folder, split=options.split, seed=options.seed, count=options.count, spacing=options.spacing, overwrite=options.overwrite,
+        events=events,
+    )  # fmt: skip
+    what = f"brains of {options.spacing:g} mm are in {{folder}}: _Chimap, _mask and _fieldmap-local of each"
+    return what, {"spacing": options.spacing}
 
 
-def _tissue(options: WorldOptions, folder: Path) -> int:
+def _tissue(options: WorldOptions, folder: Path, events: Events) -> Written:
     from calotype.world.tissue.dataset import write_tissue
 
-    with redirect_stdout(sys.stderr), console.listening(quiet=options.quiet) as events:
-        write_tissue(
-            folder,
-            variant=options.variant,
-            split=options.split,
-            seed=options.seed,
-            count=options.count,
-            patients=options.patients,
-            hues=_range(options.hues),
-            smooth=options.smooth,
-            noise=options.noise,
-            size=options.size,
-            overwrite=options.overwrite,
-            events=events,
-        )
-    if options.json:
-        print_json({"folder": str(folder), "count": options.count, "size": options.size, "seed": options.seed, "variant": options.variant})
-    else:
-        told = f"  {options.count} pictures of {options.size}x{options.size} px are in {folder}, with masks, annotators and table.csv"
-        console.results().print(told, highlight=False, soft_wrap=True)
-    return 0
+    write_tissue(
+        folder, variant=options.variant, split=options.split, seed=options.seed, count=options.count, patients=options.patients,
+        hues=_range(options.hues), smooth=options.smooth, noise=options.noise, size=options.size, overwrite=options.overwrite,
+        events=events,
+    )  # fmt: skip
+    what = f"pictures of {options.size}x{options.size} px are in {{folder}}, with masks, annotators and table.csv"
+    return what, {"size": options.size, "variant": options.variant}
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -161,6 +152,7 @@ def _refuse_others(options: WorldOptions) -> None:
     others = {
         "brain": ("frames", "size", *of_tissue),
         "tissue": ("frames", "spacing"),
+        **dict.fromkeys(CLIPS, ("size", "spacing", *of_tissue)),
     }.get(options.preset, ("spacing", *of_tissue))
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     given = [f"--{name}" for name in others if getattr(options, name) != defaults[name]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -126,3 +127,19 @@ def check_size(width: int, height: int, name: str, path: Path | None = None) -> 
 
 def _reason(error: Exception) -> str:
     return error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+
+
+FRAME_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm"))
+"""Endings of the pictures in a folder of frames."""
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures that lie in a folder, in the order of their numbers: frame2 before frame10.
+
+    Names with a dot before them are notes of a file manager, such as macOS leaves beside every file.
+    """
+    found = (file for file in folder.iterdir() if file.suffix.lower() in FRAME_SUFFIXES and not file.name.startswith("."))
+    return sorted(
+        found,
+        key=lambda file: [(part.isdigit(), int(part) if part.isdigit() else 0, part.lower()) for part in re.split(r"(\d+)", file.name)],
+    )

@@ -20,12 +20,15 @@ import torch
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
+from calotype.data.files import FRAME_SUFFIXES
 from calotype.data.manifest import FileRecord, Inspection, look_at, read_manifest, refuse_inside, write_manifest
 from calotype.data.tables import HELD_OUT, LEFT_OUT, TRAIN, Told, one_spelling, read_tables, text_beside
 from calotype.errors import DataError, InputError
 from calotype.imaging.files import file_suffix, user_path
 
 _MOST_LISTED = 5
+_OTHER_PARTS = frozenset(("images", "masks"))
+"""Folders of pictures that are no frames of a clip."""
 _QUIET = frozenset((".csv", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml"))
 """Endings of files that nobody takes for a row's."""
 
@@ -62,6 +65,8 @@ class FilePart:
     """Endings of its files, in small letters."""
     look: Inspection
     """Reads one as a whole, and says its size."""
+    frames: bool = False
+    """Whether a folder with nothing but numbered pictures is one, too."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,10 @@ def _files(root: Path, part: FilePart) -> dict[str, list[str]]:
         if suffix in part.suffixes:
             whole = path.relative_to(home).as_posix()
             found.setdefault(one_spelling(whole[: len(whole) - len(suffix)]), []).append(path.relative_to(root).as_posix())
+    if part.frames:
+        for folder in {path.parent for path in _walk(home) if file_suffix(path) in FRAME_SUFFIXES - part.suffixes} - {home}:
+            if folder.name not in _OTHER_PARTS:
+                found.setdefault(one_spelling(folder.relative_to(home).as_posix()), []).append(folder.relative_to(root).as_posix())
     return found
 
 

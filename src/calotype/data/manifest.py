@@ -15,7 +15,7 @@ from pathlib import Path
 
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import mapping, parse_json, text, whole
-from calotype.data.files import plain_file
+from calotype.data.files import frame_files, plain_file
 from calotype.errors import InputError
 from calotype.imaging.files import atomic_path, json_line
 
@@ -23,7 +23,7 @@ NAME = "manifest.jsonl"
 """What a manifest is called beside a training's results."""
 FORMAT, VERSION = "calotype-manifest", 1
 _MOST_THREADS = 4
-_DIGEST = "[0-9a-f]{64}"
+_SHA256 = "[0-9a-f]{64}"
 
 _MOST, _MOST_METADATA = 1_000_000_000, 100
 
@@ -44,7 +44,7 @@ HASHED = Inspection(lambda path: {}, frozenset())
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of a data set, as it was when it was looked at."""
+    """One file of a data set, or one folder of frames, as it was when it was looked at."""
 
     path: str
     """Below the data set's folder, with `/` between its parts."""
@@ -65,8 +65,9 @@ class FileRecord:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    """Bytes and time of the last change; of a folder of frames, all their bytes and the last of their times."""
+    states = [file.stat() for file in frame_files(path)] if path.is_dir() else [path.stat()]
+    return sum(status.st_size for status in states), max((status.st_mtime_ns for status in states), default=0)
 
 
 def look_at(
@@ -113,10 +114,9 @@ def look_at(
 
 def _record(root: Path, path: str, look: Inspection) -> FileRecord | str:
     try:
-        file = plain_file(root / path)
+        file = root / path if (root / path).is_dir() else plain_file(root / path)
         size, time = _state(file)
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digest = _digest(file)
         record = FileRecord(path, size, time, digest, dict(look.read(file)))
         return record if record.unchanged(root) else "it changes while it is read; wait until it is written"
     except InputError as error:
@@ -124,6 +124,14 @@ def _record(root: Path, path: str, look: Inspection) -> FileRecord | str:
         return str(error).removeprefix("file: ").replace(f"{root / path} ", "")
     except OSError as error:
         return f"can't be read ({(error.strerror or type(error).__name__).lower()})"
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file; of a folder of frames, of theirs in order."""
+    if path.is_dir():
+        return hashlib.sha256("".join(_digest(plain_file(file)) for file in frame_files(path)).encode()).hexdigest()
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read_manifest(path: Path, root: Path) -> dict[str, FileRecord]:
@@ -149,7 +157,7 @@ def _parsed(line: bytes, name: str) -> FileRecord:
         text(entry.get("path"), name),
         whole(entry.get("size"), name),
         whole(entry.get("time"), name),
-        text(entry.get("sha256"), name, pattern=_DIGEST, expected="a sha256"),
+        text(entry.get("sha256"), name, pattern=_SHA256, expected="a sha256"),
         metadata,
     )
 

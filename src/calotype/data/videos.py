@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +11,7 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.data.files import is_clip, plain_file
+from calotype.data.files import frame_files, is_clip, plain_file
 from calotype.data.films import UNDECODED, Excerpt, Frames, check_length, first_frame, read_film
 from calotype.data.fitting import fit_note, fit_pixels
 from calotype.data.images import decoded, read_image
@@ -23,7 +22,9 @@ from calotype.imaging.types import Image, Video
 
 VideoLike: TypeAlias = Video | str | os.PathLike[str] | Tensor
 """What every call takes for a clip."""
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
+
+FOLDER_FPS = 8.0
+"""Frames a second of a folder of pictures, which says nothing."""
 
 
 def read_video(
@@ -60,7 +61,7 @@ def read_video(
     source = Path(os.path.expanduser(path))
     excerpt = Excerpt(start=start, stride=stride, max_frames=num_frames if max_frames is None else max_frames, size=size, cover=cover)
     if source.is_dir():
-        frames, rate = _read_folder(source, excerpt, name, events), 8.0
+        frames, rate = _read_folder(source, excerpt, name, events), FOLDER_FPS
     else:
         source = plain_file(source, name)
         frames, rate = (read_film if is_clip(source) else _read_animation)(source, excerpt, name, events)
@@ -110,7 +111,7 @@ def as_video(
 
 
 def measure_clip(path: str | os.PathLike[str], name: str = "video", events: Events = SILENT) -> tuple[int, int, int]:
-    """Decode a film or an animated picture to its end, one frame at a time, and keep none.
+    """Decode a film, an animated picture or a folder of frames to its end, one frame at a time, and keep none.
 
     Returns:
         How many frames it has, their height and their width as they are shown.
@@ -118,6 +119,8 @@ def measure_clip(path: str | os.PathLike[str], name: str = "video", events: Even
     Raises:
         InputError: it is refused, or can't be decoded to its end.
     """
+    if Path(path).is_dir():
+        return _measure_folder(Path(path), name, events)
     source = plain_file(path, name)
     if not is_clip(source):
         frames, _ = _read_animation(source, Excerpt(), name, events)
@@ -160,9 +163,19 @@ def _read_animation(path: Path, excerpt: Excerpt, name: str, events: Events) -> 
     return frames.frames(), 1000 / mean if mean > 0 else 8.0
 
 
+def _measure_folder(folder: Path, name: str, events: Events) -> tuple[int, int, int]:
+    sizes = []
+    for file in frame_files(folder):
+        events.check()
+        sizes.append(read_image(file, name=name).size)
+        if sizes[-1] != sizes[0]:
+            (height, width), (first_height, first_width) = sizes[-1], sizes[0]
+            raise InputError(f"{file.name} is {width}x{height} px, the first frame is {first_width}x{first_height}; make them one size")
+    return len(sizes), *sizes[0]
+
+
 def _read_folder(folder: Path, excerpt: Excerpt, name: str, events: Events) -> Tensor:
-    # Names with a dot before them are notes of a file manager, such as macOS leaves beside every file.
-    files = sorted((file for file in folder.iterdir() if file.suffix.lower() in _PICTURES and not file.name.startswith(".")), key=_natural)
+    files = frame_files(folder)
     if not files:
         raise InputError(f"{name}: {folder} holds no pictures; a folder of frames has files such as 0001.png, 0002.png")
     chosen = [file for index, file in enumerate(files) if excerpt.takes(index)][: excerpt.max_frames]
@@ -179,8 +192,3 @@ def _read_folder(folder: Path, excerpt: Excerpt, name: str, events: Events) -> T
         frames.add(pixels)
     events.note(f"{name}: {len(chosen)} frames read from {folder}, in the order of their names")
     return frames.frames()
-
-
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """Sort key under which frame2 comes before frame10."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part.lower()) for part in re.split(r"(\d+)", path.name)]

@@ -34,8 +34,8 @@ class CAGERecipe:
     gates = (Gate("hit_rate", 0.8), Gate("hit_rate_without_control", 0.15, at_most=True), Gate("composed", 0.7))
     card = Card(
         about=(
-            "Features of objects at cells of frames to come, and frames that are known, to three frames at once: a transformer of 1.3 million "
-            "weights over 8x8 cells a frame, and an encoder of control features that was learnt from the same clips without labels "
+            "Features of objects at cells of frames to come, and frames that are known, to three frames at once: a transformer of 1.3 "
+            "million weights over 8x8 cells a frame, and an encoder of control features that was learnt from the same clips without labels "
             "(`calotype.backbones.control_video_network`, `control_features`). It knows eight sprites and six grounds."
         ),
         data="the collisions world",
@@ -45,7 +45,9 @@ class CAGERecipe:
     def build(self, *, seed: int, start: Path | None, checkpoints: Path) -> TraineeCAGE:
         """Network and encoder, from an exported folder or from random weights."""
         features = self.training.features if start is None else str(start)
-        return replace(self.training, autoencoder=str(checkpoints / VAE), features=features).build(None, seed=seed, start=start)
+        made = replace(self.training, autoencoder=str(checkpoints / VAE), features=features).build(None, seed=seed, start=start)
+        made.projection.requires_grad_()  # so that the stage of the features has something to train where they are there already
+        return made
 
     def source(
         self, trainee: TraineeCAGE, *, split: str, seed: int, folder: Path, checkpoints: Path, start: Path | None, device: str

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from calotype.backbones.content_motion_network import Motion, MotionDiT
+from calotype.metrics.flops import count_flops
 
 STEPS = 50
 """Of the content frame, of the motion, and of the network that is compared with."""
@@ -30,7 +30,7 @@ class Cost:
     """Of one clip."""
 
     gigaflop: float
-    """Floating-point operations as `FlopCounterMode` counts them (a multiplication and an addition are two), in thousands of millions."""
+    """Floating-point operations, in thousands of millions; see `calotype.metrics.flops`."""
     seconds: float
 
     def __add__(self, other: Cost) -> Cost:
@@ -49,14 +49,13 @@ def cost(call: Call) -> Cost:
         0.002
     """
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            call()
+        gigaflop = count_flops(call).total / 1e9
         times = []
         for _ in range(REPEATS):
             began = time.perf_counter()
             call()
             times.append(time.perf_counter() - began)
-    return Cost(counter.get_total_flops() / 1e9, min(times))
+    return Cost(gigaflop, min(times))
 
 
 def content_motion_cost(model: Any, num_frames: int, steps: int = STEPS) -> Mapping[str, Cost]:

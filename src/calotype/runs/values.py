@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ def decode(annotation: Any, value: Any, name: str = "value") -> Any:
     Example:
         >>> decode(tuple[float, float] | None, [1, "inf"])
         (1.0, inf)
+        >>> decode(Sequence[str], ["a", "b"])
+        ('a', 'b')
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -72,11 +74,12 @@ def decode(annotation: Any, value: Any, name: str = "value") -> Any:
         if value in arguments:
             return value
         raise _misfit(annotation, value, name)
-    if origin in (tuple, list) and isinstance(value, list):
+    if origin in (tuple, list, Sequence) and isinstance(value, list):
         inner = arguments if origin is tuple and Ellipsis not in arguments else (arguments[0],) * len(value)
         if len(inner) != len(value):
             raise _misfit(annotation, value, name)
-        return origin(decode(kind, item, name) for kind, item in zip(inner, value, strict=True))
+        found = tuple(decode(kind, item, name) for kind, item in zip(inner, value, strict=True))
+        return list(found) if origin is list else found
     if annotation is Any:
         return value
     if annotation is type(None) or annotation is None:

@@ -82,7 +82,8 @@ class Chunks:
         if found is not None:
             return found
         first = number * self.chunk
-        made = self.make(first, min(self.chunk, self.count - first))
+        # As they come back from disk: another layout in memory may give other last bits in what is computed of them.
+        made = {name: values.contiguous() for name, values in self.make(first, min(self.chunk, self.count - first)).items()}
         if self.cache is not None:
             self.cache.put(self.key(number), made)
         return made

@@ -161,7 +161,7 @@ class SegmenterTraining(Training):
         often = min(64, self.held_out_windows)
         return replace(super().settings(), held_out=self.held_out_windows, held_out_often=often, held_out_seed=7006)
 
-    def data_set(self, data: Path, kept: Path) -> DataSet:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> DataSet:
         """Windows of the pictures and masks of a folder, and of the synthetic ones beside it.
 
         Raises:

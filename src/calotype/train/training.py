@@ -79,8 +79,9 @@ class Training(ABC):
         )  # fmt: skip
 
     @abstractmethod
-    def data_set(self, data: Path, kept: Path) -> DataSet:
-        """The user's data. `kept` is a folder for what is worth keeping of them; it isn't made before something is.
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> DataSet:
+        """The user's data. `kept` is a folder for what is worth keeping of them; it isn't made before something is. `events` hears how far
+        a look at many files is.
 
         Raises:
             InputError: there are none, or (as `DataError`) some can't be used.
@@ -158,7 +159,7 @@ class Training(ABC):
         further = {name: Path(getattr(self, name)).expanduser() for name in self.folders if getattr(self, name)}
         for place in (folder, *further.values()):
             refuse_inside(target, place)
-        found = self.data_set(folder, target / RUN / "data")
+        found = self.data_set(folder, target / RUN / "data", events)
         parts = found.split(self.held_out_share, SPLIT_SEED)
         start = _start(model)
         wanted = {

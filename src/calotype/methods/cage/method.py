@@ -74,6 +74,7 @@ class CAGE(Method):
     slug: ClassVar[str] = "cage"
     role: ClassVar[str] = "ComposableVideo"
     presets: ClassVar[tuple[str, ...]] = ("paper", "toy")
+    renamed: ClassVar[Mapping[str, str]] = {"frames": "num_frames"}
 
     num_inference_steps: int = 20
     """Euler steps of each frame (official code: 20)."""
@@ -127,7 +128,7 @@ class CAGE(Method):
 
     def __call__(
         self, model: ComposableVideo, image: ImageLike | None = None, *, past: VideoLike | None = None, move: Sequence[str] = (),
-        move_px: Sequence[str] = (), patch: Sequence[str] = (), pictures: Sequence[Image] = (), frames: int | None = None,
+        move_px: Sequence[str] = (), patch: Sequence[str] = (), pictures: Sequence[Image] = (), num_frames: int | None = None,
         word_model: TextToImage | None = None, seed: int = 0, events: Events = SILENT,
     ) -> Composition:  # fmt: skip
         """Make a clip.
@@ -141,7 +142,7 @@ class CAGE(Method):
             move_px: the same in pixels of the model's size, X,Y as drawing programs have them.
             patch: `PICTURE:SOURCE@PATH`, a part of another picture and where it appears, such as `a.png:3,4-5,6@8,8`.
             pictures: of the patches, where these name them by number.
-            frames: to be made; by default 15, and 3 of patches on an empty canvas.
+            num_frames: to be made; by default 15, and 3 of patches on an empty canvas.
             word_model: finds the cells of `word:`.
             seed: of the noise and of the choice of earlier frames.
             events: hears notes and frames.
@@ -162,14 +163,14 @@ class CAGE(Method):
             raise InputError("nothing is given to begin with; give image or past, or patches for an empty canvas")
         if known is None and (move or move_px):
             raise InputError("move and move_px are of the first frame, and none is given; give image or past, or use patch")
-        count = frames if frames is not None else FRAMES if known is not None else model.targets
+        count = num_frames if num_frames is not None else FRAMES if known is not None else model.targets
         if count < 1:
-            raise InputError(f"frames is {count}; it must be 1 or more")
+            raise InputError(f"num_frames is {count}; it must be 1 or more")
         found = [as_image(picture, size=model.size, name=f"pictures {number}", events=events) for number, picture in enumerate(pictures)]
         commands = self._commands(model, known, found, [*move, *self._of_clicks(model, move_px)], patch, word_model)
         late = max((frame for command, _ in commands for frame in command.path), default=0)
         if late > count:
-            raise InputError(f"a path goes to frame {late}, and {count} frames are made; give frames {late}")
+            raise InputError(f"a path goes to frame {late}, and {count} frames are made; give num_frames {late}")
         controls = self.controls(model, commands, count)
         if not bool(controls.given.any()):
             events.note("no cell is controlled: the scene goes on by itself")

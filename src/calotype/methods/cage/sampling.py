@@ -69,8 +69,8 @@ def staggered_times(steps: int, *, warm: bool) -> Float[Tensor, "levels targets"
 
 
 def integrate(
-    velocity: Velocity, known: Callable[[int], Known | None], controls: Controls, start: Float[Tensor, "batch targets channels height width"],
-    times: Float[Tensor, "levels frames"], *, guidance: float = 0.0,
+    velocity: Velocity, known: Callable[[int], Known | None], controls: Controls,
+    start: Float[Tensor, "batch targets channels height width"], times: Float[Tensor, "levels frames"], *, guidance: float = 0.0,
 ) -> Float[Tensor, "batch targets channels height width"]:  # fmt: skip
     """Follow the flow.
 

@@ -42,6 +42,8 @@ PROJECTION = 32
 """Numbers that features are compared by while they are learnt."""
 NEAR_SHIFT = 0.5
 """Farthest middle of a view from which features are learnt: two views must overlap."""
+LEAST_SPREAD = 0.3
+"""Standard deviation of latents from which on they are about as large as noise."""
 SHARES = {FEATURES: 0.04, VIDEO: 0.96}
 KNOWN = ((0.15, 0), (0.55, 1), (0.30, 2))
 """How often a step sees no known frame, the reference alone, and the reference and one before it."""
@@ -67,7 +69,8 @@ class TraineeCAGE(nn.Module):
         self.preconditioner = Preconditioner("flow", flow_timestep)
         self.stage = VIDEO
         if given:
-            control_encoder.requires_grad_(False)
+            for part in (control_encoder, self.projection):
+                part.requires_grad_(False)
 
     def enter(self, stage: str) -> None:
         """Learn the features, or the video model, from here on."""
@@ -81,7 +84,7 @@ class TraineeCAGE(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
         """`latents` [B, 2 + T, C, h, w] of an earlier frame, the reference and the targets; `pixels` [B, T, 3, H, W] of the targets in
         [0, 1]; `offsets` [B, 2 + T]; `known` [B], frames before the targets that are given, the same in a batch; `noise` [B, T, C, h, w];
-        `times` [B, T]; `view`, `other_view` [B, T, 4], `whole` and `share` [B, T], `chance` [B, T, rows, columns] in [0, 1); `kept` [B, n]."""
+        `times` [B, T]; `view`, `other_view` [B, T, 4], `whole`, `share` [B, T], `chance` [B, T, rows, columns] in [0, 1); `kept` [B, n]."""
         frames = batch["pixels"].flatten(0, 1) * 2.0 - 1.0
         views = Crops.drawn(batch["view"].flatten(0, 1)).whole_where(batch["whole"].flatten() > 0)
         if self.training and self.stage == FEATURES:
@@ -176,6 +179,8 @@ class CAGETraining(Training):
     """Frames of an excerpt, from which windows are taken."""
     stride: int = 1
     """Every so many frames one is taken."""
+    skip: int = 0
+    """Frames of each clip that are left out at its beginning."""
     autoencoder: str = "toy-vae-wide"
     """An embedded model, a folder of an AutoencoderKL or a VQModel, or a hub id. It isn't trained."""
     features: str = OWN
@@ -214,8 +219,8 @@ class CAGETraining(Training):
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.token_dropping == 1 or not self.given_share or not 0.2 <= self.time_power <= 5:
             raise InputError(
-                f"token_dropping is {self.token_dropping} (below 1), given_share {self.given_share} (above 0), time_power {self.time_power} "
-                "(0.2 to 5)"
+                f"token_dropping is {self.token_dropping} (below 1), given_share {self.given_share} (above 0), "
+                f"time_power {self.time_power} (0.2 to 5)"
             )
         if self.num_frames < TARGETS + 2:
             raise InputError(f"num_frames is {self.num_frames}; a window has {TARGETS + 2} frames")
@@ -250,14 +255,30 @@ class CAGETraining(Training):
             held_out_seed=7015,
         )  # fmt: skip
 
-    def data_set(self, data: Path, kept: Path) -> ClipFolder:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> ClipFolder:
         """Excerpts of the clips."""
-        return ClipFolder.open(data, size=self.size, num_frames=self.num_frames, stride=self.stride, manifest=kept / NAME, captions=False)
+        return ClipFolder.open(
+            data,
+            size=self.size,
+            num_frames=self.num_frames,
+            stride=self.stride,
+            skip=self.skip,
+            manifest=kept / NAME,
+            captions=False,
+            events=events,
+        )
 
     def check(self, data: ClipFolder, events: Events = SILENT) -> None:
         """Tell what was found; refuse parts that can't be used before anything is written."""
-        self.grid(self.latents().factor)
+        space = self.latents()
+        self.grid(space.factor)
         self.encoder()
+        spread = float(space.encode(data.rows([0])["clip"][0, :1]).std())
+        if not LEAST_SPREAD <= spread <= 1.0 / LEAST_SPREAD:
+            events.note(
+                f"latents of the first frame have a standard deviation of {spread:.2g}, and noise has 1; such a model learns badly: divide "
+                "scaling_factor in the autoencoder's config.json by it"
+            )
         events.note(f"{len(data)} excerpts of {self.num_frames} frames, every frame of {self.stride} taken, fitted to {self.size}")
 
     def check_start(self, start: Path, data: Any, events: Events = SILENT) -> None:
@@ -266,11 +287,17 @@ class CAGETraining(Training):
         if checkpoint.role != "ComposableVideo":
             raise InputError(f"{start.name} is of the role {checkpoint.role}; begin with a ComposableVideo, such as toy-cage")
         if self.features == OWN:
-            raise InputError(f"the checkpoint to begin with knows features of its own; give --features {start.name} too")
+            raise InputError(f"the checkpoint to begin with knows features of its own; give --features {start} too")
         found = read_json(checkpoint.parts["transformer"].folder / "config.json")
         for name in ("patch", "width", "depth", "heads"):
             if found.get(name) != getattr(self, name):
                 raise InputError(f"the checkpoint to begin with has {name} {found.get(name)}, and {getattr(self, name)} was asked for")
+        known = load(str(start), device="cpu", dtype="float32")
+        if known.size != self.size:
+            raise InputError(f"the checkpoint to begin with makes {known.size}, and size is {self.size}")
+        for name, own, asked in (("features", "control_encoder", self.encoder()), ("autoencoder", "vae", self.latents().vae)):
+            if asked is None or not _same(known.modules[own], asked):
+                raise InputError(f"the checkpoint to begin with knows other {name} than {getattr(self, name)}; give --{name} {start}")
 
     def build(self, data: Any, *, seed: int, start: Path | None = None) -> TraineeCAGE:
         """The network, from a checkpoint folder or from random weights."""
@@ -363,3 +390,11 @@ class CAGETraining(Training):
             folder, transformer=trainee.transformer, control_encoder=trainee.control_encoder, vae=trainee.latent_space.vae, size=self.size,
             targets=TARGETS, stride=self.stride, feature_layers=self.feature_layers, rounded=rounded,
         )  # fmt: skip
+
+
+def _same(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two networks have the same weights, but for the rounding of files."""
+    kept, other = first.state_dict(), second.state_dict()
+    return kept.keys() == other.keys() and all(
+        kept[name].shape == other[name].shape and bool((kept[name] - other[name]).norm() <= 0.01 * other[name].norm()) for name in kept
+    )

@@ -113,7 +113,8 @@ class CMD(Method):
             model: toy-cmd, or a folder of `calotype train cmd`.
             prompt: what the clip shows, and how it moves. New motion for a given clip or content frame reads it too.
             clip: a clip to rebuild from its content frame and motion, or (`motion` "new") to set in motion anew.
-            content_of, motion_of: two clips: the content frame of the first with the motion of the second.
+            content_of: with `motion_of`, a clip whose content frame is taken.
+            motion_of: a clip whose motion is taken for it.
             content_frame: a picture to set in motion. A content frame is a mean of frames, and a photograph is none: expect little motion.
             seed: of all noise; motion k of one content frame has that of seed + k.
             events: hears steps, notes and the metric `model_calls`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from calotype.data.manifest import NAME
 from calotype.errors import InputError
 from calotype.train.clip_latents import clip_latents
 from calotype.train.latents import Chunks
+from calotype.train.low_rank import adapt, adapted
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
 from calotype.train.stages import Group, Stage
@@ -35,7 +37,7 @@ from calotype.train.training import Training
 
 StageName = Literal["autoencoder", "content", "motion"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
-SHARES: Mapping[str, float] = {"autoencoder": 0.45, "content": 0.25, "motion": 0.3}
+SHARES: Mapping[str, float] = {"autoencoder": 0.35, "content": 0.15, "motion": 0.5}
 """Of the budget."""
 SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 """Of the motion: Stable Diffusion's."""
@@ -149,7 +151,9 @@ class TraineeCMD(nn.Module):
     def measured(self) -> ClipFacts:
         """The facts with the moments as they are now, and what is trained."""
         mean, std = self.motion_mean.tolist(), self.motion_variance.sqrt().tolist()
-        trained = tuple(name for name in STAGES if name in (*self.facts.trained, *self.stages))
+        # Content frames and motion of another autoencoder than they were trained on mean nothing to the other two.
+        kept = () if "autoencoder" in self.stages else self.facts.trained
+        trained = tuple(name for name in STAGES if name in (*kept, *self.stages))
         return replace(self.facts, motion_mean=tuple(mean), motion_std=tuple(std), trained=trained)
 
 
@@ -195,8 +199,8 @@ class ContentMotionBatches:
 class CMDTraining(Training):
     """A generator of clips from captions, from a folder of clips and an image model.
 
-    `--stage all` trains the autoencoder, then the image model on its content frames, then the motion. One stage alone begins with a
-    checkpoint (`--model`) that has the others, and leaves them as they are.
+    `--stage all` trains the autoencoder, then the image model on its content frames, then the motion. The image model or the motion alone
+    begins with a checkpoint (`--model`) that has the autoencoder, and leaves all else in it as it is.
 
     Example:
         >>> CMDTraining.paper().num_frames, CMDTraining().stage
@@ -216,6 +220,8 @@ class CMDTraining(Training):
     """Frames of a clip; longer ones are cut."""
     stride: int = 1
     """Every so many frames one is taken."""
+    skip: int = 0
+    """Frames of each clip that are left out at its beginning."""
     patch: int = 2
     """Cells of the latents along a side of the autoencoder's tokens."""
     width: int = 128
@@ -243,8 +249,17 @@ class CMDTraining(Training):
     quite like those of the training (not in the paper, which is 0)."""
     batch_size: int = 16
     learning_rate: float = 1e-3
+    autoencoder_rate: float = 1.0
+    """Times the learning rate, for the autoencoder."""
     content_rate: float = 0.3
     """Times the learning rate, for the image model."""
+    content_rank: int = 0
+    """Of the difference that is trained of each of the image model's attention projections (LoRA); 0 trains all of its weights, as the
+    paper does."""
+    autoencoder_betas: tuple[float, float] = (0.9, 0.99)
+    """Of Adam, for the autoencoder."""
+    diffusion_betas: tuple[float, float] = (0.9, 0.99)
+    """Of Adam, for the image model and the motion."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Of the image model and the motion; `muon` orthogonalises the updates of the hidden matrices."""
     held_out_samples: int = 128
@@ -256,8 +271,8 @@ class CMDTraining(Training):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         least = (
-            "stride", "patch", "width", "depth", "heads", "motion_channels", "motion_patch", "content_patch", "motion_width", "motion_depth",
-            "motion_heads", "held_out_samples",
+            "stride", "patch", "width", "depth", "heads", "motion_channels", "motion_patch", "content_patch", "motion_width",
+            "motion_depth", "motion_heads", "held_out_samples",
         )  # fmt: skip
         for name in least:
             if getattr(self, name) < 1:
@@ -266,11 +281,17 @@ class CMDTraining(Training):
             raise InputError(f"num_frames is {self.num_frames}; it must be 2 or more, and a multiple of motion_patch ({self.motion_patch})")
         if self.width % (4 * self.heads) or self.motion_width % (4 * self.motion_heads):
             raise InputError(
-                f"width is {self.width} with {self.heads} heads and motion_width {self.motion_width} with {self.motion_heads}; widths must be "
-                "multiples of 4 times the heads"
+                f"width is {self.width} with {self.heads} heads and motion_width {self.motion_width} with {self.motion_heads}; widths must "
+                "be multiples of 4 times the heads"
             )
-        if not 0 < self.content_rate <= 10:
-            raise InputError(f"content_rate is {self.content_rate}; it must be above 0 and at most 10")
+        for name in ("autoencoder_rate", "content_rate"):
+            if not 0 < getattr(self, name) <= 10:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 10")
+        for name in ("autoencoder_betas", "diffusion_betas"):
+            if not all(0 <= beta < 1 for beta in getattr(self, name)):
+                raise InputError(f"{name} are {getattr(self, name)}; both must be 0 or more and below 1")
+        if self.content_rank < 0:
+            raise InputError(f"content_rank is {self.content_rank}; it must be 0 or more")
 
     @classmethod
     def small(cls) -> Self:
@@ -283,9 +304,21 @@ class CMDTraining(Training):
         the other two: train one stage at a time with --batch-size."""
         return cls(
             image_model="stable-diffusion-v1-5/stable-diffusion-v1-5", size=(512, 512), num_frames=16, width=384, depth=12, heads=8,
-            motion_width=1152, motion_depth=28, motion_heads=16, content_noise=0.0, batch_size=24, learning_rate=1e-4, content_rate=1.0,
-            ema_decay=0.999,
+            motion_width=1152, motion_depth=28, motion_heads=16, content_noise=0.0, batch_size=24, learning_rate=1e-4,
+            autoencoder_rate=0.1, content_rate=1.0, autoencoder_betas=(0.5, 0.9), diffusion_betas=(0.9, 0.999), ema_decay=0.999,
         )  # fmt: skip
+
+    def __call__(
+        self, data: str | os.PathLike[str], out: str | os.PathLike[str], *, model: str | os.PathLike[str] | None = None, **others: Any
+    ) -> Path:
+        """See `Training`.
+
+        Raises:
+            InputError: a stage that needs the autoencoder of a checkpoint, and none is given.
+        """
+        if not model and self.stage in ("content", "motion"):
+            raise InputError(f"stage {self.stage} begins with a checkpoint that has the autoencoder; give --model")
+        return super().__call__(data, out, model=model, **others)
 
     def stages(self) -> tuple[StageName, ...]:
         """What is trained, in order."""
@@ -294,9 +327,11 @@ class CMDTraining(Training):
     def settings(self) -> Settings:
         """The loop's numbers; each stage has its own network."""
         groups = {
-            "autoencoder": Group(modules=("autoencoder",), optimizer="adamw"),
-            "content": Group(modules=("unet",), rate=self.content_rate),
-            "motion": Group(modules=("motion_network",)),
+            "autoencoder": Group(
+                modules=("autoencoder",), optimizer="adamw", rate=self.autoencoder_rate, betas=self.autoencoder_betas, weight_decay=0.0
+            ),
+            "content": Group(modules=("unet",), rate=self.content_rate, betas=self.diffusion_betas),
+            "motion": Group(modules=("motion_network",), betas=self.diffusion_betas),
         }
         stages = tuple(Stage(name=name, share=SHARES[name], groups={"main": groups[name]}) for name in self.stages())
         often = min(32, self.held_out_samples)
@@ -305,9 +340,11 @@ class CMDTraining(Training):
             held_out_often=often, held_out_seed=7016,
         )  # fmt: skip
 
-    def data_set(self, data: Path, kept: Path) -> ClipFolder:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> ClipFolder:
         """Excerpts of the clips, with captions where there are any."""
-        return ClipFolder.open(data, size=self.size, num_frames=self.num_frames, stride=self.stride, manifest=kept / NAME)
+        return ClipFolder.open(
+            data, size=self.size, num_frames=self.num_frames, stride=self.stride, skip=self.skip, manifest=kept / NAME, events=events
+        )
 
     def check(self, data: ClipFolder, events: Events = SILENT) -> None:
         """Tell what was found; refuse an image model that can't be used before anything is written."""
@@ -322,45 +359,57 @@ class CMDTraining(Training):
         checkpoint = open_checkpoint(start)
         if checkpoint.role != "ContentMotionVideo":
             raise InputError(f"{start.name} is of the role {checkpoint.role}; begin with a ContentMotionVideo, such as toy-cmd")
-        found = read_json(checkpoint.parts["autoencoder"].folder / "config.json")
-        found["num_frames"] = checkpoint.index.get("num_frames")
-        for name in ("width", "depth", "heads", "motion_channels", "patch", "num_frames"):
-            if found.get(name) != getattr(self, name):
-                raise InputError(f"the checkpoint to begin with has {name} {found.get(name)}, and {getattr(self, name)} was asked for")
+        autoencoder, motion, vae = (
+            read_json(checkpoint.parts[name].folder / "config.json") for name in ("autoencoder", "motion_network", "vae")
+        )
+        found = {name: autoencoder.get(name) for name in ("width", "depth", "heads", "patch", "motion_channels")}
+        cells = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+        found |= {"num_frames": motion.get("num_frames"), "size": tuple(side * cells for side in motion.get("content_size", ()))}
+        if "motion" in self.stages() and "motion" in checkpoint.index.get("trained", STAGES):
+            found |= {f"motion_{name}": motion.get(name) for name in ("patch", "width", "depth", "heads")}
+            found["content_patch"] = motion.get("content_patch")
+        for name, value in found.items():
+            if value != getattr(self, name):
+                raise InputError(f"the checkpoint to begin with has {name} {value}, and {getattr(self, name)} was asked for")
+        if self.image_model != type(self).image_model and self.stage != "motion":
+            events.note(f"image_model {self.image_model} isn't used: the content model of {start.name} goes on")
 
     def build(self, data: Any, *, seed: int, start: Path | None = None) -> TraineeCMD:
         """The networks, from a checkpoint folder or from the image model and random weights.
 
-        Raises:
-            InputError: a stage alone without a checkpoint to begin with.
+        Only what has its stage can be trained. A checkpoint whose motion model was never trained gets one of the numbers asked for.
         """
-        if start is None and self.stage in ("content", "motion"):
-            raise InputError(f"stage {self.stage} begins with a checkpoint that has the autoencoder; give --model")
         model = self._image_model(start)
-        if isinstance(model, ContentMotionDiffusion):
-            autoencoder, network, facts = model.autoencoder, model.motion.network, model.facts
-            for part in (autoencoder, network):
-                part.requires_grad_(True).train()
-        else:
-            rows, columns = self._cells(model.latent_space)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if isinstance(model, ContentMotionDiffusion):
+                autoencoder, network, facts = model.autoencoder, model.motion.network, model.facts
+                if "motion" in self.stages() and "motion" not in facts.trained:
+                    network = self._motion_network(model)
+            else:
                 autoencoder = ContentMotionAutoencoder(
                     channels=model.latent_space.channels, patch=self.patch, width=self.width, depth=self.depth, heads=self.heads,
                     motion_channels=self.motion_channels,
                 )  # fmt: skip
-                network = MotionDiT(
-                    motion_channels=self.motion_channels, num_frames=self.num_frames, rows=rows, columns=columns,
-                    content_channels=model.latent_space.channels, content_size=(rows * self.patch, columns * self.patch),
-                    patch=self.motion_patch, content_patch=self.content_patch, width=self.motion_width, depth=self.motion_depth,
-                    heads=self.motion_heads, text_width=model.modules["text_encoder"].config.hidden_size,
-                )  # fmt: skip
-            rate = float(data.rows([0])["fps"][0])
-            facts = ClipFacts(self.num_frames, rate, (0.0,) * self.motion_channels, (1.0,) * self.motion_channels, ())
-        unet = model.unet.requires_grad_(True).train()
+                network = self._motion_network(model)
+                rate = float(data.rows([0])["fps"][0])
+                facts = ClipFacts(self.num_frames, rate, (0.0,) * self.motion_channels, (1.0,) * self.motion_channels, ())
+            for name, part in zip(STAGES, (autoencoder, model.unet, network), strict=True):
+                part.train().requires_grad_(name in self.stages())
+            if "content" in self.stages() and self.content_rank:
+                adapt(model.unet, self.content_rank)
         return TraineeCMD(
-            autoencoder, unet, network, image_model=model, stages=self.stages(), facts=facts, content_noise=self.content_noise
+            autoencoder, model.unet, network, image_model=model, stages=self.stages(), facts=facts, content_noise=self.content_noise
         )
+
+    def _motion_network(self, model: StableDiffusion) -> MotionDiT:
+        rows, columns = self._cells(model.latent_space)
+        return MotionDiT(
+            motion_channels=self.motion_channels, num_frames=self.num_frames, rows=rows, columns=columns,
+            content_channels=model.latent_space.channels, content_size=(rows * self.patch, columns * self.patch),
+            patch=self.motion_patch, content_patch=self.content_patch, width=self.motion_width, depth=self.motion_depth,
+            heads=self.motion_heads, text_width=model.modules["text_encoder"].config.hidden_size,
+        )  # fmt: skip
 
     def _image_model(self, start: Path | None) -> StableDiffusion:
         name = self.image_model if start is None else str(start)
@@ -382,8 +431,8 @@ class CMDTraining(Training):
         side = space.factor * self.patch
         if any(length % (side * self.motion_patch) or length % (space.factor * self.content_patch) for length in self.size):
             raise InputError(
-                f"size is {self.size}; its sides must be multiples of {side * self.motion_patch} and {space.factor * self.content_patch} (the "
-                f"image autoencoder's {space.factor}, patch, motion_patch, content_patch)"
+                f"size is {self.size}; its sides must be multiples of {side * self.motion_patch} and {space.factor * self.content_patch} "
+                f"(the image autoencoder's {space.factor}, patch, motion_patch, content_patch)"
             )
         return self.size[0] // side, self.size[1] // side
 
@@ -415,10 +464,12 @@ class CMDTraining(Training):
         from diffusers import DDIMScheduler
 
         image = trainee.image_model
+        unet = type(image.unet).from_config(image.unet.config)
+        unet.load_state_dict(adapted(trainee.unet))
         config = {key: value for key, value in image.model_sampling.config.items() if not key.startswith("_")}
         motion = DDIMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
         parts = {
-            "unet": trainee.unet, "text_encoder": image.modules["text_encoder"], "tokenizer": image.modules["tokenizer"], "vae": image.vae,
+            "unet": unet, "text_encoder": image.modules["text_encoder"], "tokenizer": image.modules["tokenizer"], "vae": image.vae,
             "scheduler": DDIMScheduler.from_config(config), "autoencoder": trainee.autoencoder, "motion_network": trainee.motion_network,
         }  # fmt: skip
         save_parts(folder, parts, motion_scheduler=motion, facts=trainee.measured(), rounded=rounded)

@@ -163,7 +163,7 @@ class QSMDiffTraining(Training):
         often = min(64, self.held_out_windows)
         return replace(numbers, optimizer=self.optimizer, held_out=self.held_out_windows, held_out_often=often, held_out_seed=7005)
 
-    def data_set(self, data: Path, kept: Path) -> FolderWindows:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> FolderWindows:
         """Windows of the maps of a folder."""
         key = repr((self.spacing, self.window, self.map_unit, self.limit))
         return FolderWindows(VolumeFolder(data, self._prepared, kept=kept, key=key), self.window)

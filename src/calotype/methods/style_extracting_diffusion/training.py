@@ -205,7 +205,7 @@ class StyleExtractingDiffusionTraining(Training):
             super().settings(), optimizer=self.optimizer, held_out=self.held_out_samples, held_out_often=often, held_out_seed=7014
         )
 
-    def data_set(self, data: Path, kept: Path) -> StyledWindows:
+    def data_set(self, data: Path, kept: Path, events: Events = SILENT) -> StyledWindows:
         """Windows of both folders."""
         limits = (self.intensity[0], self.intensity[1]) if self.intensity else None
         labelled = SegmentationFolder.open(

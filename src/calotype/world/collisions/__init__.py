@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calotype.world.collisions.judging import FoundSprite, judge_accuracy, locate_sprites, recognise_sprites
 from calotype.world.collisions.painting import paint_bouncing, sprite_masks
 from calotype.world.collisions.sampling import (
     IDENTITIES,
@@ -11,4 +12,7 @@ from calotype.world.collisions.sampling import (
     sample_bouncing,
 )
 
-__all__ = ["IDENTITIES", "SIDE", "BouncingScene", "Sprite", "paint_bouncing", "sample_bouncing", "sprite_masks"]
+__all__ = [
+    "IDENTITIES", "SIDE", "BouncingScene", "FoundSprite", "Sprite", "judge_accuracy", "locate_sprites", "paint_bouncing",
+    "recognise_sprites", "sample_bouncing", "sprite_masks",
+]  # fmt: skip

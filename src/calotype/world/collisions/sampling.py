@@ -1,4 +1,4 @@
-"""Scenes of sprites that fly, bounce off the picture's edges and off each other: frozen descriptions from a seed, and where everything is."""
+"""Scenes of sprites that bounce off the picture's edges and off each other: frozen descriptions from a seed, and where everything is."""
 
 from __future__ import annotations
 
