@@ -16,7 +16,7 @@ import calotype
 from calotype.backbones.composable_video import ComposableVideo
 from calotype.evaluation.cage import controls_of, without
 from calotype.evaluation.cage_cases import Asked, Placed, animations, compositions
-from calotype.imaging.types import Image, Video
+from calotype.imaging.types import Video
 from calotype.methods.cage import CAGE
 from calotype.methods.cage.sheet import sheet
 from calotype.world.scenes.sample_grids import grid
@@ -64,17 +64,13 @@ def main(model_name: str = "toy-cage") -> None:
     for case, ours, theirs in zip(moves, made, free, strict=True):
         picture = case.placed[0].source.picture
         asked = marked(picture, case.placed, model.grid)
-        rows.append(torch.stack([asked, *ours, marked(ours[-1], case.placed, model.grid), theirs[-1]]))
+        rows.append(torch.stack([asked, *ours[:-1], marked(ours[-1], case.placed, model.grid), theirs[-1]]))
         clips.append(torch.cat([asked.expand(4, -1, -1, -1), torch.cat([picture[None], ours]), torch.cat([picture[None], theirs])], 3))
-    labelled(rows, ["given, x: to", "frame 1", "frame 2", "frame 3", "frame 3, x", "no control"]).save(
-        IMAGES / "cage-moves.png", optimize=True
-    )
-    wide = functional.interpolate(torch.cat(clips[:4], 2), scale_factor=2, mode="bicubic").clamp(0, 1)
+    labelled(rows, ["given, x: to", "frame 1", "frame 2", "frame 3", "no control"]).save(IMAGES / "cage-moves.png", optimize=True)
+    wide = functional.interpolate(torch.cat([clips[number] for number in (0, 1, 2, 5)], 2), scale_factor=2, mode="bicubic").clamp(0, 1)
     Video(torch.cat([wide, wide[-1:].expand(2, -1, -1, -1)]), 3).save(IMAGES / "cage.gif", overwrite=True)
-    first = moves[0]
-    sheet(Image(first.placed[0].source.picture), made[0], [first.placed[0].command], model.grid).save(
-        IMAGES / "cage-sheet.png", overwrite=True
-    )
+    first, picture = moves[0], moves[0].placed[0].source.picture
+    sheet(picture, made[0], [(first.placed[0].command, picture)], model.grid).save(IMAGES / "cage-sheet.png", overwrite=True)
 
     parts = compositions("tune", SEED, SHOWN, model.grid, one_ground=True)
     blank = torch.ones(3, *model.size)

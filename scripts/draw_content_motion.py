@@ -87,16 +87,13 @@ def prompts(model: Any, method: CMD) -> None:
     content = method.content(model, CAPTIONS, seed=SEED)
     clips = model.decode_clips(model.join(content, method.motions(model, CAPTIONS, content, seed=SEED)))
     pictures = model.decode_clips(content[:, None])[:, 0]
-    cells = [
-        (still(picture, "content frame of"), Panel(clip, caption[caption.index(" ") + 1 :].replace(" moving", ",")))
-        for picture, clip, caption in zip(pictures, clips, CAPTIONS, strict=True)
-    ]
+    cells = [(still(picture, caption), Panel(clip, "")) for picture, clip, caption in zip(pictures, clips, CAPTIONS, strict=True)]
     animate([[panel for cell in cells[first : first + 2] for panel in cell] for first in range(0, len(cells), 2)], "cmd-prompts.gif")
 
 
 def motions(model: Any, method: CMD) -> None:
     """Several motions of one content frame: of a true clip, by its own caption and by others."""
-    item = moving_clips("tune", SEED, 8)[5]
+    item = moving_clips("tune", SEED, 8)[0]
     content = model.split(model.encode_clips(item.frames[None])).content
     own = item.scene.caption.rpartition(" ")[0]
     rows = []
@@ -106,7 +103,7 @@ def motions(model: Any, method: CMD) -> None:
         rows.append([Panel(clip, f"asked for {words.rpartition(' ')[2]}") for clip in clips])
     picture = model.decode_clips(content[:, None])[0]
     first = [Panel(item.frames, f"true, {item.scene.direction}"), Panel(picture, "its content frame")]
-    animate([[*first, *rows[0]], [*rows[1], *rows[2]]], "cmd-motions.gif")
+    animate([[*first, *rows[0]], [*rows[1], *rows[2]], rows[3]], "cmd-motions.gif")
 
 
 def cross(model: Any) -> None:

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from calotype.cli import app
 from tests.cli.test_runs import said
 from tests.tiny import cached
-from tests.tiny_cage import SIDE, cached_cage_model, clips_folder
+from tests.tiny_cage import SIDE, cached_cage_model, clips_folder, tiny_dinov2
 
 
 @pytest.fixture
@@ -80,3 +80,19 @@ def test_clips_that_are_too_short_are_listed(tmp_path: Path, capsys: pytest.Capt
     assert app.run([*command, "--size", str(SIDE), str(SIDE), "--num-frames", "9"]) == 2
     told_problems = [line.strip() for line in capsys.readouterr().err.splitlines()]
     assert {"clip0: 6 frames, 9 are needed", "clip1: 6 frames, 9 are needed"} <= set(told_problems)
+
+
+def test_public_weights_are_converted_and_run(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from calotype.backbones.official_cage_network import OfficialCageTransformer
+    from tests.backbones.test_official_cage import official
+
+    network = OfficialCageTransformer(grid=(8, 8), width=32, depth=5, heads=4, feature_width=8)
+    torch.save(official(network), "model.pth")
+    command = ["models", "convert", "model.pth", "--features", str(tiny_dinov2(pictures / "dino")), "--autoencoder", str(cached("toy-vae"))]
+    command += ["--size", str(SIDE), str(SIDE)]
+    assert app.run([*command, "--out", "two-layers"]) == 2
+    assert "the parts have 4 and 16" in " ".join(capsys.readouterr().err.split())
+    assert app.run([*command, "--feature-layers", "1", "--out", "converted"]) == 0
+    assert "never run with them" in " ".join(capsys.readouterr().err.split())
+    assert run("--model", "converted", "--image", "a.png", "--move", "1,1:2,2@1-3", "--frames", "3", "--out", "made") == 0
+    assert not (pictures / "two-layers").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import calotype
 from calotype.core.events import SILENT
 from calotype.evaluation import style_extracting_diffusion as proof
 from calotype.evaluation.experiment import ResultTable
+from calotype.evaluation.style_encoders import ENCODERS, encoders, samples
 from calotype.evaluation.style_extracting_diffusion import (
     CLASSES,
     LABELLED_HUES,
@@ -28,7 +29,10 @@ from calotype.evaluation.style_extracting_diffusion import (
     train_segmenter,
 )
 from calotype.methods.style_extracting_diffusion import StyleExtractingDiffusion
+from calotype.methods.style_extracting_diffusion.training import StyleExtractingDiffusionTraining
+from calotype.methods.style_extracting_diffusion.windows import StyledWindows
 from calotype.world.tissue import paint_tissue
+from tests.tiny import cached
 from tests.tiny_style import cached_style_model
 
 SCENES = 48
@@ -139,6 +143,31 @@ def test_the_whole_table_on_an_untrained_model(monkeypatch: pytest.MonkeyPatch, 
     }  # fmt: skip
     assert all(row.n == 2 for row in table.rows)
     assert all(value >= 0 for value in table.of("segmenter+method", "patient_iou"))
+
+
+def test_encoders_differ_in_being_trained_alone(monkeypatch: pytest.MonkeyPatch, judge: torch.nn.Module) -> None:
+    """A step of each: the frozen one stays as both began, the rows and the lines are there."""
+    small = StyleExtractingDiffusionTraining(
+        vae=str(cached("toy-vae")), block_out_channels=(8, 16), norm_num_groups=4, style_width=12, encoder_channels=(8, 8),
+        batch_size=2, held_out_samples=2,
+    )  # fmt: skip
+    for name, value in (("PLAIN", 2), ("ANNOTATED", 2)):
+        monkeypatch.setattr(proof, name, value)
+    begun = small.build(samples(small, *(Patients("train", 0, "plain", 2, 1).paint(),) * 2, 1), seed=0).conditioner.convs[0].weight
+    kept: dict[str, torch.Tensor] = {}
+
+    def made(data: StyledWindows, **given: Any) -> Iterator[tuple[str, Any]]:
+        for name, model in encoders(data, training=small, seed=0, **given):
+            kept[name] = model.conditioner.convs[0].weight.float()
+            yield name, model
+
+    monkeypatch.setattr(proof, "encoders", made)
+    table = StyleExperiment(None, METHOD, asked("tune", 0, 2, 1), judge, 0, SILENT)
+    lines = table.encoders("tune", "cpu", 2, pictures=2, steps=2)
+    assert [row.variant for row in table.rows] == [f"{name}{many}" for name in ENCODERS for many in ("", "@5-styles")]
+    assert [line.partition(":")[0] for line in lines] == [row.variant for row in table.rows]
+    assert torch.equal(kept["frozen-encoder"], begun.half().float())
+    assert not torch.equal(kept["trained-encoder"], kept["frozen-encoder"])
 
 
 def test_a_picture_can_be_made_alone() -> None:

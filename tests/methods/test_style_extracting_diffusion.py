@@ -240,6 +240,13 @@ def test_a_stopped_run_goes_on_in_the_middle(model: Any, folders: tuple[Path, Pa
         assert path.read_bytes() == (resumed.path / path.relative_to(whole.path)).read_bytes()
 
 
+def test_a_run_tells_its_model_calls_once_for_all_batches(model: Any, folders: tuple[Path, Path]) -> None:
+    recorder = Recorder()
+    METHOD(model, DatasetFolder(folders[0]), DatasetFolder(folders[1]), count=5, events=recorder)
+    assert recorder.heard.count("metric model_calls") == 1
+    assert recorder.metrics["model_calls"] == 5 * 2 * METHOD.num_inference_steps
+
+
 def test_layouts_of_other_classes_are_refused(model: Any, folders: tuple[Path, Path], tmp_path: Path) -> None:
     other = write_segmentation(tmp_path / "other", [Pair("a", torch.rand(3, SIDE, SIDE), torch.ones(SIDE, SIDE, dtype=torch.int64))])
     with pytest.raises(DataError, match="the values 255 are no class"):

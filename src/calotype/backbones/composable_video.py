@@ -2,7 +2,7 @@
 
 model_index.json    `_class_name` is `ComposableVideoPipeline`; `size` (height, width), `targets` (frames that are made at once), `stride`
                     (of the training's frames) and `feature_layers`
-transformer         `calotype.backbones.control_video_network`
+transformer         `calotype.backbones.control_video_network`, or `calotype.backbones.official_cage_network`
 control_encoder     `calotype.backbones.control_features.ControlEncoder` or transformers' `Dinov2Model`
 vae                 an AutoencoderKL or VQModel
 scheduler           diffusers' FlowMatchEulerDiscreteScheduler
@@ -110,7 +110,7 @@ class ComposableVideo(PictureLatents):
 
 
 def save_parts(
-    folder: Path, *, transformer: ControlledVideoTransformer, control_encoder: Any, vae: Any, size: tuple[int, int], targets: int,
+    folder: Path, *, transformer: nn.Module, control_encoder: Any, vae: Any, size: tuple[int, int], targets: int,
     stride: int, feature_layers: int, rounded: bool = False,
 ) -> None:  # fmt: skip
     """Write the folder. `rounded` stores the weights in 8 bits, otherwise float16."""
@@ -133,7 +133,7 @@ def save_parts(
         "_class_name": PIPELINE, "size": list(size), "targets": targets, "stride": stride, "feature_layers": feature_layers,
         "control_encoder": [library["control_encoder"], type(control_encoder).__name__],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "transformer": ["calotype", "ControlledVideoTransformer"],
+        "transformer": ["calotype", type(transformer).__name__],
         "vae": ["diffusers", type(vae).__name__],
     }  # fmt: skip
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -243,7 +243,10 @@ LAYOUTS: tuple[Layout, ...] = (
                 Network("calotype.backbones.control_features:ControlEncoder", _DIFFUSERS),
                 Network("transformers:Dinov2Model", _TRANSFORMERS),
             ),
-            "transformer": (Network("calotype.backbones.control_video_network:ControlledVideoTransformer", _DIFFUSERS),),
+            "transformer": (
+                Network("calotype.backbones.control_video_network:ControlledVideoTransformer", _DIFFUSERS),
+                Network("calotype.backbones.official_cage_network:OfficialCageTransformer", _DIFFUSERS),
+            ),
             "vae": (*_VAE, *_VQ),
             "scheduler": (),
         },

@@ -1,9 +1,10 @@
-"""The verb `models`: the checkpoints that can be named, which of them are on this machine, and the one explicit download."""
+"""The verb `models`: the checkpoints that can be named, which of them are on this machine, the one explicit download, and conversion."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -13,6 +14,8 @@ from calotype.cli.options import Common, Help, parse, print_json
 from calotype.errors import CalotypeError, InputError, one_line
 from calotype.index import CHECKED, MODELS, ModelRow
 from calotype.registry import did_you_mean
+
+ACTIONS = ("get", "convert")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +38,37 @@ class GetOptions(Common):
     """Branch, tag or commit."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(Common):
+    """What `models convert` takes."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """`model.pth` of a cvg-unibe/cage_* repository."""
+    out: Path
+    """Folder of the checkpoint, which must not be there yet."""
+    features: str
+    """Folder of the DINOv2 model that the weights know (CLEVRER: dinov2-small; BAIR, EPIC: dinov2-base)."""
+    autoencoder: str
+    """Folder of the VQModel or AutoencoderKL that the weights know."""
+    size: tuple[int, int] = (256, 256)
+    """Height and width of the frames (CLEVRER: 128 128)."""
+    feature_layers: int = 2
+    """Last layers of the DINOv2 model (CLEVRER: 1)."""
+    stride: int = 1
+    """Every so many frames one was taken (CLEVRER, EPIC: 5)."""
+
+
 def models(arguments: Sequence[str]) -> int:
-    """`calotype models` and `calotype models get NAME`."""
-    if arguments and arguments[0] == "get":
-        return _get(arguments[1:])
+    """`calotype models`, `calotype models get NAME` and `calotype models convert FILE`."""
+    if arguments and arguments[0] in ACTIONS:
+        return {"get": _get, "convert": _convert}[arguments[0]](arguments[1:])
     if arguments and not arguments[0].startswith("-"):
         raise InputError(
-            f"no action {arguments[0]!r}; {did_you_mean(arguments[0], ['get'])}`calotype models` lists, `models get NAME` downloads"
+            f"no action {arguments[0]!r}; {did_you_mean(arguments[0], ACTIONS)}`calotype models` lists, `models get NAME` downloads, "
+            "`models convert FILE` converts CAGE's public weights"
         )
     page = Help(
-        "calotype models [get NAME] [--taps NAME]",
+        "calotype models [get NAME | convert FILE] [--taps NAME]",
         "The checkpoints that can be named, and which of them are on this machine.",
         "A folder in the diffusers layout and other hub ids work as --model too. `get` is the only thing that downloads.",
     )
@@ -147,4 +171,28 @@ def _get(arguments: Sequence[str]) -> int:
         print_json({"name": options.name, "folder": str(folder)})
     else:
         console.results().print(f"  {options.name} is at {folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _convert(arguments: Sequence[str]) -> int:
+    page = Help(
+        "calotype models convert FILE --out DIR --features DIR --autoencoder DIR",
+        "CAGE's public weights as a checkpoint folder of safetensors. The file is read without running code of it.",
+    )
+    options = parse(ConvertOptions, arguments, page)
+    if not options.file.is_file():
+        raise InputError(f"{options.file} is no file; give model.pth of a cvg-unibe/cage_* repository")
+    if options.out.exists():
+        raise InputError(f"{options.out} is there already; give another --out")
+    from calotype.methods.cage.converting import convert
+
+    with console.listening(quiet=options.quiet) as events:
+        folder = convert(
+            options.file, options.out, features=options.features, autoencoder=options.autoencoder, size=options.size,
+            feature_layers=options.feature_layers, stride=options.stride, events=events,
+        )  # fmt: skip
+    if options.json:
+        print_json({"folder": str(folder)})
+    else:
+        console.results().print(f"  {folder}\n  use it: calotype run cage --model {folder} ...", highlight=False, soft_wrap=True)
     return 0

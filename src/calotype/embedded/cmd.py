@@ -48,14 +48,14 @@ class CMDRecipe:
     """Clips of 8 frames at 64 px: one object along an axis or a diagonal, or two that cross."""
 
     name = "toy-cmd"
-    training = CMDTraining(optimizer="muon", batch_size=32)
+    training = CMDTraining(optimizer="muon", batch_size=32, motion_depth=4)
     settings: Settings = replace(training.settings(), cuda_batch_size=64, warm_learning_rate=5e-4)
     train_clips, tune_clips = 16_384, 256
     gates = (Gate("psnr_over_repeated_db", 6.0), Gate("direction_accuracy", 0.7), Gate("words_accuracy", 0.7))
     card = Card(
         about=(
             "Caption to 8 frames through a content frame and its motion (`calotype.backbones.content_motion`): an autoencoder of clips of "
-            "2 million weights, `toy-t2i`'s UNet trained on its content frames, and a transformer of 1.6 million weights that makes motion. "
+            "2 million weights, `toy-t2i`'s UNet trained on its content frames, and a transformer of 1.4 million weights for the motion. "
             "Text encoder, tokenizer and image autoencoder are `toy-t2i`'s, and lie in its folder."
         ),
         data="the moving world",

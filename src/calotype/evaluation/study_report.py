@@ -36,6 +36,8 @@ EXAMPLES = 4
 """Pictures of each kind that are shown."""
 NAMES = {"feed-forward": "feed-forward", "method": "diffusion (mask), mean of 8", "one-sample": "diffusion (mask), 1 sample",
          "noise": "diffusion (noise), mean of 8", "noise-one-sample": "diffusion (noise), 1 sample"}  # fmt: skip
+METRICS = {"iou": "overlap (IoU)", "dice": "Dice", "ece": "calibration error", "ece_band": f"the same within {BAND} pixels of a border",
+           "model_calls": "network calls"}  # fmt: skip
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 
 
@@ -108,7 +110,7 @@ def _draw_losses(result: StudyResult) -> Figure:
     figure, places = _figure(2)
     left, right = places[0]
     for colour, (part, name) in zip(
-        COLOURS, {"noise": "mask, given the picture (E2)", "image_alone": "picture (E4)"}.items(), strict=False
+        COLOURS, {"noise": "mask, given the picture", "image_alone": "picture"}.items(), strict=False
     ):
         left.plot(TIMESTEPS, result.errors(part, "epsilon").mean(1), "o-", ms=3, color=colour, label=name)
         right.plot(TIMESTEPS, result.errors(part, "sample").mean(1), "o-", ms=3, color=colour, label=name)
@@ -181,11 +183,12 @@ def _decides(timestep: float) -> str:
     return f"Below timestep {timestep:.0f} of 1000 the mask is read from the noisy mask itself; the picture decides above it."
 
 
-def _table(report: Report, rows: Sequence[str], metrics: Sequence[str]) -> str:
-    lines = [f"| | {' | '.join(name.replace('_', ' ') for name in metrics)} |", "|---|" + "---|" * len(metrics)]
-    for name in rows:
-        row = report.row(name)
-        lines.append(f"| {name} | {' | '.join(cell(row, metric, deviation=False) for metric in metrics)} |")
+def _table(report: Report, cases: Sequence[str]) -> str:
+    lines = [f"| {' | '.join(('', *METRICS.values()))} |", "|---|" + "---|" * len(METRICS)]
+    for variant, name in NAMES.items():
+        for case in cases:
+            row = report.row(f"{variant}@{case}")
+            lines.append(f"| {name}; {case} | {' | '.join(cell(row, metric, deviation=False) for metric in METRICS)} |")
     return "\n".join(lines)
 
 
@@ -208,7 +211,6 @@ def _text(result: StudyResult, report: Report, data: str) -> str:
     at = {t: noise[TIMESTEPS.index(t)] for t in (50, 200)}
     rise = "rises again" if at[200] > at[50] else "only falls: the hump of an ideal network is hidden below what this one fails to learn"
     halves = "; ".join(_half_time(result, case) for case in cases)
-    masks = [f"{variant}@{case}" for variant in NAMES for case in cases]
     claims = [f"- {'holds' if claim.holds else '**fails**'}: {sentence(claim)}" for claim in report.claims]
     return f"""# What does diffusion add to segmentation?
 
@@ -234,9 +236,9 @@ picture, and to remove noise from a picture (M. Öttl et al., arXiv 2403.14440).
 
 *Spread* is twice the standard deviation over {NUM_SAMPLES} masks: white where half of them say one thing and half another.
 
-{_table(report, masks, ("iou", "dice", "ece", "ece_band", "model_calls"))}
+{_table(report, cases)}
 
-`ece` is the calibration error over all pixels, `ece_band` that within {BAND} pixels of a border, where it is hard to be right. The
+*Mask* and *noise* say what the network was trained to find in a noisy mask. It is hard to be right within {BAND} pixels of a border. The
 overlap can't
 reach 1: the borders are soft, and another reader would draw them elsewhere.
 
@@ -250,7 +252,7 @@ and large even
 areas: little noise is seen through, much noise hides it, and training on the noise's error hardly counts the steps in which the
 picture is needed.
 For an ideal network that leaves 5 % of the pixels open, the dotted curve is the least possible loss: zero, then a hump. Here the
-loss {rise}
+blue curve {rise}
 (timestep 50: {at[50]:.3f}, 200: {at[200]:.3f}).
 
 ## How long can a noisy mask be read? The fingerprint

@@ -11,6 +11,8 @@ The tissue world draws every layout in every style, so both can be measured on a
   each. A generator that was trained with recoloured pictures draws any colour where it has no style, so that `layout-only` is no longer
   what annotated patients alone would give; `own-styles` is.
 - `@all-stains`: the annotated patients have all stains already; then there should be nothing to gain.
+- `@5-styles`: five pictures of the patient show the style. `trained-encoder`, `frozen-encoder` (`--full`): two short trainings that differ
+  in nothing but whether the style encoder is trained.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from calotype.backbones.segmenter_network import NormName, make_network, network
 from calotype.core.events import SILENT, Events
 from calotype.evaluation.base import Evaluation
 from calotype.evaluation.experiment import LEAST_SCENES, Experiment, ResultTable, pieces
-from calotype.evaluation.report import Claim, Report
+from calotype.evaluation.report import Claim, Report, Role
+from calotype.evaluation.style_encoders import STEPS as ENCODER_STEPS
+from calotype.evaluation.style_encoders import TRAINING as ENCODER_TRAINING
+from calotype.evaluation.style_encoders import encoders, samples
 from calotype.methods.style_extracting_diffusion import StyleExtractingDiffusion
 from calotype.metrics import Interval, bootstrap
 from calotype.metrics.segmentation import iou
@@ -53,6 +58,8 @@ REPEATS = 2
 """Segmenters of a row, from other weights and orders; a patient's number is their mean."""
 COLOUR_JITTER = 1.0
 """Any hue: the strength that was best on the split `tune`."""
+MANY_STYLES = 5
+"""Style pictures of a patient, beside the one of every other row."""
 STREAMS = {"layouts": 0, "styles": 1, "annotated": 2, "plain": 3, "test": 4, "wide": 5, "oracle": 6}
 """Numbers that keep the experiments' patients and layouts apart."""
 
@@ -188,6 +195,28 @@ class StyleExperiment(Experiment):
         )
         self.measured("no-style", "ablation", batches, partial(make, self.method, self.model, self.seed, style=False), self.measure)
 
+    def numbers_of_styles(self, variant: str, role: Role, model: Any, split: str, batch_size: int, counts: Sequence[int]) -> list[str]:
+        """Rows of one model by how many pictures show a style; a line for each with the hue's correlation."""
+        told = []
+        for count in counts:
+            name = variant if count == 1 else f"{variant}@{count}-styles"
+            method = replace(self.method, num_styles=count)
+            items = asked(split, self.seed, len(self.items), count)
+            self.measured(name, role, pieces(items, batch_size), partial(make, method, model, self.seed), self.measure)
+            r, layout = hue_correlation(self, name).value, self.mean(name, "layout_iou").value
+            told.append(f"{name}: correlation of the hues {r:.3f}, IoU of the layout {layout:.3f}")
+        return told
+
+    def encoders(self, split: str, device: str, batch_size: int, *, pictures: int, steps: int) -> list[str]:
+        """The rows of a trained and of a frozen style encoder; see `calotype.evaluation.style_encoders`."""
+        labelled = Patients("train", self.seed, "annotated", ANNOTATED, pictures, LABELLED_HUES).paint()
+        plain = Patients("train", self.seed, "plain", PLAIN, pictures).paint()
+        data, told = samples(ENCODER_TRAINING, labelled, plain, pictures), []
+        for name, model in encoders(data, steps=steps, device=device, events=self.events):
+            self.events.stage(name, 2 * len(self.items))
+            told += self.numbers_of_styles(name, "ablation", model, split, batch_size, (1, MANY_STYLES))
+        return told
+
     def segmenters(self, seed: int, *, pictures: int, steps: int) -> None:
         """The rows of segmenters, scored patient by patient, each by the mean of several segmenters."""
         low = Patients("eval", seed, "annotated", ANNOTATED, pictures, LABELLED_HUES)
@@ -295,6 +324,9 @@ class StyleExtractingDiffusionEvaluation(Evaluation):
     default_count: ClassVar[int] = 48
     quick_count: ClassVar[int] = 6
 
+    full: bool = False
+    """Train two small generators besides, with a trained and with a frozen style encoder, and use five style pictures beside one."""
+
     def __call__(
         self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
     ) -> Report:
@@ -309,7 +341,15 @@ class StyleExtractingDiffusionEvaluation(Evaluation):
         table.pictures(16)
         events.stage("segmenters", 7)
         table.segmenters(seed, pictures=5 if quick else PICTURES, steps=20 if quick else STEPS)
+        notes = self._further(table, model, device, quick) if self.full else []
         if quick or scenes < LEAST_SCENES:
             few = "a quick look" if quick else f"{scenes} made pictures"
-            return table.report(SLUG, scenes, model, notes=[f"{few}: too few for a verdict; {LEAST_SCENES} pictures are the least"])
-        return table.report(SLUG, scenes, model, claims(table))
+            return table.report(SLUG, scenes, model, notes=[*notes, f"{few}: too few for a verdict; {LEAST_SCENES} pictures are the least"])
+        return table.report(SLUG, scenes, model, claims(table), notes)
+
+    @staticmethod
+    def _further(table: StyleExperiment, model: Any, device: str, quick: bool) -> list[str]:
+        """The rows of `full`."""
+        table.events.stage(f"{MANY_STYLES} style pictures", len(table.items))
+        told = table.numbers_of_styles("method", "ablation", model, "eval", 16, (MANY_STYLES,))
+        return told + table.encoders("eval", device, 16, pictures=5 if quick else PICTURES, steps=20 if quick else ENCODER_STEPS)

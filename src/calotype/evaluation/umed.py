@@ -228,7 +228,7 @@ class UMedEvaluation(Evaluation):
     epsilon: float = 4.0
     """Budget of the method in grey levels of 255."""
     full: bool = False
-    """The whole frontier: budgets of 2, 4 and 8, all victims, three seeds of the fit. Hours on a CPU."""
+    """The frontier besides: the method at budgets of 2, 4 and 8 from three seeds of the fit each, and every baseline: 30 more rows."""
 
     def check(self, *, count: int | None, record: bool) -> None:
         """Refuse unknown names, and a count where a folder's pictures are measured."""

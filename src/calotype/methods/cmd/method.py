@@ -92,8 +92,8 @@ class CMD(Method):
 
     @classmethod
     def toy(cls) -> Self:
-        """For toy-cmd: 25 steps of each."""
-        return cls(num_inference_steps=25, num_motion_steps=25, guidance_scale=3.0)
+        """For toy-cmd: 25 steps of each, and guidance that was chosen on the split `tune`."""
+        return cls(num_inference_steps=25, num_motion_steps=25, guidance_scale=3.0, motion_guidance_scale=1.5)
 
     def __call__(
         self,

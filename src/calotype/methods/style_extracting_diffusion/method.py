@@ -91,7 +91,8 @@ class StyleExtractingDiffusion(Method):
             styles: a folder of pictures, annotated or not, with a `table.csv` that names their patients.
             count: pictures to make. Layouts take turns; the patients of the styles take turns too.
             seed: of the choice of layouts and styles, and of the noise.
-            events: hears each picture; a run that was stopped goes on with the next batch.
+            events: hears each picture, and at the end the metric `model_calls`: the evaluations of this session, without those of batches
+                that an interrupted run had finished. A run that was stopped goes on with the next batch.
 
         Returns:
             A folder as `calotype train diffusion-segmentation --synthetic` takes it: `images/`, `masks/`, and `table.csv` with each row's
@@ -130,14 +131,16 @@ class StyleExtractingDiffusion(Method):
         return made
 
     def _pictures(self, model: LayoutStyleToImage, plan: Plan, *, seed: int, events: Events) -> Iterator[Pair]:
-        """One row after the other, in batches; a batch that an interrupted run had finished is taken from it."""
+        """One row after the other, in batches; a batch that an interrupted run had finished is taken from it, and costs no model calls."""
+        calls = 0
         for first in range(0, len(plan), self.batch_size):
             numbers = range(first, min(first + self.batch_size, len(plan)))
             key = f"pictures-{first:06d}"
             masks, styles = plan.layouts(numbers), plan.styles(numbers)
             kept = events.load_state(key)
             if kept is None:
-                made = self.generate(model, masks, styles, seed=seed + first, events=events)
+                made, spent = self._made(model, masks, styles, seed + first)
+                calls += spent
                 kept = {"pictures": (made * 255).round().to(torch.uint8)}
                 events.save_state(key, kept)
             # From the 8 bits of the state, fresh or not: a resumed run writes the same files.
@@ -148,6 +151,7 @@ class StyleExtractingDiffusion(Method):
                 yield Pair(f"made{number:06d}", picture, mask, plan.told(number))
             events.step(len(numbers))
             events.check()
+        events.metric("model_calls", float(calls))
 
     def generate(
         self, model: LayoutStyleToImage, layouts: Tensor, styles: Tensor | None, *, seed: int = 0, events: Events = SILENT
@@ -155,8 +159,14 @@ class StyleExtractingDiffusion(Method):
         """Pictures [B, 3, H, W] in [0, 1] of layouts [B, H, W] (class numbers) in the styles of pictures [B, K, 3, h, w] in [0, 1],
         or without a style.
 
-        Picture i's noise is that of the seed + i, so it can be made alone.
+        Picture i's noise is that of the seed + i, so it can be made alone. `events` hears the metric `model_calls`.
         """
+        made, calls = self._made(model, layouts, styles, seed)
+        events.metric("model_calls", float(calls))
+        return made
+
+    def _made(self, model: LayoutStyleToImage, layouts: Tensor, styles: Tensor | None, seed: int) -> tuple[Tensor, int]:
+        """The pictures of `generate`, and how often the network was evaluated for them."""
         conditions = {"cond": model.condition(layouts, styles), "uncond": model.condition(layouts, None)}
         denoiser = model.denoiser(conditions, ClassifierFreeGuidance(self.guidance_scale if styles is not None else 1.0))
         sigmas = model.sigmas(self.num_inference_steps)
@@ -164,8 +174,7 @@ class StyleExtractingDiffusion(Method):
         shape, rows = model.latent_shape(size), len(layouts)
         noise = batch_noise(shape, seed, rows) * model.init_noise_sigma(sigmas)
         latents = sample(denoiser, noise, sigmas, step=ddim_step(self.eta, renoiser(shape, seed, rows)))
-        events.metric("model_calls", float(denoiser.calls))
-        return model.decode(latents)
+        return model.decode(latents), denoiser.calls
 
     def evaluations(self) -> Evaluations:
         """Of one picture."""
