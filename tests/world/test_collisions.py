@@ -20,7 +20,8 @@ def test_sprites_stay_in_the_picture_and_begin_apart(index: int) -> None:
     assert paths.shape == (20, len(scene.sprites), 2)
     for number, sprite in enumerate(scene.sprites):
         fastest = math.hypot(sprite.speed_x, sprite.speed_y) + 8
-        assert (paths[:, number] > sprite.radius - fastest).all() and (paths[:, number] < SIDE - sprite.radius + fastest).all()
+        assert (paths[:, number] > sprite.radius - fastest).all()
+        assert (paths[:, number] < SIDE - sprite.radius + fastest).all()
         for other in scene.sprites[:number]:
             assert math.hypot(sprite.x - other.x, sprite.y - other.y) > sprite.radius + other.radius
     assert len({sprite.identity for sprite in scene.sprites}) == len(scene.sprites)
@@ -31,14 +32,17 @@ def test_a_head_on_collision_exchanges_speeds() -> None:
     right = Sprite(identity=1, radius=8.0, x=36.0, y=32.0)
     paths = BouncingScene(sprites=(left, right), ground=0, num_frames=8).paths()
     steps = np.diff(paths[:, :, 0], axis=0)
-    assert steps[0].tolist() == [4.0, 0.0] and steps[-1].tolist() == [0.0, 4.0]
+    assert steps[0].tolist() == [4.0, 0.0]
+    assert steps[-1].tolist() == [0.0, 4.0]
     np.testing.assert_allclose(steps.sum(1), 4.0)
 
 
 def test_a_wall_turns_a_sprite_round() -> None:
     paths = BouncingScene(sprites=(Sprite(identity=0, radius=8.0, x=50.0, y=32.0, speed_x=4.0),), ground=0, num_frames=6).paths()
     steps = np.diff(paths[:, 0, 0])
-    assert steps[0] == 4.0 and steps[-1] == -4.0 and (paths[:, 0, 1] == 32.0).all()
+    assert steps[0] == 4.0
+    assert steps[-1] == -4.0
+    assert (paths[:, 0, 1] == 32.0).all()
 
 
 def test_the_same_seed_is_the_same_scene_and_splits_differ() -> None:

@@ -79,7 +79,7 @@ class Names:
         if self.left:
             raise InputError(f"{self.file} has weights that are not known: {', '.join(list(self.left)[:3])}")
         with refusing(self.file, "its weights don't make up the network that its description has"):
-            network = OfficialCageTransformer(
+            network: OfficialCageTransformer = OfficialCageTransformer(
                 latent_channels=len(self.made["out.weight"]), grid=grid, width=width, depth=spatial, heads=width // head_width,
                 feature_width=feature_width,
             )  # fmt: skip

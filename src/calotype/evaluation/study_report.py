@@ -109,9 +109,7 @@ def _draw_masks(result: StudyResult) -> Figure:
 def _draw_losses(result: StudyResult) -> Figure:
     figure, places = _figure(2)
     left, right = places[0]
-    for colour, (part, name) in zip(
-        COLOURS, {"noise": "mask, given the picture", "image_alone": "picture"}.items(), strict=False
-    ):
+    for colour, (part, name) in zip(COLOURS, {"noise": "mask, given the picture", "image_alone": "picture"}.items(), strict=False):
         left.plot(TIMESTEPS, result.errors(part, "epsilon").mean(1), "o-", ms=3, color=colour, label=name)
         right.plot(TIMESTEPS, result.errors(part, "sample").mean(1), "o-", ms=3, color=colour, label=name)
     right.plot(TIMESTEPS, result.errors("segmenter", "sample").mean(1), "s--", ms=3, color="tab:green", label="mask, trained on the mask")
