@@ -91,9 +91,7 @@ def test_another_size_another_autoencoder_and_another_scaling_have_latents_of_th
     assert encoded_frames(folder, space()) == encoded_frames(folder, first, (8, 16)) == 0
 
 
-def test_latents_of_a_clip_don_t_depend_on_which_were_asked_for_first(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latents_don_t_depend_on_which_were_asked_for_first(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, by = open_clips(folder), space()
     one = clip_latents(data, by).rows([19, 0, 7])["latents"]
     monkeypatch.setenv("CALOTYPE_CACHE", str(tmp_path / "other"))

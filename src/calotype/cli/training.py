@@ -90,6 +90,10 @@ def _train_method(slug: str, arguments: list[str]) -> int:
             )  # fmt: skip
     except Cancelled:
         raise Cancelled(STOPPED) from None
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return 0
     metadata = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     if options.json:
         print_json({"folder": str(folder), **metadata})

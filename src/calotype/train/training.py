@@ -155,6 +155,7 @@ class Training(ABC):
         """
         target, asked = Path(out).expanduser(), Budget.parse(budget)
         accelerator = accelerator_for(device)
+        events = events if accelerator.is_main_process else SILENT
         folder = Path(data).expanduser()
         further = {name: Path(getattr(self, name)).expanduser() for name in self.folders if getattr(self, name)}
         for place in (folder, *further.values()):
@@ -202,6 +203,8 @@ class Training(ABC):
             if accelerator.is_main_process:
                 events.stage(f"write {target.name}")
                 self._finish(fitted, target, asked)
+            # The others, too, return a folder that is whole; a launcher stops all of them when one fails.
+            accelerator.wait_for_everyone()
         return target
 
     def _recorded(self) -> dict[str, Any]:
