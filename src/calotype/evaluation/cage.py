@@ -45,6 +45,8 @@ NEAR_PLACE = 1.5
 """Cells from where a composed sprite was put."""
 MOVED = 4.0
 """Pixels from its place from which on a sprite at rest counts as moved."""
+SEEDS = 1 << 32
+"""Seeds of noise that there are."""
 BATCH = 32
 ENLARGED = 1.5
 ROWS = 15
@@ -135,7 +137,7 @@ class ComposedScenes(Experiment):
         for part in pieces(range(len(cases)), BATCH):
             first, known = part[0], [cases[number].known for number in part]
             given = None if known[0] is None else torch.stack([frames for frames in known if frames is not None])
-            seeds = [self.seed * 10_000 + number for number in part]
+            seeds = [(self.seed * 10_000 + number) % SEEDS for number in part]
             some = Controls(*(each[first : first + len(part)] for each in controls))
             clip = (method or self.method).generate(model or self.model, given, some, seeds=seeds, events=CallCounter(self.events))
             made.append(clip[:, -1].clamp(0, 1))
