@@ -81,7 +81,7 @@ def test_frames_of_cage_become_a_loop(place: Path, composable: Path) -> None:
     links = {
         "go": {
             "method": "cage", "model": str(composable), "settings": {"num_inference_steps": 2},
-            "give": {"image": "first.png", "move": ["1,1:1,3@1-3", "3,3:3,1@1-3"], "frames": 4},
+            "give": {"image": "first.png", "move": ["1,1:1,3@1-3", "3,3:3,1@1-3"], "num_frames": 4},
         },
         "back": {
             "method": "time-reversal-fusion", "model": str(cached("toy-i2v")), "settings": {"num_inference_steps": 2},

@@ -162,7 +162,7 @@ def test_a_training_of_another_package_is_run(here: Path, capsys: pytest.Capture
     _, err = said(capsys, "train", "broken-method", "--data", "data", "--out", "other", status=3)
     assert "the training of broken-method of the package broken-package can't be imported" in err
     _, err = said(capsys, "train", "toy-fade", "--data", "data", "--out", "other", status=2)
-    known = "diffusion-segmentation, style-extracting-diffusion, qsmdiff, broken-method, toy-negative"
+    known = "cmd, cage, diffusion-segmentation, style-extracting-diffusion, qsmdiff, broken-method, toy-negative"
     assert f"toy-fade has nothing to train; trainings are {known}" in err.replace("\n", " ")
 
 

@@ -105,7 +105,7 @@ def parse(spec: type[T], arguments: Sequence[str], page: Help, *, groups: dict[s
     if "--help" in arguments or "-h" in arguments:
         show_help(page, flags)
         raise SystemExit(0)
-    given = _gathered(_known(list(arguments), flags, page), flags, page)
+    given = _gathered(_known(list(arguments), flags, page), flags)
     captured = io.StringIO()
     try:
         with redirect_stderr(captured), redirect_stdout(captured):
@@ -150,11 +150,12 @@ def _known(arguments: list[str], flags: Sequence[Flag], page: Help) -> list[str]
     return result
 
 
-def _gathered(arguments: Sequence[str], flags: Sequence[Flag], page: Help) -> list[str]:
-    """The values of a flag that takes several and is repeated, behind its first mention.
+def _gathered(arguments: Sequence[str], flags: Sequence[Flag]) -> list[str]:
+    """The values of a flag that takes several and is repeated, behind its first mention. Of one that takes a single value the last counts.
 
-    Raises:
-        InputError: a flag that takes one value is repeated.
+    >>> flags = [Flag("--move", "TEXT...", (), "", ""), Flag("--seed", "N", 0, "", "")]
+    >>> _gathered(["--move", "a", "b", "--seed", "1", "--move=c", "--seed", "2"], flags)
+    ['--move', 'a', 'b', 'c', '--seed', '1', '--seed', '2']
     """
     several = {flag.name: flag.several for flag in flags if flag.takes_value}
     parts: list[list[str]] = [[]]
@@ -169,13 +170,11 @@ def _gathered(arguments: Sequence[str], flags: Sequence[Flag], page: Help) -> li
     first: dict[str, list[str]] = {}
     for part in parts[1:]:
         name = part[0].partition("=")[0]
-        if name not in several or name not in first:
+        if not several.get(name) or name not in first:
             first.setdefault(name, part)
-        elif several[name]:
+        else:
             first[name].extend(part[1:])
             part.clear()
-        else:
-            raise InputError(f"{name} is given twice; give it once (`{_command(page)} --help` shows all)")
     return [argument for part in parts for argument in part]
 
 
