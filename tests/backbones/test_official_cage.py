@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,5 +104,20 @@ def test_other_files_are_refused(network: OfficialCageTransformer, tmp_path: Pat
         with pytest.raises(InputError, match=words):
             read_official(tmp_path / "model.pth", (2, 3))
     (tmp_path / "model.pth").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match=r"torch 1\.6 or later"):
         read_official(tmp_path / "model.pth", (2, 3))
+
+
+def test_a_file_that_unfolds_to_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    torch.save({"module.x": torch.zeros(1).expand(10**9)}, tmp_path / "claims.pth")
+    with pytest.raises(InputError, match="larger weights than it holds"):
+        read_official(tmp_path / "claims.pth", (4, 4))
+    torch.save({"module.x": torch.zeros(10**5)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in plain.infolist():
+            packed.writestr(part.filename, plain.read(part))
+    with pytest.raises(InputError, match="has packed parts"):
+        read_official(tmp_path / "packed.pth", (4, 4))
+    torch.save({"module.x": torch.zeros(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match=r"torch 1\.6 or later"):
+        read_official(tmp_path / "old.pth", (4, 4))

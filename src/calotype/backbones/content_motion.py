@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from calotype.backbones.base import DiffusionModel
@@ -26,7 +26,7 @@ from calotype.backbones.components import Components
 from calotype.backbones.content_motion_network import ContentMotion, ContentMotionAutoencoder, Motion, MotionDiT
 from calotype.backbones.model_sampling import ModelSampling
 from calotype.backbones.quantized import save_quantized
-from calotype.backbones.text import encode_prompts, tokenize
+from calotype.backbones.text import encode_tokens, tokenize
 from calotype.backbones.text_to_image import StableDiffusion
 from calotype.core.denoiser import Condition
 from calotype.core.roles import TextToImage
@@ -219,7 +219,8 @@ class MotionDiffusion(DiffusionModel):
 
     def _text(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
         """The state at each caption's last token, which has seen all others."""
-        return text_feature(self.whole.modules["tokenizer"], self.whole.modules["text_encoder"], prompts, self.device)
+        modules = self.whole.modules
+        return text_states(modules["text_encoder"], *tokenize(modules["tokenizer"], prompts), self.device)[1]
 
     def _network(self, model_input: Tensor, timestep: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         dtype, config = self.network.dtype, self.network.config
@@ -230,11 +231,13 @@ class MotionDiffusion(DiffusionModel):
         return torch.cat(list(made), dim=-1)
 
 
-def text_feature(tokenizer: Any, encoder: Any, prompts: Sequence[str], device: torch.device) -> Float[Tensor, "batch width"]:
-    """The last hidden state at each prompt's end."""
-    _, mask = tokenize(tokenizer, prompts)
-    states = encode_prompts(tokenizer, encoder, prompts, device)
-    return states[torch.arange(len(states)), mask.sum(1) - 1]
+def text_states(
+    encoder: Any, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"], device: torch.device
+) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, "batch width"]]:
+    """Of tokenized prompts the last hidden states, which the content model reads, and the one at each prompt's end, which the motion model
+    reads."""
+    states = encode_tokens(encoder, ids, mask, device)
+    return states, states[torch.arange(len(states)), mask.sum(1) - 1]
 
 
 def save_parts(folder: Path, parts: Mapping[str, Any], *, motion_scheduler: Any, facts: ClipFacts, rounded: bool = False) -> None:

@@ -43,7 +43,11 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 def encode_prompts(tokenizer: Any, encoder: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
     """The encoder's last hidden state, [prompts, length, width] (SD 1.x, SD 2.x, toy models)."""
-    ids, mask = tokenize(tokenizer, prompts)
+    return encode_tokens(encoder, *tokenize(tokenizer, prompts), device)
+
+
+def encode_tokens(encoder: Any, ids: Tensor, mask: Tensor, device: torch.device) -> Tensor:
+    """The same of what `tokenize` gave."""
     seen = mask.to(device) if getattr(encoder.config, "use_attention_mask", False) else None
     with torch.no_grad():
         states: Tensor = encoder(ids.to(device), attention_mask=seen)[0]

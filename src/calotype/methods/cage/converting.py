@@ -9,6 +9,7 @@ from calotype.backbones.control_features import feature_width
 from calotype.backbones.official_cage import read_official
 from calotype.core.events import SILENT, Events
 from calotype.errors import InputError
+from calotype.imaging.files import new_folder
 from calotype.methods.cage.sampling import TARGETS
 from calotype.methods.cage.training import OWN, CAGETraining
 
@@ -50,8 +51,9 @@ def convert(
             "give others as autoencoder and features, or another number of feature_layers"
         )
     events.note(UNCHECKED)
-    save_parts(
-        out, transformer=network, control_encoder=encoder, vae=space.vae, size=size, targets=TARGETS, stride=stride,
-        feature_layers=feature_layers,
-    )  # fmt: skip
+    with new_folder(out) as making:
+        save_parts(
+            making, transformer=network, control_encoder=encoder, vae=space.vae, size=size, targets=TARGETS, stride=stride,
+            feature_layers=feature_layers,
+        )  # fmt: skip
     return out

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from calotype.backbones.autoencoder import LatentSpace
-from calotype.backbones.content_motion import ClipFacts, ContentMotionDiffusion, save_parts, text_feature
+from calotype.backbones.content_motion import ClipFacts, ContentMotionDiffusion, save_parts, text_states
 from calotype.backbones.content_motion_network import ContentMotion, ContentMotionAutoencoder, Motion, MotionDiT
 from calotype.backbones.folder import open_checkpoint
 from calotype.backbones.headers import read_json
 from calotype.backbones.loading import load
-from calotype.backbones.text import encode_prompts
+from calotype.backbones.text import tokenize
 from calotype.backbones.text_to_image import StableDiffusion
 from calotype.core.denoiser import Preconditioner, Rates
 from calotype.core.events import SILENT, Events
@@ -169,8 +169,10 @@ class ContentMotionBatches:
     """
 
     def __init__(self, chunks: Chunks, captions: Sequence[str], trainee: TraineeCMD, *, caption_dropout: float, device: str) -> None:
-        self.chunks, self.captions, self.caption_dropout, self.device = chunks, list(captions), caption_dropout, device
+        self.chunks, self.caption_dropout, self.device = chunks, caption_dropout, device
         self.image_model = trainee.image_model
+        # Once and not in every batch: a caption that is too long is told each time that it is cut.
+        self.ids, self.mask = tokenize(self.image_model.modules["tokenizer"], [*captions, ""])
         config = trainee.motion_network.config
         self.motion_shape = (config.motion_channels, config.num_frames, config.rows + config.columns)
         self.count = chunks.count
@@ -179,18 +181,18 @@ class ContentMotionBatches:
         """See `calotype.train.recipe.Source`."""
         numbers = [row % self.count for row in rows]
         latents = self.chunks.rows(numbers)["latents"].float()
-        captions = [self.captions[number] for number in numbers]
+        ids, mask = self.ids[numbers], self.mask[numbers]
         if augment:
-            dropped = rng.uniform() < self.caption_dropout
-            captions = ["" if none else caption for caption, none in zip(captions, dropped.tolist(), strict=True)]
-        tokenizer, encoder = (self.image_model.modules[name] for name in ("tokenizer", "text_encoder"))
+            dropped = (rng.uniform() < self.caption_dropout)[:, None]
+            ids, mask = torch.where(dropped, self.ids[-1], ids), torch.where(dropped, self.mask[-1], mask)
+        encoder = self.image_model.modules["text_encoder"]
+        text, feature = text_states(encoder, ids, mask, encoder.device)
         device = torch.device(self.device)
         made = {
             "latents": latents, "content_noise": rng.normal(latents.shape[2:]), "shown_noise": rng.normal(latents.shape[2:]),
             "motion_noise": rng.normal(self.motion_shape), "time": rng.stratified(), "motion_time": rng.stratified(),
             "shown_time": rng.uniform(), "shown": rng.uniform() if augment else torch.ones(len(rows)),
-            "text": encode_prompts(tokenizer, encoder, captions, encoder.device).float(),
-            "feature": text_feature(tokenizer, encoder, captions, encoder.device).float(),
+            "text": text.float(), "feature": feature.float(),
         }  # fmt: skip
         return {name: tensor.to(device) for name, tensor in made.items()}
 
