@@ -80,7 +80,7 @@ class Fit:
 
     Which pattern a fit ends in is decided within its first steps by the weights that it began with, and patterns protect very differently:
     on the split `tune` a third of the fits leaves a victim a Dice of 0.25, and the others 0.4 to 0.75. So several fits are begun, a victim
-    is trained for a short while on what each one draws, and the fit whose victim finds least in the same pictures without the noise goes on.
+    is trained for a short while on what each one draws, and the fit whose victim finds least in the same clean pictures goes on.
     """
 
     steps: int
