@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from calotype.core.scene_fields import SceneField, sample_map, surface_normals, surface_points
+from calotype.core.scene_fields import SceneField, surface_normals, surface_points
 from calotype.errors import InputError
 from calotype.features.correspondence import Peak, contrasted, cosine, descriptor_at, relative_margin, standardized
 from calotype.imaging.rgbd import RGBDView

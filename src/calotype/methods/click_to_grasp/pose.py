@@ -27,6 +27,7 @@ from calotype.core.events import SILENT, Events
 from calotype.core.grippers import Gripper
 from calotype.core.scene_fields import SceneField
 from calotype.methods.click_to_grasp.grounding import Grounding, Plane
+from calotype.methods.click_to_grasp.results import HandPose
 
 OPENING = 0.01
 """How much wider than the part the hand opens before it closes, in metres."""
@@ -38,17 +39,6 @@ _TOUCH = 0.003
 
 Reachable = Callable[[Float[Tensor, "4 4"]], bool]
 """Whether a robot's arm can bring its hand to a world-from-gripper pose."""
-
-
-@dataclass(frozen=True, eq=False)
-class HandPose:
-    """A pose of the hand and what speaks for it."""
-
-    pose: Float[Tensor, "4 4"]
-    """World from gripper, metres."""
-    width: float
-    """Opening with which the hand comes, in metres."""
-    loss: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,9 +264,17 @@ def best_poses(
         pose = poses[number]
         if not bool(free[number]) or any(_alike(pose, other.pose.to(pose)) for other in chosen):
             continue
-        if reachable is None or reachable(pose.double()):
-            chosen.append(HandPose(pose.double(), float(widths[number]), float(losses[number])))
+        if reachable is None or reachable(_exact(pose)):
+            chosen.append(HandPose(_exact(pose), float(widths[number]), float(losses[number])))
     return chosen
+
+
+def _exact(pose: Tensor) -> Tensor:
+    """In float64, its rotation orthonormal to the last digits."""
+    exact = pose.detach().double()
+    left, _, right = torch.linalg.svd(exact[:3, :3])
+    exact[:3, :3] = left @ right
+    return exact
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:
