@@ -225,8 +225,8 @@ class ClickToGrasp(Method):
         )  # fmt: skip
         if not poses:
             raise InputError(
-                f"no pose of the hand {hand.name} is free: it opens {1000 * hand.max_width:.0f} mm, and the part is wider, too near to other"
-                " surfaces or seen from too few sides; take another --gripper, more views, or another part"
+                f"no pose of the hand {hand.name} is free: it opens {1000 * hand.max_width:.0f} mm, and the part is wider, too near to"
+                " other surfaces or seen from too few sides; take another --gripper, more views, or another part"
             )
         best = grounding.parts[0]
         return Grasp(hand.name, tuple(poses), best.point.double(), grounding.margin, best.score)

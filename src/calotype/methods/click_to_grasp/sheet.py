@@ -89,10 +89,15 @@ def _line(draw: ImageDraw.ImageDraw, view: RGBDView, points: Float[Tensor, "n 3"
         draw.line(ends, fill=BEHIND if hidden else colour, width=1 if hidden else 2)
 
 
-def _point(draw: ImageDraw.ImageDraw, view: RGBDView, point: Float[Tensor, "3"]) -> None:
+def _point(draw: ImageDraw.ImageDraw, view: RGBDView, point: Float[Tensor, 3]) -> None:
     pixels, z = view.project(point[None].double())
-    if float(z[0]) > 0:
-        _cross(draw, tuple((pixels[0] * _scale(view.size)).tolist()), FOUND)
+    if float(z[0]) <= 0:
+        return
+    x, y = pixels[0].tolist()
+    inside = 0 <= x < view.size[1] and 0 <= y < view.size[0]
+    # The point lies inside of the part, so that 3 cm of it may be before it.
+    hidden = inside and 0 < float(view.depth[int(y), int(x)]) < float(z[0]) - 0.03
+    _cross(draw, (x * _scale(view.size), y * _scale(view.size)), BEHIND if hidden else FOUND)
 
 
 def _cross(draw: ImageDraw.ImageDraw, place: tuple[float, ...], colour: tuple[int, int, int]) -> None:
