@@ -1,9 +1,9 @@
 """The place in another picture that corresponds to a click, without depth: Click to Grasp's descriptors in two dimensions.
 
-    d      descriptors of the click, and of clicks that are not meant
-    a, b   cosine of the target's places with the click, by the ViT and by the diffusion model, as z-scores over the picture
-    c      (1 - mix) a + mix b
-    place  the softmax-weighted mean of places about the highest c; the margin is how far it is above the next place that is elsewhere
+d      descriptors of the click, and of clicks that are not meant
+a, b   cosine of the target's places with the click, by the ViT and by the diffusion model, as z-scores over the picture
+c      (1 - mix) a + mix b
+place  the softmax-weighted mean of places about the highest c; the margin is how far it is above the next place that is elsewhere
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Query:
 class Plane:
     """A plane n x = d with a unit normal; n x - d is the height above it."""
 
-    normal: Float[Tensor, "3"]
+    normal: Float[Tensor, 3]
     offset: float
 
     def height(self, points: Float[Tensor, "*rest 3"]) -> Float[Tensor, "*rest"]:
@@ -63,7 +63,7 @@ class Plane:
 class Part:
     """A hill of the score on the object."""
 
-    point: Float[Tensor, "3"]
+    point: Float[Tensor, 3]
     """Mean of its points, weighted by their scores."""
     score: float
     """Its highest score, in standard deviations above the object's mean."""
@@ -143,8 +143,8 @@ def ground(
     near = (float(plain[chosen].topk(max(1, len(chosen) // 50)).values.mean()) - query.typical) / max(1e-6, 1 - query.typical)
     if near < min_similarity:
         raise InputError(
-            f"views: nothing there is like what was clicked (likeness {near:.2f}, at least {min_similarity:g} is asked for): the part is hidden"
-            " from all cameras, or isn't there; add a view, click another place, or lower min_similarity"
+            f"views: nothing there is like what was clicked (likeness {near:.2f}, at least {min_similarity:g} is asked for): the part is"
+            " hidden from all cameras, or isn't there; add a view, click another place, or lower min_similarity"
         )
     own = points[chosen]
     tree = cKDTree(own.numpy())
@@ -180,7 +180,8 @@ def refuse_missing_depth(field: SceneField, query: Query) -> None:
         without += float(view.valid[down, across].float().mean()) < 0.1
     if without == len(field.views):
         raise InputError(
-            "views: there is no depth where they show what was clicked, as happens with glass, black or shiny things; give views with depth there"
+            "views: there is no depth where they show what was clicked, as happens with glass, black or shiny things; give views with depth"
+            " there"
         )
 
 
@@ -243,9 +244,7 @@ def otsu(values: Float[Tensor, " n"]) -> float:
     return float((ordered[cut] + ordered[cut + 1]) / 2)
 
 
-def hills(
-    tree: cKDTree, scores: Float[Tensor, " n"], *, reach: float, valley: float
-) -> list[tuple[Peak, Int[Tensor, " m"]]]:
+def hills(tree: cKDTree, scores: Float[Tensor, " n"], *, reach: float, valley: float) -> list[tuple[Peak, Int[Tensor, " m"]]]:
     """Peaks of a score on a surface and the points of each, the highest first: what a valley at least that deep separates.
 
     Points join from the highest score downwards, each the highest hill beside it; where two hills meet, the lower one keeps its points only
@@ -276,7 +275,7 @@ def hills(
     return [(Peak(int(hill), float(values[hill])), torch.from_numpy(np.flatnonzero(roots == hill))) for hill in peaks]
 
 
-def heat_of_view(grounding: Grounding, view: RGBDView, distance: float = 0.012) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
+def heat_of_view(grounding: Grounding, view: RGBDView, distance: float = 0.008) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
     """The score of the object's point that each pixel shows, and where it shows one."""
     points = view.points().reshape(-1, 3)
     apart, nearest = cKDTree(grounding.points.numpy()).query(points.numpy(), distance_upper_bound=distance)

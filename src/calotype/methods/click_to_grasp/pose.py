@@ -47,7 +47,7 @@ class Volume:
 
     values: Float[Tensor, "5 z y x"]
     """s in metres; the gradient of s, x, y, z, of length 1 or less; the score."""
-    low: Float[Tensor, "3"]
+    low: Float[Tensor, 3]
     """World place of the first voxel."""
     step: float
     outside: float
@@ -154,7 +154,9 @@ def loss(volume: Volume, poses: Float[Tensor, "n 4 4"], gripper: Gripper, table:
 
 def _between(gripper: Gripper) -> Float[Tensor, "m 3"]:
     wide, high = gripper.pad_half
-    return torch.cartesian_prod(torch.tensor([-wide, 0.0, wide]), torch.linspace(-0.5, 0.5, 9) * gripper.max_width, torch.tensor([-high, 0.0, high]))
+    return torch.cartesian_prod(
+        torch.tensor([-wide, 0.0, wide]), torch.linspace(-0.5, 0.5, 9) * gripper.max_width, torch.tensor([-high, 0.0, high])
+    )
 
 
 def body_points(gripper: Gripper, widths: Float[Tensor, " n"], spacing: float = 0.0075) -> Float[Tensor, "n m 3"]:
@@ -243,8 +245,10 @@ def _assembled(shift: Tensor, columns: Tensor) -> Tensor:
     return torch.cat([top, last], 1)
 
 
-def collides(volume: Volume, poses: Float[Tensor, "n 4 4"], widths: Float[Tensor, " n"], gripper: Gripper, table: Plane | None) -> Bool[Tensor, " n"]:
-    """Whether the hand, opened so far, is deeper than 3 mm in a surface at more than a hundredth of its points, or below the table at all."""
+def collides(
+    volume: Volume, poses: Float[Tensor, "n 4 4"], widths: Float[Tensor, " n"], gripper: Gripper, table: Plane | None
+) -> Bool[Tensor, " n"]:
+    """Whether a hundredth of the hand, opened so far, is deeper than 3 mm in a surface, or any of it is below the table."""
     body = _moved(poses, body_points(gripper, widths))
     deep = (volume.at(body)[..., 0] < -_TOUCH).float().mean(1) > 0.01
     under = torch.zeros_like(deep) if table is None else (table.height(body) < 0).any(1)
@@ -286,8 +290,8 @@ def _alike(first: Tensor, second: Tensor) -> bool:
 
 
 def plan(
-    field: SceneField, grounding: Grounding, gripper: Gripper, *, points: int, rotations: int, cone: float, steps: int, learning_rate: float,
-    keep: float, floor: int, count: int, seed: int = 0, reachable: Reachable | None = None, events: Events = SILENT,
+    field: SceneField, grounding: Grounding, gripper: Gripper, *, points: int, rotations: int, cone: float, steps: int,
+    learning_rate: float, keep: float, floor: int, count: int, seed: int = 0, reachable: Reachable | None = None, events: Events = SILENT,
 ) -> Sequence[HandPose]:  # fmt: skip
     """Poses of the hand at the best part, best first; none where every one collides or is out of reach."""
     volume = volume_of(field, grounding)

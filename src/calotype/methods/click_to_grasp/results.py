@@ -52,7 +52,7 @@ class Grasp:
     gripper: str
     hands: tuple[HandPose, ...]
     """The best pose, and alternatives."""
-    point: Float[Tensor, "3"]
+    point: Float[Tensor, 3]
     """Of contact: the part's middle, metres."""
     margin: float
     """How far the part is above the runner-up: 0 is a tie, 1 no other part."""
@@ -172,6 +172,6 @@ def _write_points(value: ScoredPoints, path: Path, metadata: Mapping[str, str]) 
 
 GRASP = text_kind("grasp", "a grasp", ".json", lambda grasp: f"{len(grasp.hands)} poses, margin {grasp.margin:.2f}", Grasp)
 SCORED_POINTS = ArtifactKind(
-    name="scored-points", type=ScoredPoints, phrase="points of a surface with scores", suffix=".ply", read=_read_points, write=_write_points,
-    digest=lambda value: hashlib.sha256(value.to_bytes()).hexdigest(), metadata=contents(lambda value: f"{len(value.points)} points"),
+    name="scored-points", type=ScoredPoints, phrase="points of a surface with scores", suffix=".ply",
+    read=_read_points, write=_write_points, digest=lambda value: hashlib.sha256(value.to_bytes()).hexdigest(), metadata=contents(lambda value: f"{len(value.points)} points"),
 )  # fmt: skip

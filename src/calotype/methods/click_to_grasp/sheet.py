@@ -17,7 +17,7 @@ from calotype.methods.click_to_grasp.grounding import Grounding, heat_of_view
 from calotype.methods.click_to_grasp.results import Grasp, heat_colours
 
 SIDE, GAP, TITLE, MOST = 320, 8, 16, 4
-"""Pixels of a panel's longer side, between panels and above them; panels of a row."""
+"""Pixels of a drawn's longer side, between panels and above them; panels of a row."""
 CLICKED, REFUSED, FOUND, BEHIND = (255, 60, 200), (40, 40, 40), (255, 255, 255), (120, 120, 120)
 FINGERS, PALM = ((255, 70, 70), (70, 130, 255)), (250, 190, 40)
 
@@ -89,10 +89,15 @@ def _line(draw: ImageDraw.ImageDraw, view: RGBDView, points: Float[Tensor, "n 3"
         draw.line(ends, fill=BEHIND if hidden else colour, width=1 if hidden else 2)
 
 
-def _point(draw: ImageDraw.ImageDraw, view: RGBDView, point: Float[Tensor, "3"]) -> None:
+def _point(draw: ImageDraw.ImageDraw, view: RGBDView, point: Float[Tensor, 3]) -> None:
     pixels, z = view.project(point[None].double())
-    if float(z[0]) > 0:
-        cross(draw, tuple((pixels[0] * panel_scale(view.size)).tolist()), FOUND)
+    if float(z[0]) <= 0:
+        return
+    x, y = pixels[0].tolist()
+    inside = 0 <= x < view.size[1] and 0 <= y < view.size[0]
+    # The point lies inside of the part, so that 3 cm of it may be before it.
+    hidden = inside and 0 < float(view.depth[int(y), int(x)]) < float(z[0]) - 0.03
+    cross(draw, (x * panel_scale(view.size), y * panel_scale(view.size)), BEHIND if hidden else FOUND)
 
 
 def cross(draw: ImageDraw.ImageDraw, place: tuple[float, ...], colour: tuple[int, int, int]) -> None:
@@ -118,11 +123,11 @@ def panel(pixels: Float[Tensor, "3 height width"]) -> Pillow.Image:
 def arranged(panels: Sequence[tuple[str, Pillow.Image]]) -> Image:
     """Panels in rows, each under its title."""
     columns = min(MOST, len(panels))
-    step = SIDE + GAP, max(picture.height for _, picture in panels) + GAP + TITLE
+    step = SIDE + GAP, max(drawn.height for _, drawn in panels) + GAP + TITLE
     canvas = Pillow.new("RGB", (GAP + columns * step[0], GAP + -(-len(panels) // columns) * step[1]), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
-    for place, (title, picture) in enumerate(panels):
+    for place, (title, drawn) in enumerate(panels):
         corner = GAP + place % columns * step[0], GAP + place // columns * step[1]
         draw.text(corner, title, fill=(20, 20, 20))
-        canvas.paste(picture, (corner[0], corner[1] + TITLE))
+        canvas.paste(drawn, (corner[0], corner[1] + TITLE))
     return Image.from_pil(canvas)
