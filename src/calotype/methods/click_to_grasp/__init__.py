@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from calotype.methods.click_to_grasp.correspond import Correspondence
 from calotype.methods.click_to_grasp.method import ClickToGrasp, Grasped
 
 METHOD = ClickToGrasp
 
-__all__ = ["METHOD", "ClickToGrasp", "Grasped"]
+__all__ = ["METHOD", "ClickToGrasp", "Correspondence", "Grasped"]

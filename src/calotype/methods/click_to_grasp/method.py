@@ -34,6 +34,7 @@ from calotype.errors import InputError
 from calotype.imaging.rgbd import RGBDScene
 from calotype.imaging.types import Image
 from calotype.methods.click_to_grasp.commands import read_click, read_negatives
+from calotype.methods.click_to_grasp.correspond import Correspondence, correspond
 from calotype.methods.click_to_grasp.grounding import DIFFUSION, VIT, Grounding, describe, ground
 from calotype.methods.click_to_grasp.pose import Reachable, plan
 from calotype.methods.click_to_grasp.results import Grasp, ScoredPoints
@@ -129,34 +130,45 @@ class ClickToGrasp(Method):
         size = picture.size if isinstance(picture, Image) else None
         read_click(arguments["click"], size)
         read_negatives(arguments.get("negative") or (), size)
+        _refuse_two_questions(arguments.get("views"), arguments.get("target"))
 
     def __call__(
-        self, model: DescriptorModel, picture: ImageLike, click: str, *, views: RGBDScene, negative: Sequence[str] = (),
-        vit: VisionTransformer | None = None, seed: int = 0, events: Events = SILENT,
-    ) -> Grasped:  # fmt: skip
-        """Find the part and grasp it.
+        self, model: DescriptorModel, picture: ImageLike, click: str, *, views: RGBDScene | None = None, target: ImageLike | None = None,
+        negative: Sequence[str] = (), vit: VisionTransformer | None = None, seed: int = 0, events: Events = SILENT,
+    ) -> Grasped | Correspondence:  # fmt: skip
+        """Find the part and grasp it; or find the place in another picture.
 
         Args:
             model: toy-critters, or Stable Diffusion 1.x or 2.x with `vit` beside it.
             picture: the reference picture, of some thing of that kind.
             click: the pixel X,Y of the part in it.
             views: a folder with transforms.json, pictures and depth maps of the scene (nerfstudio's convention).
+            target: in place of `views`: another picture, without depth, in which the corresponding place is found.
             negative: pixels X,Y of the same picture that are not meant, such as the other arm.
             vit: a DINOv2 folder.
             seed: of the poses with which the search begins.
             events: hears notes and steps.
 
         Returns:
-            The grasp, pictures of the part's score and of the hand in each view, and the scored points.
+            The grasp, pictures of the part's score and of the hand in each view, and the scored points; of a target the place, the next best
+            ones, and a heat map.
 
         Raises:
-            InputError: a click outside of the picture, views that contradict each other, no depth at the object, a part that is not seen or
+            InputError: neither views nor a target, or both; a click outside of the picture, views that contradict each other, no depth at the object, a part that is not seen or
                 that doesn't lead clearly over another one, no pose without a collision.
         """
+        _refuse_two_questions(views, target)
         described = describing(model, vit)
         self.refuse_other_roles(described, needs=_NEEDS, capabilities=(DescriptorModel,))
         image = as_image(picture, name="picture", events=events)
         place, others = read_click(click, image.size), read_negatives(negative, image.size)
+        if views is None:
+            assert target is not None
+            searched = as_image(target, name="target", events=events)
+            return correspond(
+                described, image, place, searched, negatives=others, mix=self.mix, min_margin=self.min_margin,
+                min_similarity=self.min_similarity, events=events,
+            )  # fmt: skip
         scene = as_scene(views, events=events)
         grounding = self.ground(described, image, place, scene, negatives=others, events=events)
         grasp = self.grasp(scene, grounding, seed=seed, events=events)
@@ -233,3 +245,11 @@ class ClickToGrasp(Method):
 
     def _field(self, scene: RGBDScene) -> SceneField:
         return SceneField(scene.views, truncation=self.truncation)
+
+
+def _refuse_two_questions(views: object, target: object) -> None:
+    if (views is None) == (target is None):
+        raise InputError(
+            "give --views FOLDER for a grasp in a scene, or --target PICTURE for a place in another picture"
+            + (", not both" if views is not None else "")
+        )
