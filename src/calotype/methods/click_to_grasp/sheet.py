@@ -17,7 +17,7 @@ from calotype.methods.click_to_grasp.grounding import Grounding, heat_of_view
 from calotype.methods.click_to_grasp.results import Grasp, heat_colours
 
 SIDE, GAP, TITLE, MOST = 320, 8, 16, 4
-"""Pixels of a drawn's longer side, between panels and above them; panels of a row."""
+"""Pixels of a panel's longer side, between panels and above them; panels of a row."""
 CLICKED, REFUSED, FOUND, BEHIND = (255, 60, 200), (40, 40, 40), (255, 255, 255), (120, 120, 120)
 FINGERS, PALM = ((255, 70, 70), (70, 130, 255)), (250, 190, 40)
 
