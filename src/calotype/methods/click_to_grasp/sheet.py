@@ -120,9 +120,9 @@ def panel(pixels: Float[Tensor, "3 height width"]) -> Pillow.Image:
     return Image(pixels.float().contiguous()).to_pil().resize((round(width * scale), round(height * scale)), Pillow.Resampling.BICUBIC)
 
 
-def arranged(panels: Sequence[tuple[str, Pillow.Image]]) -> Image:
+def arranged(panels: Sequence[tuple[str, Pillow.Image]], most: int = MOST) -> Image:
     """Panels in rows, each under its title."""
-    columns = min(MOST, len(panels))
+    columns = min(most, len(panels))
     step = SIDE + GAP, max(drawn.height for _, drawn in panels) + GAP + TITLE
     canvas = Pillow.new("RGB", (GAP + columns * step[0], GAP + -(-len(panels) // columns) * step[1]), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
