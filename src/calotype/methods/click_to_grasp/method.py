@@ -150,12 +150,12 @@ class ClickToGrasp(Method):
             events: hears notes and steps.
 
         Returns:
-            The grasp, pictures of the part's score and of the hand in each view, and the scored points; of a target the place, the next best
-            ones, and a heat map.
+            The grasp, pictures of the part's score and of the hand in each view, and the scored points; of a target the place, the next
+            best ones, and a heat map.
 
         Raises:
-            InputError: neither views nor a target, or both; a click outside of the picture, views that contradict each other, no depth at the object, a part that is not seen or
-                that doesn't lead clearly over another one, no pose without a collision.
+            InputError: neither views nor a target, or both; a click outside of the picture; views that contradict each other, no depth at
+                the object, a part that is not seen or that doesn't lead clearly over another one, no pose without a collision.
         """
         _refuse_two_questions(views, target)
         described = describing(model, vit)
@@ -166,8 +166,8 @@ class ClickToGrasp(Method):
             assert target is not None
             searched = as_image(target, name="target", events=events)
             return correspond(
-                described, image, place, searched, negatives=others, mix=self.mix, min_margin=self.min_margin,
-                min_similarity=self.min_similarity, events=events,
+                described, image, place, searched, negatives=others, mix=self.mix, valley=self.valley,
+                min_margin=self.min_margin, min_similarity=self.min_similarity, events=events,
             )  # fmt: skip
         scene = as_scene(views, events=events)
         grounding = self.ground(described, image, place, scene, negatives=others, events=events)
