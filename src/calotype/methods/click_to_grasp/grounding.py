@@ -195,8 +195,9 @@ def support_plane(points: Float[Tensor, "n 3"], views: Sequence[RGBDView]) -> Pl
     some = points[torch.randperm(len(points), generator=generator)[:4000]].double()
     draws = torch.randint(len(some), (_PLANE_DRAWS, 3), generator=generator)
     first, second, third = some[draws].unbind(1)
-    normals = torch.nn.functional.normalize(torch.linalg.cross(second - first, third - first), dim=1)
-    on = ((some @ normals.T - (first * normals).sum(1)).abs() < _PLANE_SLACK).sum(0)
+    crosses = torch.linalg.cross(second - first, third - first)
+    normals = torch.nn.functional.normalize(crosses, dim=1)
+    on = ((some @ normals.T - (first * normals).sum(1)).abs() < _PLANE_SLACK).sum(0) * (crosses.norm(dim=1) > 1e-9)
     best = int(on.argmax())
     if float(on[best]) < 0.2 * len(some):
         return None
