@@ -46,7 +46,7 @@ def test_rows_do_not_see_each_other_and_the_grid_is_as_asked() -> None:
 
 
 def test_all_of_it_learns_and_survives_a_folder(tmp_path: Path) -> None:
-    network = mixer(layers=("a", "b", "c"), timesteps=(1.0, 261.0), multistep=True)
+    network = mixer(layers=("a", "b", "c"), timesteps=(1.0, 261.0), num_inversion_steps=50)
     network(taps()).square().mean().backward()
     assert all(value.grad is not None and bool(value.grad.abs().sum() > 0) for value in network.parameters())
     network.save_pretrained(tmp_path / "mixer")

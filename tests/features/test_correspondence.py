@@ -14,7 +14,7 @@ from calotype.features.correspondence import (
     cell_positions,
     contrasted,
     cosine,
-    descriptor,
+    descriptor_at,
     joint_pca,
     peaks,
     relative_margin,
@@ -46,7 +46,7 @@ def test_between_middles_features_are_linear_and_beyond_them_constant() -> None:
 def test_a_click_is_found_again_in_its_own_picture_whatever_the_shape_of_the_picture() -> None:
     features, size = random(16, 12, 20), (60, 140)
     for point in cell_positions((12, 20), size)[::37].tolist():
-        scores = cosine(features, descriptor(features, (point[0], point[1]), size))
+        scores = cosine(features, descriptor_at(features, (point[0], point[1]), size))
         x, y = soft_argmax(scores, window=1)
         assert abs(x * 7 - point[0]) < 1e-3
         assert abs(y * 5 - point[1]) < 1e-3
@@ -54,10 +54,10 @@ def test_a_click_is_found_again_in_its_own_picture_whatever_the_shape_of_the_pic
 
 def test_a_click_in_a_corner_and_one_outside() -> None:
     features = random(4, 4, 4)
-    assert torch.allclose(descriptor(features, (64, 64), (64, 64)), torch.nn.functional.normalize(features[:, 3, 3], dim=0), atol=1e-5)
+    assert torch.allclose(descriptor_at(features, (64, 64), (64, 64)), torch.nn.functional.normalize(features[:, 3, 3], dim=0), atol=1e-5)
     for point in ((-1, 3), (3, 64.5), (65, 3)):
         with pytest.raises(InputError, match="outside of the picture, which has 64x64 px"):
-            descriptor(features, point, (64, 64))
+            descriptor_at(features, point, (64, 64))
 
 
 def test_cosines_of_half_precision_are_summed_in_float32() -> None:

@@ -55,7 +55,7 @@ class FeatureMixer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         groups: of the normalisations; divides a quarter of `out_channels`.
         layers: the modules of the network that the features come from, in the order of `widths`.
         timesteps: of the noise levels, in the network's own count, in the order of the steps.
-        multistep: whether the features come from the steps of an inversion, or each from a picture with that much noise.
+        num_inversion_steps, num_noises: how the levels are reached (`calotype.backbones.diffusion_features.FeaturePlan`).
 
     Raises:
         InputError: the numbers don't fit together.
@@ -72,7 +72,7 @@ class FeatureMixer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self, *, widths: tuple[int, ...], num_steps: int = 1, out_channels: int = 384, groups: int = 32, layers: tuple[str, ...] = (),
-        timesteps: tuple[float, ...] = (), multistep: bool = False,
+        timesteps: tuple[float, ...] = (), num_inversion_steps: int = 0, num_noises: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         if not widths or num_steps < 1 or out_channels % 4 or (out_channels // 4) % groups:

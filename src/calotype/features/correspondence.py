@@ -52,7 +52,7 @@ def sample_features(
     return found[0, :, 0].T
 
 
-def descriptor(
+def descriptor_at(
     features: Float[Tensor, "channels height width"], point: tuple[float, float], size: tuple[int, int], *, radius: float | None = None
 ) -> Float[Tensor, " channels"]:
     """What a click is looked for by: the mean of the features in a small disc about it, with length 1.
@@ -68,7 +68,7 @@ def descriptor(
 
     Example:
         >>> import torch
-        >>> descriptor(torch.ones(4, 8, 8), (30, 10), (64, 64))
+        >>> descriptor_at(torch.ones(4, 8, 8), (30, 10), (64, 64))
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     x, y = float(point[0]), float(point[1])
