@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calotype.core.scene_fields import sample_map
 from calotype.errors import InputError, ShapeError
 from calotype.features.correspondence import (
     Peak,
@@ -18,7 +19,6 @@ from calotype.features.correspondence import (
     joint_pca,
     peaks,
     relative_margin,
-    sample_features,
     soft_argmax,
     standardized,
 )  # fmt: skip
@@ -32,14 +32,14 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @settings(max_examples=25, deadline=None)
 def test_the_middle_of_a_cell_has_that_cells_features(grid: tuple[int, int], side: int, seed: int) -> None:
     features, size = random(3, *grid, seed=seed), (grid[0] * side, grid[1] * side)
-    found = sample_features(features, cell_positions(grid, size), size)
+    found = sample_map(features, cell_positions(grid, size), size)
     assert torch.allclose(found.T.reshape(3, *grid), features, atol=1e-4)
 
 
 def test_between_middles_features_are_linear_and_beyond_them_constant() -> None:
     ramp = torch.arange(4.0).expand(1, 2, 4)
     xs = torch.tensor([0.0, 8.0, 16.0, 20.0, 64.0])
-    found = sample_features(ramp, torch.stack([xs, torch.full((5,), 16.0)], 1), (32, 64))[:, 0]
+    found = sample_map(ramp, torch.stack([xs, torch.full((5,), 16.0)], 1), (32, 64))[:, 0]
     assert torch.allclose(found, torch.tensor([0.0, 0.0, 0.5, 0.75, 3.0]), atol=1e-5)
 
 

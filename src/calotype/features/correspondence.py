@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from calotype.core.scene_fields import sample_map
 from calotype.errors import InputError, ShapeError
 
 DISC = 0.01
@@ -26,30 +27,6 @@ _LEAST = 1e-8
 def normalized(features: Tensor, dim: int = 0) -> Tensor:
     """The same features with length 1, float32; features that are 0 stay 0."""
     return functional.normalize(features.float(), dim=dim, eps=_LEAST)
-
-
-def sample_features(
-    features: Float[Tensor, "channels height width"], points: Float[Tensor, "points 2"], size: tuple[int, int]
-) -> Float[Tensor, "points channels"]:
-    """Features at points of the picture, bilinear between the middles of cells, constant beyond the outer ones.
-
-    Args:
-        features: a map that covers the picture.
-        points: (x, y) in pixels.
-        size: height and width of the picture, whatever the map's grid is.
-
-    Example:
-        >>> import torch
-        >>> columns = torch.arange(4.0).expand(1, 4, 4)
-        >>> sample_features(columns, torch.tensor([[12.0, 8.0]]), (32, 32)).item()  # the middle of cell 1 of 4
-        1.0
-    """
-    if features.ndim != 3 or points.ndim != 2 or points.shape[1] != 2:
-        raise ShapeError(f"features {list(features.shape)} and points {list(points.shape)} were given; expected [C, h, w] and [N, 2]")
-    scale = torch.tensor([size[1], size[0]], dtype=torch.float32, device=features.device)
-    grid = 2.0 * points.to(features.device, torch.float32) / scale - 1.0
-    found = functional.grid_sample(features.float()[None], grid[None, None], mode="bilinear", padding_mode="border", align_corners=False)
-    return found[0, :, 0].T
 
 
 def descriptor_at(
@@ -80,7 +57,7 @@ def descriptor_at(
     offsets = torch.cartesian_prod(steps, steps)
     offsets = offsets[offsets.square().sum(1) <= 1.0] * reach
     points = (offsets + torch.tensor([x, y])).clamp(min=0.0).minimum(torch.tensor([float(width), float(height)]))
-    return normalized(sample_features(features, points, size).mean(0))
+    return normalized(sample_map(features.float(), points, size).mean(0))
 
 
 def cosine(features: Tensor, target: Float[Tensor, " channels"], *, dim: int = 0) -> Tensor:
