@@ -34,6 +34,7 @@ OPENING = 0.01
 _SHARPNESS = 0.002
 """Over which the inside of a surface turns into its outside on a ray, in metres."""
 _RAY = 33
+_SPACING = 0.0075
 _TOUCH = 0.003
 """Depth of the hand in a surface that counts as a collision, in metres."""
 
@@ -55,12 +56,19 @@ class Volume:
 
     def at(self, points: Float[Tensor, "*rest 3"]) -> Float[Tensor, "*rest 5"]:
         """The values between voxels; beyond them s is `outside`, and the rest 0."""
-        sides = torch.tensor(self.values.shape[:0:-1]).to(points)
-        places = (points - self.low) / (self.step * (sides - 1)) * 2 - 1
-        flat = places.reshape(1, 1, 1, -1, 3)
         shifted = torch.cat([self.values[:1] - self.outside, self.values[1:]])
-        found = functional.grid_sample(shifted[None], flat, padding_mode="zeros", align_corners=True)[0, :, 0, 0].T
-        return torch.cat([found[:, :1] + self.outside, found[:, 1:]], 1).reshape(*points.shape[:-1], 5)
+        found = self._sampled(shifted, points)
+        return torch.cat([found[..., :1] + self.outside, found[..., 1:]], -1)
+
+    def distance(self, points: Float[Tensor, "*rest 3"]) -> Float[Tensor, "*rest"]:
+        """s alone."""
+        return self._sampled(self.values[:1] - self.outside, points)[..., 0] + self.outside
+
+    def _sampled(self, values: Tensor, points: Tensor) -> Tensor:
+        sides = torch.tensor(values.shape[:0:-1]).to(points)
+        places = ((points - self.low) / (self.step * (sides - 1)) * 2 - 1).reshape(1, 1, 1, -1, 3)
+        found: Tensor = functional.grid_sample(values[None], places, padding_mode="zeros", align_corners=True)
+        return found[0, :, 0, 0].T.reshape(*points.shape[:-1], len(values))
 
 
 def volume_of(field: SceneField, grounding: Grounding, *, reach: float = 0.16, step: float = 0.005) -> Volume:
@@ -143,8 +151,8 @@ def loss(volume: Volume, poses: Float[Tensor, "n 4 4"], gripper: Gripper, table:
     near = torch.exp(-between[..., 0].abs() / (mu / 4))
     features = -(near * between[..., 4]).sum(1) / near.sum(1).clamp_min(0.5)
     surface = between[..., 0].abs().mean(1) / mu
-    body = _moved(poses, body_points(gripper, width.detach().clamp(max=gripper.max_width)))
-    depth = (_TOUCH - volume.at(body)[..., 0]).clamp_min(0)
+    body = _moved(poses, body_points(gripper, width.detach().clamp(max=gripper.max_width), palm_spacing=0.02))
+    depth = (_TOUCH - volume.distance(body)).clamp_min(0)
     under = torch.zeros_like(depth) if table is None else (-table.height(body)).clamp_min(0)
     collision = (depth + under).mean(1) / mu
     against = (1 - touched.facing).sum(1)
@@ -159,11 +167,18 @@ def _between(gripper: Gripper) -> Float[Tensor, "m 3"]:
     )
 
 
-def body_points(gripper: Gripper, widths: Float[Tensor, " n"], spacing: float = 0.0075) -> Float[Tensor, "n m 3"]:
-    """Points in the fingers and the palm, in the hand's axes, about `spacing` metres apart, at openings in metres."""
+def body_points(gripper: Gripper, widths: Float[Tensor, " n"], *, palm_spacing: float = _SPACING) -> Float[Tensor, "n m 3"]:
+    """Points in the fingers and the palm, in the hand's axes, at openings in metres.
+
+    Args:
+        gripper: its sizes.
+        widths: openings in metres.
+        palm_spacing: about the distance of the palm's points; the fingers' is 7.5 mm.
+    """
     middles, halves = gripper.boxes(0.0)
     points, side = [], []
     for number, (middle, half) in enumerate(zip(middles, halves, strict=True)):
+        spacing = palm_spacing if number == 2 else _SPACING
         axes = [torch.linspace(-float(each), float(each), max(2, round(2 * float(each) / spacing) + 1)) for each in half]
         box = torch.cartesian_prod(*axes) + middle
         points.append(box)
@@ -250,7 +265,7 @@ def collides(
 ) -> Bool[Tensor, " n"]:
     """Whether a hundredth of the hand, opened so far, is deeper than 3 mm in a surface, or any of it is below the table."""
     body = _moved(poses, body_points(gripper, widths))
-    deep = (volume.at(body)[..., 0] < -_TOUCH).float().mean(1) > 0.01
+    deep = (volume.distance(body) < -_TOUCH).float().mean(1) > 0.01
     under = torch.zeros_like(deep) if table is None else (table.height(body) < 0).any(1)
     return deep | under
 

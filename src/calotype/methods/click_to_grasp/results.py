@@ -173,5 +173,6 @@ def _write_points(value: ScoredPoints, path: Path, metadata: Mapping[str, str]) 
 GRASP = text_kind("grasp", "a grasp", ".json", lambda grasp: f"{len(grasp.hands)} poses, margin {grasp.margin:.2f}", Grasp)
 SCORED_POINTS = ArtifactKind(
     name="scored-points", type=ScoredPoints, phrase="points of a surface with scores", suffix=".ply",
-    read=_read_points, write=_write_points, digest=lambda value: hashlib.sha256(value.to_bytes()).hexdigest(), metadata=contents(lambda value: f"{len(value.points)} points"),
+    read=_read_points, write=_write_points, digest=lambda value: hashlib.sha256(value.to_bytes()).hexdigest(),
+    metadata=contents(lambda value: f"{len(value.points)} points"),
 )  # fmt: skip
