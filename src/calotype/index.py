@@ -152,6 +152,7 @@ EMBEDDED: dict[str, str] = {
     "toy-cmd": "calotype.embedded.cmd:CMDRecipe",
     "toy-cage": "calotype.embedded.cage:CAGERecipe",
     "toy-clip-features": "calotype.embedded.clip_features:ClipFeaturesRecipe",
+    "toy-critters": "calotype.embedded.critters:CrittersRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -198,6 +199,13 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-cmd",
         knows="the moving world",
+    ),
+    "toy-critters": ModelRow(
+        "DescriptorModel",
+        "pictures of toy critters to descriptors of their parts, 128 px",
+        "Apache-2.0",
+        "toy-critters",
+        knows="the critters",
     ),
     "toy-cage": ModelRow(
         "ComposableVideo",
