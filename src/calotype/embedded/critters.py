@@ -217,9 +217,9 @@ class CrittersRecipe:
         batch_size=32, optimizer="muon", learning_rate=1e-3, warm_learning_rate=1e-3, ema_decay=0.998, held_out=512, held_out_seed=7021,
         decay_share=0.4, sheet_batches=40,
         stages=(
-            Stage(name="diffusion", share=6, groups={"main": Group(modules=("denoiser.unet",))}),
-            Stage(name="transformer", share=2, groups={"main": Group(modules=("vit", "vit_parts"))}),
-            Stage(name="mixer", share=3, groups={"main": Group(modules=("mixer", "mixer_parts"), rate=3.0, optimizer="adamw")}),
+            Stage(name="diffusion", share=5, groups={"main": Group(modules=("denoiser.unet",))}),
+            Stage(name="transformer", share=3, groups={"main": Group(modules=("vit", "vit_parts"))}),
+            Stage(name="mixer", share=5, groups={"main": Group(modules=("mixer", "mixer_parts"), rate=3.0, optimizer="adamw")}),
         ),
     )  # fmt: skip
     gates = (Gate("left_right", 0.85), Gate("left_right_transformer", 0.60, at_most=True))
