@@ -327,14 +327,13 @@ class _Painter:
         length, sign = self._of("wavelength"), torch.where(self.sun < 0, 1.0, -1.0)
         slope = middle[:, 2:] - middle[:, :-2]
         slope = torch.cat([slope[:, :1], slope, slope[:, -1:]], 1) * self.size / 4.0
-        slope = slope.clamp(-1.5, 1.5)
-        unit = (1.0 + slope**2).sqrt()
         larger = 0.45 + 0.9 * near
         speed = 0.12 * length * larger
-        motion = torch.stack([torch.where(river, slope / unit, sign) * speed, torch.where(river, 1.0 / unit, 0.0) * speed], 1)
+        # A river's pattern keeps its phase (the integral of dy / larger) and (x - middle) / larger: it follows the bends, and spreads.
+        spread = 0.45 * (x - middle) / larger / (1.0 - horizon)
+        motion = torch.stack([torch.where(river, slope + spread, sign) * speed, torch.where(river, speed, 0.0) + 0.0 * x], 1)
         distance = (y - horizon) * 64.0
-        # A river's phase is the integral of dy / larger.
-        along_river = torch.log(0.45 + 0.9 * (distance / 64.0).clamp(0.0, 1.0) / (1.0 - horizon)) / 0.9 * (1.0 - horizon) * 64.0
+        along_river = torch.log(larger) / 0.9 * (1.0 - horizon) * 64.0
         along = torch.where(river, along_river + 0.0 * x, sign * x * 32.0 / larger)
         over = torch.where(river, (x - middle) * 32.0 / larger, distance / larger * 1.6)
         stretch, level = torch.where(river, 1.0, 0.38), torch.where(river, 0.0, 1.05)
