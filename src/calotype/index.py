@@ -72,7 +72,12 @@ METHODS: dict[str, MethodRow] = {
         "calotype.evaluation.cage:CAGEEvaluation",
         "calotype.methods.cage.training:CAGETraining",
     ),
-    "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
+    "stylecinegan": MethodRow(
+        "calotype.methods.stylecinegan:StyleCineGAN",
+        "video from a still model",
+        "landscape picture + what moves and how -> looping cinemagraph",
+        "arXiv 2403.14186",
+    ),
     "ovam": MethodRow(
         "calotype.methods.ovam:OpenVocabularyAttentionMaps",
         "picture editing through attention",
@@ -258,6 +263,8 @@ SOURCES: dict[str, str] = {"word": "calotype.methods.ovam:word_mask"}
 
 ARTIFACTS: dict[str, str] = {
     "token": "calotype.methods.ovam.tokens:TOKEN",
+    "motion": "calotype.methods.stylecinegan.motion:MOTION",
+    "animation": "calotype.methods.stylecinegan.results:ANIMATION",
     "scan": "calotype.methods.diffusion_segmentation.files:SCAN",
     "label-picture": "calotype.methods.diffusion_segmentation.files:LABEL_PICTURE",
     "label-volume": "calotype.methods.diffusion_segmentation.files:LABEL_VOLUME",

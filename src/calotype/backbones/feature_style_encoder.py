@@ -96,9 +96,9 @@ class FeatureStyleEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             EqualLinear(widths[-1] * stages[-1] ** 2, style_width, activate=True), EqualLinear(style_width, num_styles * style_dim)
         )
         self.feature = nn.Sequential(
-            nn.Conv2d(widths[self.stage], feature_width, 3, padding=1), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(feature_width, feature_width, 3, padding=1), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(feature_width, feature_channels, 3, padding=1),
+            EqualConv(widths[self.stage], feature_width), nn.LeakyReLU(SLOPE),
+            EqualConv(feature_width, feature_width), nn.LeakyReLU(SLOPE),
+            EqualConv(feature_width, feature_channels),
         )  # fmt: skip
         self.register_buffer("mean_style", torch.zeros(style_dim))
         self.register_buffer("feature_scale", torch.ones(1))
