@@ -41,12 +41,12 @@ def tiny_encoder() -> Any:
 
 
 def tiny_classifier() -> Any:
-    """Of three classes, over the features from layer 4 on."""
+    """Of three classes, over the feature and the layers from 16 px on."""
     from calotype.backbones.pixel_classifier import PixelClassifier
 
     with torch.random.fork_rng():
         torch.manual_seed(14)
-        return PixelClassifier(feature_channels=8 + 8 + 6 + 6, num_members=3, widths=(8, 8)).eval()
+        return PixelClassifier(feature_channels=8 + 8 + 8 + 6 + 6, num_members=3, widths=(8, 8)).eval()
 
 
 def tiny_motion() -> Any:

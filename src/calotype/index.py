@@ -154,6 +154,7 @@ EMBEDDED: dict[str, str] = {
     "toy-cmd": "calotype.embedded.cmd:CMDRecipe",
     "toy-cage": "calotype.embedded.cage:CAGERecipe",
     "toy-clip-features": "calotype.embedded.clip_features:ClipFeaturesRecipe",
+    "toy-landscape": "calotype.embedded.landscape:LandscapeRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -200,6 +201,13 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-cmd",
         knows="the moving world",
+    ),
+    "toy-landscape": ModelRow(
+        "LandscapeGenerator",
+        "a StyleGAN2-shaped generator of landscapes, with its encoder, mask classifier and motion network, 64 px",
+        "Apache-2.0",
+        "toy-landscape",
+        knows="the landscapes",
     ),
     "toy-cage": ModelRow(
         "ComposableVideo",

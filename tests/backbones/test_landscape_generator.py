@@ -58,7 +58,7 @@ def test_refining_the_feature_brings_the_reconstruction_nearer(model: LandscapeG
 def test_the_mask_has_a_class_for_each_pixel(model: LandscapeGenerator) -> None:
     found = model.invert(picture())
     maps = model.pixel_features(found)
-    assert [each.shape[1] for each in maps] == [8, 8, 6, 6]
+    assert [each.shape[1] for each in maps] == [8, 8, 8, 6, 6]
     classes = model.predict_mask(found)
     assert classes.shape == (SIDE, SIDE)
     assert set(classes.unique().tolist()) <= {0, 1, 2}

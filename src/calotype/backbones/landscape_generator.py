@@ -25,13 +25,15 @@ from calotype.backbones.motion_network import MotionNetwork
 from calotype.backbones.pixel_classifier import PixelClassifier, without_specks
 from calotype.backbones.quantized import save_quantized
 from calotype.backbones.source import CheckpointSource
-from calotype.backbones.stylegan2 import StyleGAN2Generator
+from calotype.backbones.stylegan2 import StyleGAN2Generator, layer_size
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.types import Image
 
 PIPELINE = "LandscapeGeneratorPipeline"
 STATIC, SKY, WATER = 0, 1, 2
 """Classes of `LandscapeGenerator.predict_mask`."""
+SEMANTIC_SIZE = 16
+"""Pixels along a side of the coarsest layers that masks are told from."""
 MASK_SIZE = 512
 """Pixels along a side of the mask of a larger generator."""
 REFINING_RATE = 0.1
@@ -153,9 +155,12 @@ class LandscapeGenerator:
 
     @torch.no_grad()
     def pixel_features(self, inversion: Inversion) -> list[Float[Tensor, "1 channels height width"]]:
-        """What the pixel classifier sees: the feature, and what every layer from it on gives, each at its own resolution."""
+        """What the pixel classifier sees: the feature, and what every layer from 16 px on gives, each at its own resolution.
+
+        The official code takes the layers from the feature on; those below it, which only w+ decides, know best what is what.
+        """
         found = self.generator.collect(inversion.w_plus, {self.feature_layer: inversion.feature}).layers
-        return [inversion.feature, *(found[layer] for layer in range(self.feature_layer, self.generator.num_layers))]
+        return [inversion.feature, *(values for layer, values in found.items() if layer_size(layer) >= SEMANTIC_SIZE)]
 
     def predict_mask(self, inversion: Inversion) -> Int[Tensor, "height width"]:
         """The class of each pixel, `STATIC`, `SKY` or `WATER`, at the model's size, at most 512 px; small specks take what surrounds them.
