@@ -199,7 +199,7 @@ def _given_mask(text: str, masks: Sequence[Mask], picture: Image, events: Events
 
 def _given_motion(text: str, motions: Sequence[Motion], size: tuple[int, int], events: Events) -> Motion | None:
     chosen = _chosen(text, motions, "motion", "motions", is_words)
-    if isinstance(chosen, Path):
+    if isinstance(chosen, str | Path):
         return read_motion(chosen, events=events)
     if chosen is not None:
         return chosen if isinstance(chosen, Motion) else Motion(torch.as_tensor(chosen, dtype=torch.float32))

@@ -24,11 +24,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from calotype.backbones.landscape_generator import Inversion, LandscapeGenerator
 from calotype.backbones.stylegan2 import layer_size, upsample_rgb
@@ -71,6 +72,18 @@ class Cinemagraph:
     """Its frames as numbered PNG files."""
 
 
+class Parts(NamedTuple):
+    """What each frame is warped from, by the side of its level."""
+
+    low: Float[Tensor, "1 3 side side"] | None
+    """The RGB of all levels below D."""
+    levels: Mapping[int, Float[Tensor, "1 channels side side"]]
+    """Features from D on; in the mode `exact` the RGB that they add."""
+    rims: Mapping[int, Float[Tensor, "1 3 side side"]]
+    """What the levels' features make up for at the picture's border: there the generator's upsampling darkens the RGB of the level below.
+    It has to move with the features (in the mode `exact` it is in `levels`)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Loop:
     """A picture that flows; any moment can be asked for by itself."""
@@ -86,8 +99,8 @@ class Loop:
     """Displacements from frame 0 to each frame, on a square."""
     past: Sequence[Float[Tensor, "1 2 height width"]]
     """Displacements from the loop's end back, by the number of steps."""
-    still: Mapping[int, Float[Tensor, "1 channels height width"]]
-    """See `parts`; of the picture's own styles."""
+    still: Parts
+    """Of the picture's own styles."""
     style: Float[Tensor, "1 rows numbers"] | None = None
     """w+ of another picture, whose appearance comes and goes."""
 
@@ -109,21 +122,24 @@ class Loop:
     @torch.no_grad()
     def generated(self, t: int) -> Float[Tensor, "1 3 side side"]:
         """What the generator gives for frame t, about in [-1, 1], before it is laid over the picture."""
-        generator, w_plus = self.model.generator, self.styles(t)
-        parts = dict(self.still if self.style is None else self.parts(w_plus))
-        rgb = self.warp(parts.pop(0), t).values if 0 in parts else None
-        if self.method.mode == "propagate":
-            side, first = parts.popitem()
-            parts = {side: self.warp(first, t).values}
-            for layer in range(self.model.feature_layer + 1, generator.num_layers):
-                parts[layer_size(layer)] = generator.run_layer(layer, parts[max(parts)], w_plus)
-        for side, part in parts.items():
-            if self.method.mode == "exact":
-                made = self.warp(part, t).values + generator.rgb_bias(side)
-            else:
-                made = generator.to_rgb(side, part if self.method.mode == "propagate" else self.warp(part, t).values, w_plus)
-            rgb = made if rgb is None else made + upsample_rgb(rgb)
+        generator, mode, w_plus = self.model.generator, self.method.mode, self.styles(t)
+        parts = self.still if self.style is None else self.parts(w_plus)
+        rgb = None if parts.low is None else self.warp(parts.low, t).values
+        feature = None
+        for side, part in parts.levels.items():
+            moved = self.warp(part, t).values
+            made = moved + generator.rgb_bias(side) if mode == "exact" else generator.to_rgb(side, moved, w_plus)
+            if side in parts.rims:
+                made = made + self.warp(parts.rims[side], t).values
+            rgb = made if rgb is None else made + upsample_even(rgb)
+            feature = moved
         assert rgb is not None
+        assert feature is not None
+        if mode == "propagate":
+            for layer in range((self.model.feature_layer + 1) // 2 * 2 + 1, generator.num_layers):
+                feature = generator.run_layer(layer, feature, w_plus)
+                if layer % 2 == 0:
+                    rgb = generator.to_rgb(layer_size(layer), feature, w_plus) + upsample_rgb(rgb)
         return rgb
 
     def warp(self, maps: Float[Tensor, "1 channels side side"], t: int) -> Splatted:
@@ -139,27 +155,30 @@ class Loop:
             return own
         return torch.lerp(own, self.style, self.method.style_strength * (1 - math.cos(2 * math.pi * t / len(self))) / 2)
 
-    def parts(self, w_plus: Float[Tensor, "1 rows numbers"]) -> dict[int, Float[Tensor, "1 channels height width"]]:
-        """What is warped, by its level's side: features, or the RGB that they become; under 0 the RGB of all levels below.
-
-        The features below D are the picture's own whatever the styles are: they hold what is where.
-        """
+    def parts(self, w_plus: Float[Tensor, "1 rows numbers"]) -> Parts:
+        """What is warped. The features below D are the picture's own whatever the styles are: they hold what is where."""
         generator, first = self.model.generator, self.model.feature_layer
-        found: dict[int, Tensor] = {}
+        low = rgb = None
         if self.method.keep_low_rgb and layer_size(first) > generator.levels[0]:
             own = generator.collect(self.inversion.w_plus, size=layer_size(first) // 2).layers
             for layer in range(0, len(own), 2):
                 made = generator.to_rgb(layer_size(layer), own[layer], w_plus)
-                found[0] = made + upsample_rgb(found[0]) if found else made
-        feature = self.inversion.feature
+                low = rgb = made if rgb is None else made + upsample_rgb(rgb)
+        feature, levels, rims = self.inversion.feature, {}, {}
         for layer in range(first, generator.num_layers):
-            feature = generator.run_layer(layer, feature, w_plus)
-            if self.method.mode == "propagate" and layer > first:
+            feature, side = generator.run_layer(layer, feature, w_plus), layer_size(layer)
+            if layer % 2:
+                continue
+            if rgb is not None:
+                rims[side] = upsample_rgb(rgb) - upsample_even(rgb)
+            flat = generator.to_rgb(side, feature, w_plus, bias=False)
+            rgb = flat + generator.rgb_bias(side) + (0 if rgb is None else upsample_rgb(rgb))
+            levels[side] = feature
+            if self.method.mode == "exact":
+                levels[side] = flat + rims.pop(side, 0)
+            if self.method.mode == "propagate":
                 break
-            found[layer_size(layer)] = feature
-        if self.method.mode == "exact":
-            return {side: generator.to_rgb(side, part, w_plus, bias=False) if side else part for side, part in found.items()}
-        return found
+        return Parts(low, levels, rims)
 
     def _render(self, w_plus: Tensor) -> Tensor:
         """The picture in other styles, at rest."""
@@ -315,8 +334,18 @@ class StyleCineGAN(Method):
         flow = (field * self.speed)[None].to(inversion.feature)
         future, past = integrate(flow, self.num_frames), integrate(-flow, self.num_frames)
         made = Loop(
-            self, model, inversion, picture, blend_weights(moving, self.composite, self.feather), future, past, {},
+            self, model, inversion, picture, blend_weights(moving, self.composite, self.feather), future, past, Parts(None, {}, {}),
             None if style is None else model.invert(style).w_plus,
         )  # fmt: skip
         with torch.no_grad():
-            return Loop(**{**vars(made), "still": made.parts(inversion.w_plus) if style is None else {}})
+            return Loop(**{**vars(made), "still": made.parts(inversion.w_plus)})
+
+
+def upsample_even(rgb: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels doubled_height doubled_width"]:
+    """The generator's upsampling without its dark border: the picture goes on beyond it.
+
+    Example:
+        >>> upsample_even(torch.ones(1, 1, 2, 2)).unique().tolist()
+        [1.0]
+    """
+    return upsample_rgb(functional.pad(rgb, (1, 1, 1, 1), mode="replicate"))[..., 2:-2, 2:-2]

@@ -230,7 +230,7 @@ def _of_array(array: np.ndarray, path: Path, name: str, events: Events) -> Motio
     speed = float(np.hypot(*values).max())
     if speed > max(values.shape[1:]):
         raise InputError(f"{name}: {path} moves a pixel by {speed:.3g} px a frame, farther than the picture is wide; give pixels a frame")
-    return Motion(torch.from_numpy(np.ascontiguousarray(values)))
+    return Motion(torch.from_numpy(np.array(values, order="C")))
 
 
 def read_strokes(picture: Image, *, name: str = "motion") -> Motion:
