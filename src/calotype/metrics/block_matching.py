@@ -25,7 +25,12 @@ LEAST_COVER = 0.75
 
 
 def window_places(
-    picture: Float[Tensor, "3 height width"], mask: Bool[Tensor, "height width"], *, least: float = LEAST_STRUCTURE, step: int = 4, window: int = WINDOW
+    picture: Float[Tensor, "3 height width"],
+    mask: Bool[Tensor, "height width"],
+    *,
+    least: float = LEAST_STRUCTURE,
+    step: int = 4,
+    window: int = WINDOW,
 ) -> Float[Tensor, "places 2"]:
     """Centres (x, y) of the windows of a picture in which motion can be seen.
 

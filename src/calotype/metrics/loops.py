@@ -11,16 +11,16 @@ from calotype.metrics.pictures import rmse
 
 
 def seam_ratio(clip: Float[Tensor, "frames channels height width"]) -> float:
-    """Step from the last frame to the first over the mean step between neighbours (RMSE): 1 where the loop closes unseen.
+    """Step from the last frame to the first over the mean of the steps before and after it (RMSE): 1 where the loop closes unseen.
 
-    The clip is without a repeated first frame at its end. NaN for a clip in which nothing moves.
+    The clip is without a repeated first frame at its end. NaN where nothing moves beside the seam.
 
     Example:
         >>> ramp = torch.tensor([0.0, 0.1, 0.2, 0.1]).view(4, 1, 1, 1)
         >>> round(seam_ratio(ramp), 3), round(seam_ratio(ramp[:3]), 3)
         (1.0, 2.0)
     """
-    step = float(rmse(clip[1:], clip[:-1]).mean())
+    step = float(rmse(clip[1], clip[0]) + rmse(clip[-1], clip[-2])) / 2
     return float(rmse(clip[-1], clip[0])) / step if step > 0 else float("nan")
 
 
