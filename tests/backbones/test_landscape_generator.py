@@ -107,7 +107,7 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_its_encoder_is_incomplete(tmp_path: Path) -> None:
     shutil.copytree(cached_landscape_model(), tmp_path / "lacking")
     (tmp_path / "lacking" / "encoder" / "config.json").unlink()
-    with pytest.raises(MissingError, match="encoder/config.json is missing"):
+    with pytest.raises(MissingError, match=r"encoder/config\.json is missing"):
         calotype.load(tmp_path / "lacking")
 
 

@@ -118,7 +118,9 @@ def _place(folder: Path, name: str, shared: object) -> Path:
     other = shared.get(name) if isinstance(shared, Mapping) else None
     if not isinstance(other, str) or (folder / name).is_dir() or not _is_file_name(other):
         return folder / name
-    return folder.parent / other / name
+    place = folder.parent / other
+    # A checkpoint of one network is itself the part.
+    return place / name if (place / "model_index.json").is_file() else place
 
 
 def needed_parts(layout: Layout) -> list[str]:
@@ -167,7 +169,7 @@ def _check_configs(checkpoint: Checkpoint, remedy: str) -> None:
 
 def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) -> Checkpoint:
     """A folder that is one network."""
-    class_name = str(read_json(folder / "config.json").get("_class_name"))
+    class_name = network_class(read_json(folder / "config.json"))
     layout = single_layout(class_name)
     if layout is None:
         raise InputError(
@@ -176,6 +178,12 @@ def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) 
     ((name, networks),) = layout.parts.items()
     part, problems = _open_part(name, class_name, networks, folder, variant=variant, half=half)
     return _checked(Checkpoint(folder, layout, {name: part}, {}), problems, variant, remedy)
+
+
+def network_class(config: Mapping[str, Any]) -> str:
+    """The class of a network by its config.json, as diffusers or transformers names it there."""
+    listed = config.get("architectures")
+    return str(config.get("_class_name") or (listed[0] if isinstance(listed, list) and listed else None))
 
 
 def _open_part(
