@@ -170,13 +170,10 @@ def inversion_rows(table: LoopTable, *, brief: bool = False) -> None:
 
 
 def untrained(generator: StyleGAN2Generator) -> StyleGAN2Generator:
-    """The same network with the weights that it begins with; its RGB starts small, as that of the trained one did."""
+    """The same network with random weights, as StyleGAN2 begins with them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made: StyleGAN2Generator = StyleGAN2Generator.from_config(generator.config)
-    for name, weight in made.named_parameters():
-        if name.startswith("to_rgb") and name.endswith("conv.weight"):
-            weight.data *= 0.1
     ready: StyleGAN2Generator = made.to(generator.device).eval().requires_grad_(False)
     return ready
 
