@@ -3,8 +3,8 @@
 J. Choi, K. Seo, A. Ashtari, J. Noh: "StyleCineGAN: Landscape Cinemagraph Generation using a Pre-trained StyleGAN", CVPR 2024,
 arXiv 2403.14186.
 
-The idea: invert the picture into styles w+ and a deep feature D of the generator. Follow the motion field M from the loop's start forwards
-and from its end backwards, splat the features of every level by both, and let each level's RGB layer make its part of the frame.
+The idea: invert the picture into styles w+ and a deep feature D. Follow the motion field M from the loop's start forwards and from its end
+backwards, splat every level's features by both, and let each level's RGB layer make its part of the frame.
 
     w+, D   = invert(picture)                                         feature-style encoder       `model.invert`
     F, P    = integrate(M S), integrate(-M S)                         Euler's method              `calotype.core.motion_fields`
@@ -22,8 +22,8 @@ Frame N would be frame 0 again, and is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -115,26 +115,29 @@ class Loop:
             return made
         base = self.picture.pixels
         if self.style is not None:
-            change = (self._render(self.styles(t)) - self._render(self.inversion.w_plus))[0] / 2
+            own = self._assembled(self.inversion.w_plus, lambda maps: maps)
+            change = (self._assembled(self.styles(t), lambda maps: maps) - own)[0] / 2
             base = (base + resize_pixels(change.add(0.5).cpu(), self.picture.size) - 0.5).clamp(0, 1)
         return torch.lerp(base, made, self.weights)
 
     @torch.no_grad()
     def generated(self, t: int) -> Float[Tensor, "1 3 side side"]:
         """What the generator gives for frame t, about in [-1, 1], before it is laid over the picture."""
-        generator, mode, w_plus = self.model.generator, self.method.mode, self.styles(t)
+        return self._assembled(self.styles(t), lambda maps: self.warp(maps, t).values)
+
+    def _assembled(self, w_plus: Tensor, warp: Callable[[Tensor], Tensor]) -> Tensor:
+        generator, mode = self.model.generator, self.method.mode
         parts = self.still if self.style is None else self.parts(w_plus)
-        rgb = None if parts.low is None else self.warp(parts.low, t).values
+        rgb = None if parts.low is None else warp(parts.low)
         feature = None
         for side, part in parts.levels.items():
-            moved = self.warp(part, t).values
+            moved = warp(part)
             made = moved + generator.rgb_bias(side) if mode == "exact" else generator.to_rgb(side, moved, w_plus)
             if side in parts.rims:
-                made = made + self.warp(parts.rims[side], t).values
+                made = made + warp(parts.rims[side])
             rgb = made if rgb is None else made + upsample_even(rgb)
             feature = moved
-        assert rgb is not None
-        assert feature is not None
+        assert rgb is not None and feature is not None  # noqa: PT018
         if mode == "propagate":
             for layer in range((self.model.feature_layer + 1) // 2 * 2 + 1, generator.num_layers):
                 feature = generator.run_layer(layer, feature, w_plus)
@@ -180,11 +183,6 @@ class Loop:
                 break
         return Parts(low, levels, rims)
 
-    def _render(self, w_plus: Tensor) -> Tensor:
-        """The picture in other styles, at rest."""
-        made: Tensor = self.model.generator(w_plus, {self.model.feature_layer: self.inversion.feature})
-        return made
-
 
 @dataclass(frozen=True, kw_only=True)
 class StyleCineGAN(Method):
@@ -200,7 +198,7 @@ class StyleCineGAN(Method):
 
     slug: ClassVar[str] = "stylecinegan"
     role: ClassVar[str] = "LandscapeGenerator"
-    presets: ClassVar[tuple[str, ...]] = ("paper",)
+    presets: ClassVar[tuple[str, ...]] = ("paper", "toy")
     renamed: ClassVar[Mapping[str, str]] = {"frames": "num_frames"}
 
     num_frames: int = 120
@@ -242,6 +240,11 @@ class StyleCineGAN(Method):
         """The official code's numbers; a soft edge and the low levels' RGB beside them."""
         return cls()
 
+    @classmethod
+    def toy(cls) -> Self:
+        """For toy-landscape: as many frames as things need to cross a part of 64 pixels, about 0.5 a frame."""
+        return cls(num_frames=24, fps=12.0)
+
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Files that `mask` and `motion` name become inputs of the run."""
         return inputs.recorded(arguments)
@@ -268,7 +271,7 @@ class StyleCineGAN(Method):
 
         Args:
             model: toy-landscape, or a folder of `calotype models convert`.
-            image: the landscape, of any size.
+            image: a landscape of any size.
             mask: what moves: a mask file, `word:sky` or `word:water` (the model's own classes), another `word:` (with `word_model`), or
                 `predicted`, sky and water, which is the default.
             motion: how: `wind:left:0.6` (pixels a frame), `arrows:10,40-30,42;...`, a picture of green strokes with red ends, flow.npy or
@@ -308,8 +311,8 @@ class StyleCineGAN(Method):
             events.step()
             events.check()
         video = Video(frames, self.fps)
-        scale = side / max(picture.size)
-        own = resize_field(field * self.speed, (round(picture.size[0] * scale), round(picture.size[1] * scale)))
+        height, width = (max(1, round(length * side / max(picture.size))) for length in picture.size)
+        own = resize_field(field * self.speed, (height, width))
         return Cinemagraph(
             video, moving, Motion(own), sheet(picture, moving, own, inversion.reconstruction, video),
             Animation(frames, self.fps) if "gif" in also else None, frames_folder(video) if "frames" in also else None,
@@ -333,12 +336,10 @@ class StyleCineGAN(Method):
         inversion = model.invert(square, refine_steps=self.refine_steps) if inversion is None else inversion
         flow = (field * self.speed)[None].to(inversion.feature)
         future, past = integrate(flow, self.num_frames), integrate(-flow, self.num_frames)
-        made = Loop(
-            self, model, inversion, picture, blend_weights(moving, self.composite, self.feather), future, past, Parts(None, {}, {}),
-            None if style is None else model.invert(style).w_plus,
-        )  # fmt: skip
+        weights, shown = blend_weights(moving, self.composite, self.feather), None if style is None else model.invert(style).w_plus
+        made = Loop(self, model, inversion, picture, weights, future, past, Parts(None, {}, {}), shown)
         with torch.no_grad():
-            return Loop(**{**vars(made), "still": made.parts(inversion.w_plus)})
+            return replace(made, still=made.parts(inversion.w_plus))
 
 
 def upsample_even(rgb: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels doubled_height doubled_width"]:
