@@ -158,6 +158,7 @@ EMBEDDED: dict[str, str] = {
     "toy-cage": "calotype.embedded.cage:CAGERecipe",
     "toy-clip-features": "calotype.embedded.clip_features:ClipFeaturesRecipe",
     "toy-landscape": "calotype.embedded.landscape:LandscapeRecipe",
+    "toy-critters": "calotype.embedded.critters:CrittersRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -204,6 +205,13 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-cmd",
         knows="the moving world",
+    ),
+    "toy-critters": ModelRow(
+        "DescriptorModel",
+        "pictures of toy critters to descriptors of their parts, 128 px",
+        "Apache-2.0",
+        "toy-critters",
+        knows="the critters",
     ),
     "toy-landscape": ModelRow(
         "LandscapeGenerator",
