@@ -98,7 +98,10 @@ METHODS: dict[str, MethodRow] = {
         None, "picture editing through attention", "portrait -> styled portrait that keeps the skin tone; nudity gate", "arXiv 2403.14264"
     ),
     "click-to-grasp": MethodRow(
-        None, "geometry and robots", "a click on one picture + multi-view RGB-D of another instance -> gripper pose", "arXiv 2403.14526"
+        "calotype.methods.click_to_grasp:ClickToGrasp",
+        "geometry and robots",
+        "a click on one picture + multi-view RGB-D of another instance -> gripper pose",
+        "arXiv 2403.14526",
     ),
     "diffusion-segmentation": MethodRow(
         "calotype.methods.diffusion_segmentation:DiffusionSegmentation",
@@ -261,5 +264,7 @@ ARTIFACTS: dict[str, str] = {
     "scan": "calotype.methods.diffusion_segmentation.files:SCAN",
     "label-picture": "calotype.methods.diffusion_segmentation.files:LABEL_PICTURE",
     "label-volume": "calotype.methods.diffusion_segmentation.files:LABEL_VOLUME",
+    "grasp": "calotype.methods.click_to_grasp.results:GRASP",
+    "scored-points": "calotype.methods.click_to_grasp.results:SCORED_POINTS",
 }
 """The artifact kinds that lie beside a method's own types (`calotype.runs.artifact`), by name. `calotype.runs.kinds` has those of all."""

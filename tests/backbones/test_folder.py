@@ -164,7 +164,7 @@ def test_folders_that_no_role_reads_are_refused(tmp_path: Path) -> None:
     (other / "model_index.json").write_text("[1")
     with pytest.raises(InputError, match="is no JSON"):
         locate(other)
-    with pytest.raises(InputError, match="alone, calotype reads AutoencoderKL, VQModel folders only"):
+    with pytest.raises(InputError, match="alone, calotype reads Dinov2Model, AutoencoderKL, VQModel folders only"):
         locate(other / "unet")
     with pytest.raises(InputError, match="is a file"):
         locate(other / "model_index.json")

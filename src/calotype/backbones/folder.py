@@ -167,7 +167,7 @@ def _check_configs(checkpoint: Checkpoint, remedy: str) -> None:
 
 def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) -> Checkpoint:
     """A folder that is one network."""
-    class_name = str(read_json(folder / "config.json").get("_class_name"))
+    class_name = _network_class(read_json(folder / "config.json"))
     layout = single_layout(class_name)
     if layout is None:
         raise InputError(
@@ -176,6 +176,12 @@ def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) 
     ((name, networks),) = layout.parts.items()
     part, problems = _open_part(name, class_name, networks, folder, variant=variant, half=half)
     return _checked(Checkpoint(folder, layout, {name: part}, {}), problems, variant, remedy)
+
+
+def _network_class(config: Mapping[str, Any]) -> str:
+    """As diffusers or transformers names it."""
+    listed = config.get("architectures")
+    return str(config.get("_class_name") or (listed[0] if isinstance(listed, list) and listed else None))
 
 
 def _open_part(

@@ -98,6 +98,7 @@ _VAE = (Network("diffusers:AutoencoderKL", _DIFFUSERS),)
 _VQ = (Network("diffusers:VQModel", _DIFFUSERS),)
 _CLIP_TEXT = (Network("transformers:CLIPTextModel", _TRANSFORMERS),)
 _CLIP_VISION = (Network("transformers:CLIPVisionModelWithProjection", _TRANSFORMERS),)
+_DINOV2 = (Network("transformers:Dinov2Model", _TRANSFORMERS),)
 _SEGMENTERS = tuple(
     Network(f"monai.networks.nets:{name}", _TRANSFORMERS, loader="calotype.backbones.segmenter_network:load_segmenter_network")
     for name in ("DynUNet", "AttentionUnet", "SegResNet", "UNETR", "BasicUNet")
@@ -241,7 +242,7 @@ LAYOUTS: tuple[Layout, ...] = (
         parts={
             "control_encoder": (
                 Network("calotype.backbones.control_features:ControlEncoder", _DIFFUSERS),
-                Network("transformers:Dinov2Model", _TRANSFORMERS),
+                *_DINOV2,
             ),
             "transformer": (
                 Network("calotype.backbones.control_video_network:ControlledVideoTransformer", _DIFFUSERS),
@@ -265,6 +266,29 @@ LAYOUTS: tuple[Layout, ...] = (
             "scheduler": (),
         },
         problem=_channels_problem,
+    ),
+    Layout(
+        class_name="DescriptorPipeline",
+        role="DescriptorModel",
+        adapter="calotype.backbones.descriptors:DiffusionDescriptors",
+        parts={
+            "text_encoder": _CLIP_TEXT,
+            "unet": _UNET,
+            "vae": _VAE,
+            "vit": _DINOV2,
+            "mixer": (Network("calotype.backbones.feature_mixer:FeatureMixer", _DIFFUSERS),),
+            "tokenizer": (),
+            "scheduler": (),
+        },
+        optional=("mixer",),
+        problem=_channels_problem,
+    ),
+    Layout(
+        class_name="Dinov2Model",
+        role="VisionTransformer",
+        adapter="calotype.backbones.vision_transformer:Dinov2Encoder",
+        parts={"vit": _DINOV2},
+        single=True,
     ),
     Layout(
         class_name="AutoencoderKL",

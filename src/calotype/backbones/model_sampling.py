@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import exp
 from typing import Any, cast, get_args
 
 from torch import Tensor
@@ -63,6 +64,14 @@ class ModelSampling:
         """
         return self._levels.sigmas(num_inference_steps, sampler)
 
+    def sigma_at(self, timestep: float) -> float:
+        """The noise level that the network calls by this timestep; between whole ones, as `timestep` of its preconditioner undoes it.
+
+        Raises:
+            InputError: the checkpoint has no such timestep.
+        """
+        return self._levels.sigma_at(timestep)
+
     def init_noise_sigma(self, sigma: float, sampler: SamplerName = "euler") -> float:
         """Factor of the starting noise at the first level. DDIM and DPM-Solver++ start from unit variance in the network's input."""
         return self._levels.init_noise_sigma(sigma, sampler)
@@ -87,6 +96,9 @@ class _EDMLevels:
         else:
             table = karras_sigmas(num_inference_steps, self._low, self._high, self._rho)
         return table[:-1] if self._ends_noisy else table
+
+    def sigma_at(self, timestep: float) -> float:
+        return exp(4.0 * timestep)
 
     def init_noise_sigma(self, sigma: float, sampler: SamplerName) -> float:
         return start_scale(sigma, "leading")
@@ -125,6 +137,12 @@ class _VPLevels:
             sigma_max=self._high,
             final="first" if self._ends_noisy else "zero",
         )
+
+    def sigma_at(self, timestep: float) -> float:
+        last = len(self.schedule.alphas_cumprod) - 1
+        if not 0 <= timestep <= last:
+            raise InputError(f"timestep {timestep:g} was asked for; the checkpoint has 0 to {last}")
+        return self.schedule.sigma(timestep)
 
     def init_noise_sigma(self, sigma: float, sampler: SamplerName) -> float:
         return start_scale(sigma, "leading" if sampler in ("ddim", "dpmpp_2m") else self._spacing or DEFAULT_SPACING[sampler])

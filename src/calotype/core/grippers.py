@@ -39,14 +39,24 @@ class Gripper:
     def panda(cls) -> Gripper:
         """Franka's hand: 8 cm. Rounded sizes of the hand and its standard fingers, from memory of its data sheet: measure yours."""
         return cls(
-            name="panda", max_width=0.08, pad_half=(0.01, 0.009), finger_thickness=0.014, finger_length=0.054, palm_half=(0.032, 0.102, 0.033)
+            name="panda",
+            max_width=0.08,
+            pad_half=(0.01, 0.009),
+            finger_thickness=0.014,
+            finger_length=0.054,
+            palm_half=(0.032, 0.102, 0.033),
         )
 
     @classmethod
     def wsg50(cls) -> Gripper:
         """Schunk's WSG 50-110: 11 cm. Rounded sizes, from memory of its data sheet; its fingers are exchangeable: measure yours."""
         return cls(
-            name="wsg50", max_width=0.11, pad_half=(0.01, 0.011), finger_thickness=0.012, finger_length=0.075, palm_half=(0.025, 0.073, 0.036)
+            name="wsg50",
+            max_width=0.11,
+            pad_half=(0.01, 0.011),
+            finger_thickness=0.012,
+            finger_length=0.075,
+            palm_half=(0.025, 0.073, 0.036),
         )
 
     def boxes(self, width: float) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:

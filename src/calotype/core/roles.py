@@ -172,3 +172,16 @@ class ImageToVideo(Denoises, Protocol):
     def decode(self, latents: Tensor, fps: float) -> Video:
         """Latents [1, F, C, h, w] to a clip."""
         ...
+
+
+@runtime_checkable
+class DescriptorModel(Protocol):
+    """Describes every place of a picture in two ways: by a diffusion network, and by a vision transformer."""
+
+    role: str
+    name: str
+    """The name that it was loaded by."""
+
+    def maps(self, image: Image) -> Mapping[str, Tensor]:
+        """Features of a picture, "diffusion" and "vit", each [C, h, w]. A map covers its picture, and its features have any length."""
+        ...

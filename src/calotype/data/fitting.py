@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from calotype.errors import InputError
 from calotype.imaging.types import Image
 
+LARGEST = 2.0
+"""Sides of the largest pictures that a network looks at, in sides of those that it was trained on (`working_size`)."""
+
 
 def fit(image: Image, size: tuple[int, int]) -> Image:
     """Resize so that the picture covers `size`, then cut the middle out of it. Every picture of that shape is cut alike.
@@ -47,6 +50,24 @@ def fit_pixels(pixels: Float[Tensor, "batch 3 height width"], size: tuple[int, i
     resized = resize_pixels(pixels, (resized_height, resized_width))
     top, left = (resized_height - height) // 2, (resized_width - width) // 2
     return resized[..., top : top + height, left : left + width].contiguous()
+
+
+def working_size(size: tuple[int, int], trained: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Height and width at which a network of any resolution looks at a picture: its own, within one to four times the area trained at.
+
+    Args:
+        size: of the picture.
+        trained: of the pictures that the network was trained on.
+        multiple: what both sides must be multiples of; they are rounded to the nearest ones.
+
+    Example:
+        >>> working_size((480, 640), (512, 512), 64), working_size((3000, 4000), (512, 512), 64), working_size((100, 50), (128, 128), 16)
+        ((448, 640), (896, 1152), (176, 96))
+    """
+    least = (trained[0] * trained[1] / (size[0] * size[1])) ** 0.5
+    scale = min(max(1.0, least), LARGEST * least)
+    height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in size)
+    return height, width
 
 
 def resize_pixels(pixels: Float[Tensor, "*batch 3 height width"], size: tuple[int, int]) -> Float[Tensor, "*batch 3 new_height new_width"]:

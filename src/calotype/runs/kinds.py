@@ -22,11 +22,14 @@ from calotype.core.artifacts import CheckpointFolder, DatasetFolder, HtmlReport,
 from calotype.core.untrusted import listed, number, short, text, whole
 from calotype.data import as_mask, contact_sheet, read_image, read_video, read_volume
 from calotype.data.masks import mask_reading
+from calotype.data.rgbd_scenes import read_scene, write_scene
 from calotype.errors import CalotypeError, InputError
 from calotype.imaging.nifti import medical
+from calotype.imaging.rgbd import RGBDScene
 from calotype.imaging.types import Image, Mask, Video, Volume
 from calotype.registry import known_artifacts, resolve_artifact
 from calotype.runs.artifact import ArtifactKind, Metadata, folder_kind, text_kind
+from calotype.runs.artifact import contents as words
 
 _MOST_TEXT = 10_000
 """Longest unit or header, in bytes."""
@@ -111,6 +114,17 @@ def _apart(first: Any, second: Any) -> str:
     return f"different, PSNR {min(99.0, -10 * math.log10(error)):.1f} dB"
 
 
+def _write_scene(value: RGBDScene, path: Path, metadata: Mapping[str, str]) -> None:
+    write_scene(value, path, metadata, exact=True)
+
+
+def _scene_digest(value: RGBDScene) -> str:
+    total = hashlib.sha256()
+    for view in value.views:
+        total.update(_digest(view).encode())
+    return total.hexdigest()
+
+
 def _save(value: Any, path: Path, metadata: Mapping[str, str]) -> None:
     value.save(path, metadata=metadata, overwrite=True)
 
@@ -138,6 +152,11 @@ VOLUME = _media(
     needs=lambda: medical("nibabel"),
 )  # fmt: skip
 
+SCENE = ArtifactKind(
+    name="scene", type=RGBDScene, phrase="a folder of views with depth", suffix="", read=read_scene, write=_write_scene,
+    digest=_scene_digest, metadata=words(lambda scene: f"{len(scene)} views"), folders=True, copied=False,
+)  # fmt: skip
+
 KINDS: Mapping[str, ArtifactKind] = {
     kind.name: kind
     for kind in (
@@ -150,6 +169,7 @@ KINDS: Mapping[str, ArtifactKind] = {
         text_kind("points", "a table of points", ".points.csv", lambda points: f"{len(points.coordinates)} points", Points),
         text_kind("pose", "a pose", ".pose.json", lambda pose: "4x4 matrix", Pose),
         text_kind("ledger", "a ledger", ".jsonl", lambda ledger: f"{len(ledger.entries)} entries", Ledger),
+        SCENE,
         folder_kind("dataset", "a folder with a data set", DatasetFolder),
         folder_kind("checkpoint", "a folder with a checkpoint", CheckpointFolder),
     )
