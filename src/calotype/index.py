@@ -72,7 +72,12 @@ METHODS: dict[str, MethodRow] = {
         "calotype.evaluation.cage:CAGEEvaluation",
         "calotype.methods.cage.training:CAGETraining",
     ),
-    "stylecinegan": MethodRow(None, "video from a still model", "landscape picture -> looping cinemagraph", "arXiv 2403.14186"),
+    "stylecinegan": MethodRow(
+        "calotype.methods.stylecinegan:StyleCineGAN",
+        "video from a still model",
+        "landscape picture + what moves and how -> looping cinemagraph",
+        "arXiv 2403.14186",
+    ),
     "ovam": MethodRow(
         "calotype.methods.ovam:OpenVocabularyAttentionMaps",
         "picture editing through attention",
@@ -152,6 +157,8 @@ EMBEDDED: dict[str, str] = {
     "toy-cmd": "calotype.embedded.cmd:CMDRecipe",
     "toy-cage": "calotype.embedded.cage:CAGERecipe",
     "toy-clip-features": "calotype.embedded.clip_features:ClipFeaturesRecipe",
+    "toy-landscape": "calotype.embedded.landscape:LandscapeRecipe",
+    "toy-critters": "calotype.embedded.critters:CrittersRecipe",
 }
 """The models that this package trains and ships, in the order in which they need each other: where each one's recipe is."""
 GATES = "calotype.embedded.evaluate:GateEvaluation"
@@ -198,6 +205,20 @@ MODELS: dict[str, ModelRow] = {
         "Apache-2.0",
         "toy-cmd",
         knows="the moving world",
+    ),
+    "toy-critters": ModelRow(
+        "DescriptorModel",
+        "pictures of toy critters to descriptors of their parts, 128 px",
+        "Apache-2.0",
+        "toy-critters",
+        knows="the critters",
+    ),
+    "toy-landscape": ModelRow(
+        "LandscapeGenerator",
+        "a StyleGAN2-shaped generator of landscapes, with its encoder, mask classifier and motion network, 64 px",
+        "Apache-2.0",
+        "toy-landscape",
+        knows="the landscapes",
     ),
     "toy-cage": ModelRow(
         "ComposableVideo",
@@ -261,6 +282,8 @@ SOURCES: dict[str, str] = {"word": "calotype.methods.ovam:word_mask"}
 
 ARTIFACTS: dict[str, str] = {
     "token": "calotype.methods.ovam.tokens:TOKEN",
+    "motion": "calotype.methods.stylecinegan.motion:MOTION",
+    "animation": "calotype.methods.stylecinegan.results:ANIMATION",
     "scan": "calotype.methods.diffusion_segmentation.files:SCAN",
     "label-picture": "calotype.methods.diffusion_segmentation.files:LABEL_PICTURE",
     "label-volume": "calotype.methods.diffusion_segmentation.files:LABEL_VOLUME",

@@ -159,6 +159,15 @@ def test_motion_is_made_for_a_content_frame_a_text_a_time_and_a_level_of_noise(t
         assert float((changed.columns - base.columns).abs().amax((1, 2, 3)).min()) > 1e-3
 
 
+def test_without_content_tokens_motion_is_the_same_for_every_content_frame() -> None:
+    size = {"motion_channels": 3, "num_frames": 4, "rows": 4, "columns": 6, "content_size": (8, 12), "text_width": 7}
+    blind = awake(MotionDiT(**size, width=16, depth=1, heads=2, sees_content=False))
+    motion = Motion(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 6))
+    made = [blind(motion, torch.tensor([500.0, 20.0]), content, torch.ones(2, 7)) for content in torch.randn(2, 2, 4, 8, 12)]
+    assert torch.equal(made[0].rows, made[1].rows)
+    assert made[0].columns.abs().min() > 0
+
+
 def test_rows_of_a_batch_do_not_meet(transformer: MotionDiT) -> None:
     motion, times, content, text = inputs()
     both = transformer(motion, times, content, text)

@@ -171,3 +171,15 @@ def test_a_quick_look_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not report.claims
     assert {"method", "method@compose", "method@collision", "judge", "one-time@rollout"} <= {row.variant for row in report.rows}
     assert any("too few" in note for note in report.notes)
+
+
+def test_a_model_that_was_trained_without_crops_stands_beside_and_its_claims_can_fail() -> None:
+    made = table()
+    proof.compose(made, "tune", 3)
+    found = proof.crops(made, tiny(), "tune", 3)
+    rows = {row.variant: row for row in made.rows}
+    assert set(rows) >= {"whole-frames", "whole-frames@compose", "whole-frames@far", "whole-frames@enlarged"}
+    assert rows["whole-frames@far"].role == "ablation"
+    assert rows["whole-frames@far"].metrics["found"] == rows["method@far"].metrics["found"]
+    assert len(found) == 2
+    assert not any(claim.holds and claim.value > 0 for claim in found)

@@ -176,3 +176,11 @@ def test_claims_hold_and_fail() -> None:
         failed = failing({**GOOD, variant: worse})
         assert len(failed) == 1, (variant, failed)
         assert words in failed[0]
+
+
+def test_another_models_motion_stands_beside_on_the_same_content_frames(model: Any) -> None:
+    items, table = moving_clips("tune", 6, 2), generation(model)
+    with torch.inference_mode():
+        found = table.from_true_content(items, 5, SILENT)
+        assert torch.equal(table.from_true_content(items, 5, SILENT, blind=model), found)
+        assert not torch.equal(table.from_other_content(items, 5, SILENT), found)

@@ -39,7 +39,7 @@ from calotype.methods.umed.regions import (
 from tests.recorder import Recorder
 from tests.tolerance import close
 
-TINY = UMed(fit_steps=6, batch_size=4, widths=(4, 8), surrogate_widths=(4, 4, 8), window=16)
+TINY = UMed(fit_steps=6, tries=1, batch_size=4, widths=(4, 8), surrogate_widths=(4, 4, 8), window=16)
 
 
 def blobs(count: int, side: int = 16, channels: int = 1, seed: int = 0, classes: int = 2) -> tuple[Tensor, Tensor]:
@@ -237,6 +237,42 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(TINY.perturbation(images, masks, seed=3, device="cpu", events=went_on), whole)
     assert went_on.stages[0][1:] == (6, 6)
     assert not torch.equal(TINY.perturbation(images, masks, seed=4, device="cpu"), whole)
+
+
+@pytest.mark.parametrize("stop_after", [3, 7, 11, 14, 17])
+def test_tries_that_were_stopped_go_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
+    monkeypatch.setattr("calotype.methods.umed.fitting.SAVE_EVERY", 2)
+    monkeypatch.setattr("calotype.methods.umed.fitting.VICTIM_WINDOWS", 6)
+    monkeypatch.setattr("calotype.methods.umed.fitting.VICTIM_STEPS", 3)
+    images, masks = blobs(5)
+    method = dataclasses.replace(TINY, tries=3, try_steps=4)
+    heard = Recorder()
+    whole = method.perturbation(images, masks, seed=3, device="cpu", events=heard)
+    stopped = Recorder(stop_after=stop_after)
+    with pytest.raises(Cancelled):
+        method.perturbation(images, masks, seed=3, device="cpu", events=stopped)
+    went_on = Recorder(states=stopped.states)
+    assert torch.equal(method.perturbation(images, masks, seed=3, device="cpu", events=went_on), whole)
+    assert heard.stages[0][1:] == went_on.stages[0][1:] == (14, 14)
+    assert went_on.notes == heard.notes
+
+
+def test_the_try_goes_on_whose_victim_finds_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    from calotype.methods.umed import fitting
+
+    monkeypatch.setattr(fitting, "VICTIM_WINDOWS", 6)
+    monkeypatch.setattr(fitting, "VICTIM_STEPS", 1)
+    scores = iter([0.5, 0.2, 0.4])
+    monkeypatch.setattr(fitting, "dice", lambda *_: torch.tensor(next(scores)))
+    images, masks = blobs(5)
+    method = dataclasses.replace(TINY, tries=3, try_steps=2)
+    heard = Recorder()
+    chosen = method.perturbation(images, masks, seed=3, device="cpu", events=heard)
+    assert [note for note in heard.notes if "victim" in note] == [
+        "a short victim's Dice in pictures without the noise, by fit: 0.50, 0.20, 0.40; fit 2 goes on"
+    ]
+    scores = iter([0.2, 0.5, 0.4])
+    assert not torch.equal(method.perturbation(images, masks, seed=3, device="cpu"), chosen)
 
 
 def test_the_surrogate_moves_in_every_second_step(monkeypatch: pytest.MonkeyPatch) -> None:

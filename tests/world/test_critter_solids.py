@@ -143,7 +143,7 @@ def test_things_stand_apart(index: int) -> None:
 def test_captions_say_where_the_critter_faces() -> None:
     critter = _scene(1).critters[0]
     left = (-math.sin(critter.yaw), math.cos(critter.yaw))
-    # Whoever stands at its left sees it face to the viewer's left or right: it faces along +x, the viewer at +y looks along -y, right is -x.
+    # If it faces along +x, a viewer at its left stands at +y and looks along -y: +x is on the viewer's left.
     assert facing_words(critter, (critter.x + left[0], critter.y + left[1], 0.2)) == "left"
     assert facing_words(critter, (critter.x - critter.facing[0], critter.y - critter.facing[1], 0.2)) == "behind"
     seen = {

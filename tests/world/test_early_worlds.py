@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch.nn import functional
@@ -12,7 +15,17 @@ from torch.nn import functional
 from calotype.errors import InputError
 from calotype.world import ground_truth, paint
 from calotype.world.critters.drawing import IDENTITIES, sample_critters
-from calotype.world.landscapes.drawing import LAND, SKY, WATER, paint_landscapes, sample_landscape
+from calotype.world.landscapes.dataset import write_landscapes
+from calotype.world.landscapes.drawing import (
+    CODE,
+    LAND,
+    SKY,
+    WATER,
+    landscape_code,
+    landscape_of,
+    paint_landscapes,
+    sample_landscape,
+)
 from calotype.world.portraits.drawing import PARTS, SKIN_TONES, paint_portraits, sample_portrait
 
 KEY = {"split": "tune", "seed": 4}
@@ -49,6 +62,37 @@ def test_landscapes_look_the_same_at_any_size() -> None:
     large, small = paint_landscapes(landscapes, 128), paint_landscapes(landscapes, 64)
     assert float((functional.avg_pool2d(large.image, 2) - small.image).abs().mean()) < 0.02
     assert float((functional.avg_pool2d(large.motion, 2) / 2 - small.motion).abs().mean()) < 0.05
+
+
+def test_a_landscape_follows_its_code() -> None:
+    codes = torch.tensor([landscape_code(**KEY, index=index) for index in range(200)])  # type: ignore[arg-type]
+    assert codes.shape == (200, CODE)
+    assert float(codes.mean().abs()) < 0.02 and abs(float(codes.std()) - 1) < 0.02
+    assert landscape_of(codes[0].tolist()).ridges == sample_landscape(**KEY, index=0).ridges  # type: ignore[arg-type]
+    nudged = codes[:20] + 0.01 * torch.randn(20, CODE, generator=torch.Generator().manual_seed(0))
+    was, now = (paint_landscapes([landscape_of(code) for code in some.tolist()], 64).image for some in (codes[:20], nudged))
+    assert float((was - now).abs().flatten(1).mean(1).median()) < 0.01
+
+
+def test_landscapes_differ_in_horizon_and_colour() -> None:
+    some = [sample_landscape(**KEY, index=index) for index in range(100)]  # type: ignore[arg-type]
+    assert min(one.horizon for one in some) < 0.35 and max(one.horizon for one in some) > 0.65
+    assert all((one.wind[0] > 0) == (one.sun < 0) for one in some)
+
+
+def test_landscapes_on_disk_hold_the_truth(tmp_path: Path) -> None:
+    folder = write_landscapes(tmp_path / "lakes", split="tune", seed=4, count=2, num_frames=3, size=64)
+    made = paint_landscapes([sample_landscape(**KEY, index=index) for index in range(2)], 64, time=2)  # type: ignore[arg-type]
+    for index in range(2):
+        mask = np.asarray(PIL.Image.open(folder / "masks" / f"{index:06d}.png"))
+        assert np.array_equal(mask, np.array([0, 127, 255])[made.mask[index].numpy()])
+        assert np.array_equal(np.load(folder / "motion" / f"{index:06d}.npy"), made.motion[index].numpy())
+        last = np.asarray(PIL.Image.open(folder / "frames" / f"{index:06d}" / "0002.png")).transpose(2, 0, 1) / 255
+        assert float(np.abs(last - made.image[index].numpy()).max()) <= 1 / 255
+    with pytest.raises(InputError, match="are in the way|exists|already"):
+        write_landscapes(folder)
+    with pytest.raises(InputError, match="16 to 2048 px"):
+        write_landscapes(tmp_path / "small", size=8)
 
 
 def test_a_portrait_keeps_everything_but_its_style() -> None:
@@ -94,6 +138,8 @@ def test_refusals(sample: Callable[..., object]) -> None:
 def test_sizes_and_styles_are_checked() -> None:
     with pytest.raises(InputError, match="16 to 2048 px"):
         paint_landscapes([sample_landscape(split="tune", seed=0, index=0)], 8)
+    with pytest.raises(InputError, match="3 numbers; a landscape is made of 128"):
+        landscape_of([0.0] * 3)
     with pytest.raises(InputError, match="give at least one"):
         paint_portraits([], 64)
     with pytest.raises(InputError, match="there is no style 'oil' of portraits"):

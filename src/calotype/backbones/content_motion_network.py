@@ -136,6 +136,7 @@ class MotionDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         depth: blocks.
         heads: of the attention.
         text_width: numbers of the text's feature.
+        sees_content: False leaves the content frame's tokens out, so that motion depends on the text alone.
 
     Raises:
         ShapeError: patches that don't divide what they cut.
@@ -152,7 +153,7 @@ class MotionDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def __init__(
         self, *, motion_channels: int = 8, num_frames: int = 16, rows: int = 32, columns: int = 32, content_channels: int = 4,
         content_size: tuple[int, int] = (64, 64), patch: int = 2, content_patch: int = 4, width: int = 1152, depth: int = 28,
-        heads: int = 16, text_width: int = 128,
+        heads: int = 16, text_width: int = 128, sees_content: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         cut = ((num_frames, patch), (rows, patch), (columns, patch), (content_size[0], content_patch), (content_size[1], content_patch))
@@ -162,14 +163,16 @@ class MotionDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 f"{patch} and {content_patch}"
             )
         self.enter_rows, self.enter_columns = (nn.Linear(motion_channels * patch**2, width) for _ in range(2))
-        self.enter_content = nn.Linear(content_channels * content_patch**2, width)
-        self.group = nn.Parameter(0.02 * torch.randn(3, width))
+        if sees_content:
+            self.enter_content = nn.Linear(content_channels * content_patch**2, width)
+        self.group = nn.Parameter(0.02 * torch.randn(3 if sees_content else 2, width))
         self.text = nn.Linear(text_width, width)
         self.time, self.content_level = (nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(2))
         self.blocks = nn.ModuleList(AdaptiveBlock(width, heads) for _ in range(depth))
         self.rows_head, self.columns_head = (AdaptiveHead(width, motion_channels * patch**2) for _ in range(2))
         grids = [(num_frames // patch, length // patch) for length in (rows, columns)]
-        grids.append((content_size[0] // content_patch, content_size[1] // content_patch))
+        if sees_content:
+            grids.append((content_size[0] // content_patch, content_size[1] // content_patch))
         self.register_buffer("positions", torch.cat([_positions(width, grid) for grid in grids]), persistent=False)
         self.counts = [first * second for first, second in grids]
 
@@ -187,17 +190,18 @@ class MotionDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
             content_timesteps: the noise level of the content frame as a timestep; None for a clean one.
         """
         config = self.config
-        parts = (
+        parts = [
             self.enter_rows(patches(motion.rows, config.patch)).flatten(1, 2) + self.group[0],
             self.enter_columns(patches(motion.columns, config.patch)).flatten(1, 2) + self.group[1],
-            self.enter_content(patches(content, config.content_patch)).flatten(1, 2) + self.group[2],
-        )
+        ]
+        if config.sees_content:
+            parts.append(self.enter_content(patches(content, config.content_patch)).flatten(1, 2) + self.group[2])
         states = torch.cat(parts, dim=1) + self.positions.to(content.dtype)
         level = torch.zeros_like(timesteps) if content_timesteps is None else content_timesteps
         told = self.time(_waves(timesteps)) + self.content_level(_waves(level)) + self.text(text)
         for block in self.blocks:
             states = block(states, told[:, None])
-        rows, columns, _ = states.split(self.counts, dim=1)
+        rows, columns, *_ = states.split(self.counts, dim=1)
         frames = config.num_frames // config.patch
         made = (head(part, told[:, None]) for head, part in ((self.rows_head, rows), (self.columns_head, columns)))
         return Motion(*(unpatched(part.unflatten(1, (frames, -1)), config.patch) for part in made))

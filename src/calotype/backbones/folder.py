@@ -118,7 +118,9 @@ def _place(folder: Path, name: str, shared: object) -> Path:
     other = shared.get(name) if isinstance(shared, Mapping) else None
     if not isinstance(other, str) or (folder / name).is_dir() or not _is_file_name(other):
         return folder / name
-    return folder.parent / other / name
+    place = folder.parent / other
+    # A checkpoint of one network is itself the part.
+    return place / name if (place / "model_index.json").is_file() else place
 
 
 def needed_parts(layout: Layout) -> list[str]:

@@ -253,6 +253,21 @@ LAYOUTS: tuple[Layout, ...] = (
         },
     ),
     Layout(
+        class_name="LandscapeGeneratorPipeline",
+        role="LandscapeGenerator",
+        adapter="calotype.backbones.landscape_generator:LandscapeGenerator",
+        parts={
+            "encoder": (
+                Network("calotype.backbones.feature_style_encoder:FeatureStyleEncoder", _DIFFUSERS),
+                Network("calotype.backbones.feature_style_encoder:OfficialFeatureStyleEncoder", _DIFFUSERS),
+            ),
+            "generator": (Network("calotype.backbones.stylegan2:StyleGAN2Generator", _DIFFUSERS),),
+            "pixel_classifier": (Network("calotype.backbones.pixel_classifier:PixelClassifier", _DIFFUSERS),),
+            "motion": (Network("calotype.backbones.motion_network:MotionNetwork", _DIFFUSERS),),
+        },
+        optional=("pixel_classifier", "motion"),
+    ),
+    Layout(
         class_name="ContentMotionPipeline",
         role="ContentMotionVideo",
         adapter="calotype.backbones.content_motion:ContentMotionDiffusion",

@@ -1,25 +1,22 @@
 """CAGE's public weights (`cvg-unibe/cage_*`, `model.pth`) into `calotype.backbones.official_cage_network`.
 
-The only place that reads a pickled file, with torch's reader of plain weights, which runs no code. Names that our description of the
-weights has are taken by name; the others by their shape, which is told apart only one way, or the file is refused.
+Names that our description of the weights has are taken by name; the others by their shape, which is told apart only one way, or the file
+is refused.
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from calotype.backbones.official_cage_network import FARTHEST, PLACES, OfficialCageTransformer
-from calotype.data.files import plain_file
+from calotype.backbones.official_weights import named_weights, read_weights
 from calotype.errors import InputError
 from calotype.imaging.boundary import refusing
 
 _GIVE = "give model.pth of a cvg-unibe/cage_* repository"
-WRAPPER = "module."
 LEFT_OUT = ("dino.", "ae.", "time_projection.")
 """The encoders, which are given as folders, and a part that is never called."""
 CONTROLS = ("feats_project_in", "dino_project_in")
@@ -36,31 +33,9 @@ def read_official(file: Path, grid: tuple[int, int]) -> OfficialCageTransformer:
     Raises:
         InputError: it can't be read without running code, or holds other weights.
     """
-    size = plain_file(file).stat().st_size
-    with refusing(str(file), _GIVE):
-        _refuse_packed(file, size)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{file} holds no weights by name; {_GIVE}")
-    # A few stored numbers can claim to be a tensor of any shape, and the network is made as large as the shapes say.
-    if sum(value.numel() * value.element_size() for value in found.values()) > size:
-        raise InputError(f"{file} says that it has larger weights than it holds; {_GIVE}")
-    state = {str(name).removeprefix(WRAPPER): value.float() for name, value in found.items()}
+    state = named_weights(read_weights(file, _GIVE), file, _GIVE)
     named = Names({name: value for name, value in state.items() if not name.startswith(LEFT_OUT)}, str(file))
     return named.network(grid)
-
-
-def _refuse_packed(file: Path, size: int) -> None:
-    """Refuse what torch didn't save by itself: files before its zip format, and ones whose parts are packed and unfold to any size.
-
-    Raises:
-        InputError: it is one of these.
-    """
-    if not zipfile.is_zipfile(file):
-        raise InputError(f"{file} isn't a file that torch 1.6 or later saved; {_GIVE}")
-    with zipfile.ZipFile(file) as archive:
-        if sum(part.file_size for part in archive.infolist()) > size:
-            raise InputError(f"{file} has packed parts, which torch doesn't write; {_GIVE}")
 
 
 class Names:

@@ -43,19 +43,25 @@ class ConvertOptions(Common):
     """What `models convert` takes."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """`model.pth` of a cvg-unibe/cage_* repository."""
+    """`model.pth` of a cvg-unibe/cage_* repository, or a StyleGAN2 generator in rosinality's layout, such as sg2-lhq-1024.pt."""
     out: Path
     """Folder of the checkpoint, which must not be there yet."""
-    features: str
-    """Folder of the DINOv2 model that the weights know (CLEVRER: dinov2-small; BAIR, EPIC: dinov2-base)."""
-    autoencoder: str
-    """Folder of the VQModel or AutoencoderKL that the weights know."""
+    encoder: Path | None = None
+    """StyleGAN2: `enc.pth.tar` of the feature-style encoder that was trained for the generator."""
+    feature_layer: int | None = None
+    """StyleGAN2: the layer that receives the encoder's feature; otherwise the encoder's folder says it, as lhq_k9 does."""
+    mean: Path | None = None
+    """StyleGAN2: file of the generator's mean w, such as sg2-lhq-1024-mean.pt; otherwise it is measured."""
+    features: str = ""
+    """CAGE: folder of the DINOv2 model that the weights know (CLEVRER: dinov2-small; BAIR, EPIC: dinov2-base)."""
+    autoencoder: str = ""
+    """CAGE: folder of the VQModel or AutoencoderKL that the weights know."""
     size: tuple[int, int] = (256, 256)
-    """Height and width of the frames (CLEVRER: 128 128)."""
+    """CAGE: height and width of the frames (CLEVRER: 128 128)."""
     feature_layers: int = 2
-    """Last layers of the DINOv2 model (CLEVRER: 1)."""
+    """CAGE: last layers of the DINOv2 model (CLEVRER: 1)."""
     stride: int = 1
-    """Every so many frames one was taken (CLEVRER, EPIC: 5)."""
+    """CAGE: every so many frames one was taken (CLEVRER, EPIC: 5)."""
 
 
 def models(arguments: Sequence[str]) -> int:
@@ -65,7 +71,7 @@ def models(arguments: Sequence[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         raise InputError(
             f"no action {arguments[0]!r}; {did_you_mean(arguments[0], ACTIONS)}`calotype models` lists, `models get NAME` downloads, "
-            "`models convert FILE` converts CAGE's public weights"
+            "`models convert FILE` converts public weights of CAGE and StyleGAN2"
         )
     page = Help(
         "calotype models [get NAME | convert FILE] [--taps NAME]",
@@ -176,23 +182,45 @@ def _get(arguments: Sequence[str]) -> int:
 
 def _convert(arguments: Sequence[str]) -> int:
     page = Help(
-        "calotype models convert FILE --out DIR --features DIR --autoencoder DIR",
-        "CAGE's public weights as a checkpoint folder of safetensors. The file is read without running code of it.",
+        "calotype models convert FILE --out DIR [--encoder FILE | --features DIR --autoencoder DIR]",
+        "Public weights as a checkpoint folder of safetensors. The files are read without running code of them.",
     )
     options = parse(ConvertOptions, arguments, page)
-    if not options.file.is_file():
-        raise InputError(f"{options.file} is no file; give model.pth of a cvg-unibe/cage_* repository")
+    files = {"": options.file, "encoder": options.encoder, "mean": options.mean}
+    for flag, file in files.items():
+        if file is not None and not file.is_file():
+            wanted = f"give a file as --{flag}" if flag else "give model.pth of a cvg-unibe/cage_* repository, or sg2-lhq-1024.pt"
+            raise InputError(f"{file} is no file; {wanted}")
     if options.out.exists():
         raise InputError(f"{options.out} is there already; give another --out")
+    from calotype.backbones.official_stylegan2 import convert_stylegan2, is_stylegan2
+    from calotype.backbones.official_weights import read_weights
     from calotype.methods.cage.converting import convert
 
+    generator = is_stylegan2(read_weights(options.file, "give a file of public weights"))
     with console.listening(quiet=options.quiet) as events:
-        folder = convert(
-            options.file, options.out, features=options.features, autoencoder=options.autoencoder, size=options.size,
-            feature_layers=options.feature_layers, stride=options.stride, events=events,
-        )  # fmt: skip
+        if generator:
+            if options.encoder is None:
+                raise InputError(
+                    f"{options.file} is a StyleGAN2 generator, which needs the encoder that was trained for it: give its enc.pth.tar as "
+                    "--encoder"
+                )
+            folder = convert_stylegan2(
+                options.file, options.out, encoder=options.encoder, mean=options.mean, feature_layer=options.feature_layer, events=events
+            )  # fmt: skip
+        else:
+            if not options.features or not options.autoencoder:
+                raise InputError(
+                    f"{options.file} is no StyleGAN2 generator; for CAGE's weights give the DINOv2 folder as --features and the "
+                    "VQModel's as --autoencoder"
+                )
+            folder = convert(
+                options.file, options.out, features=options.features, autoencoder=options.autoencoder, size=options.size,
+                feature_layers=options.feature_layers, stride=options.stride, events=events,
+            )  # fmt: skip
     if options.json:
         print_json({"folder": str(folder)})
     else:
-        console.results().print(f"  {folder}\n  use it: calotype run cage --model {folder} ...", highlight=False, soft_wrap=True)
+        method = "stylecinegan" if generator else "cage"
+        console.results().print(f"  {folder}\n  use it: calotype run {method} --model {folder} ...", highlight=False, soft_wrap=True)
     return 0

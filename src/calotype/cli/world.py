@@ -29,15 +29,16 @@ class WorldOptions(Common):
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder for the data set."""
     count: int = 100
-    """Scenes, brains, or pictures of tissue."""
+    """Scenes, brains, landscapes, or pictures of tissue."""
     frames: int = 1
-    """Frames of a scene; with more than one, clips are written. Of moving and collisions: 16 unless it is given."""
+    """Frames of a scene; with more than one, clips are written, of landscapes folders of frames. Of moving and collisions: 16 unless it is
+    given."""
     size: int = 64
     """Height and width in pixels, 32 to 512."""
     preset: str = "small"
     """The world: small, full; moving: captioned clips of an object that goes left, right, up or down; collisions: clips of sprites that
-    bounce; brain: maps of synthetic brains as NIfTI, each with its mask and field; or tissue: stained tissue of patients, with masks, two
-    annotators and a table."""
+    bounce; brain: maps of synthetic brains as NIfTI, each with its mask and field; tissue: stained tissue of patients, with masks, two
+    annotators and a table; or landscapes: lakes and rivers under clouds, with masks and motion fields."""
     spacing: float = 2.0
     """Of a brain: side of the voxels in mm."""
     variant: str = "tissue"
@@ -69,13 +70,16 @@ def world(arguments: Sequence[str]) -> int:
             "calotype world clips --preset moving --count 200",
             "calotype world maps --preset brain --count 12",
             "calotype world slides --preset tissue --patients 12 --hues 0,0.4",
+            "calotype world lakes --preset landscapes --count 10 --frames 24",
         ),
     )
     options = parse(WorldOptions, arguments, page)
     folder = options.folder.expanduser()
     from calotype.world import PRESETS
 
-    writers = {**dict.fromkeys(PRESETS, _scenes), **dict.fromkeys(CLIPS, _clips), "brain": _brains, "tissue": _tissue}
+    writers = {
+        **dict.fromkeys(PRESETS, _scenes), **dict.fromkeys(CLIPS, _clips), "brain": _brains, "tissue": _tissue, "landscapes": _landscapes
+    }  # fmt: skip
     if options.preset not in writers:
         raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, writers)}there are {', '.join(writers)}")
     _refuse_others(options)
@@ -136,6 +140,18 @@ def _tissue(options: WorldOptions, folder: Path, events: Events) -> Written:
     )  # fmt: skip
     what = f"pictures of {options.size}x{options.size} px are in {{folder}}, with masks, annotators and table.csv"
     return what, {"size": options.size, "variant": options.variant}
+
+
+def _landscapes(options: WorldOptions, folder: Path, events: Events) -> Written:
+    from calotype.world.landscapes.dataset import write_landscapes
+
+    write_landscapes(
+        folder, split=options.split, seed=options.seed, count=options.count, num_frames=options.frames, size=options.size,
+        overwrite=options.overwrite, events=events,
+    )  # fmt: skip
+    more = f", and {options.frames} frames of each" if options.frames > 1 else ""
+    what = f"landscapes of {options.size}x{options.size} px are in {{folder}}, with masks and motion fields{more}"
+    return what, {"frames": options.frames, "size": options.size}
 
 
 def _range(text: str) -> tuple[float, float]:

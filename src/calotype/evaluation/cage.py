@@ -10,6 +10,8 @@ one only if its identity is right. Three experiments on unseen scenes:
 - `@collision`, `@no-collision`: two sprites at rest for three frames; one is moved into the other, or at a right angle to that. Without
   guidance.
 
+`whole-frames`, ...: a model that was trained without random crops, where one is given.
+
 Further rows: `@rollout`, frame after frame with times of their own, against a network that receives one time for all; `@far` and
 `@enlarged`, a sprite that is put across the picture, or whose features are of a picture in which it is half as large again.
 """
@@ -51,6 +53,8 @@ BATCH = 32
 ENLARGED = 1.5
 ROWS = 15
 """For which frames are made."""
+CROPLESS = ("method", "method@compose", "method@far", "method@enlarged")
+"""Of them, those that are also made with a model that was trained without random crops."""
 JUDGED = 64
 """Scenes that the judge's own figures are of."""
 
@@ -228,9 +232,15 @@ def compose(table: ComposedScenes, split: str, count: int, *, brief: bool = Fals
     table.composed("method@compose-one-ground", "method", alike, table.make(alike, controls_of(method, model, alike)))
     table.composed("no-control@compose", "ablation", cases, table.make(cases, without(controls)))
     table.composed("permuted@compose", "ablation", cases, table.make(cases, turned(controls)))
-    single = compositions(split, table.seed, count, model.grid, most=1, far=True)
-    table.composed("method@far", "method", single, table.make(single, controls_of(method, model, single)))
-    table.composed("method@enlarged", "method", single, table.make(single, enlarged(single, model)))
+    shift(table, split, count)
+
+
+def shift(table: ComposedScenes, split: str, count: int) -> None:
+    """The rows of single sprites that are put far from where they were, or whose features are of a larger view."""
+    model = table.model
+    cases = compositions(split, table.seed, count, model.grid, most=1, far=True)
+    table.composed("method@far", "method", cases, table.make(cases, controls_of(table.method, model, cases)))
+    table.composed("method@enlarged", "method", cases, table.make(cases, enlarged(cases, model)))
 
 
 def collide(table: ComposedScenes, split: str, count: int) -> None:
@@ -275,6 +285,23 @@ def model_figures(folder: Path | str, *, seed: int, count: int | None, device: s
     }  # fmt: skip
 
 
+def crops(table: ComposedScenes, other: ComposableVideo, split: str, count: int) -> list[Claim]:
+    """The rows of a model that was trained without random crops, and what is claimed of crops."""
+    beside = ComposedScenes(other, table.method, table.seed, table.events)
+    move(beside, split, count, brief=True)
+    compose(beside, split, count, brief=True)
+    shift(beside, split, count)
+    for variant in CROPLESS:
+        table.add(variant.replace("method", "whole-frames"), "ablation", beside.scenes(variant))
+    gains = {
+        "put across the picture": table.difference("method@far", "whole-frames@far", "found"),
+        "by features of a larger view": table.difference("method@enlarged", "whole-frames@enlarged", "found"),
+    }
+    return [
+        Claim.at_least(f"training with random crops: sprites {what} are found more often by", gain, 0.0) for what, gain in gains.items()
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CAGEEvaluation(Evaluation):
     """Do sprites go where they are told to, come where they are put, and push each other?"""
@@ -283,6 +310,9 @@ class CAGEEvaluation(Evaluation):
     model: ClassVar[str] = "toy-cage"
     default_count: ClassVar[int] = 64
     quick_count: ClassVar[int] = 4
+
+    whole_frames: str = ""
+    """A checkpoint that was trained without random crops (`calotype train cage --whole-views 1`), whose rows then stand beside."""
 
     def __call__(
         self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
@@ -293,15 +323,16 @@ class CAGEEvaluation(Evaluation):
         events.stage("judge true pictures", 1)
         judged = _judge_rows(table, model, seed, min(JUDGED, 4 * scenes))
         events.step()
-        events.stage("make frames", ROWS * scenes)
+        events.stage("make frames", (ROWS + (len(CROPLESS) if self.whole_frames else 0)) * scenes)
         move(table, "eval", scenes)
         compose(table, "eval", scenes)
         collide(table, "eval", scenes)
+        cropped = crops(table, load(self.whole_frames, device=device), "eval", scenes) if self.whole_frames else []
         notes = [judged]
         if quick or scenes < LEAST_SCENES:
             few = "a quick look" if quick else f"{scenes} scenes"
             return table.report(SLUG, scenes, model, notes=[*notes, f"{few}: too few for a verdict; {LEAST_SCENES} scenes are the least"])
-        return table.report(SLUG, scenes, model, claims(table), notes)
+        return table.report(SLUG, scenes, model, [*claims(table), *cropped], notes)
 
 
 def _judge_rows(table: ComposedScenes, model: ComposableVideo, seed: int, count: int) -> str:

@@ -9,8 +9,8 @@ The moving world's captions tell what is there, on what ground, and where it goe
   going another way; `@other-thing`: with the next clip's motion.
 - Generation: `method` makes everything from the caption, `true-content` the motion alone, for the content frame of a true clip. Where
   `method` fails and `true-content` doesn't, the content model is at fault; where both do, the motion model; where `reconstruction` does,
-  the autoencoder. `other-content-tokens`: the motion model is shown another clip's content frame. `shuffled-captions`: the method's clips,
-  judged against another's caption, which is chance.
+  the autoencoder. `other-content-tokens`: the motion model is shown another clip's content frame; `no-content-tokens`: one that was trained
+  without them, where it is given. `shuffled-captions`: the method's clips, judged against another's caption, which is chance.
 - `cost@...`: operations and time of a clip beside toy-i2v's.
 """
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +43,7 @@ SLUG = CMD.slug
 REFERENCES, REFERENCE_SEED = 256, 500_000
 """True clips that distances are taken to, of another stream than those that are asked for."""
 COMPARED = "toy-i2v"
+BLIND = "no-content-tokens"
 
 
 def costs(table: GenerationExperiment, other: Any, frames: Sequence[int] = (FRAMES, 2 * FRAMES)) -> None:
@@ -111,11 +113,16 @@ class CMDEvaluation(Evaluation):
     default_count: ClassVar[int] = 104
     quick_count: ClassVar[int] = 20
 
+    without_content: str = ""
+    """A checkpoint whose motion model was trained without content tokens (`calotype train cmd --stage motion --no-content-tokens`), whose
+    motion then stands beside."""
+
     def __call__(
         self, *, seed: int, count: int | None = None, quick: bool = False, device: str = "auto", events: Events = SILENT
     ) -> Report:
         """See `calotype.evaluation.Evaluation`."""
-        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), quick=quick, events=events)
+        blind = load(self.without_content, device=device) if self.without_content else None
+        return measure(self.load(device), seed=seed, count=self.scenes(count, quick), blind=blind, quick=quick, events=events)
 
 
 def measure(
@@ -125,6 +132,7 @@ def measure(
     count: int,
     split: str = "eval",
     method: CMD | None = None,
+    blind: Any = None,
     quick: bool = False,
     events: Events = SILENT,
 ) -> Report:
@@ -136,6 +144,7 @@ def measure(
         count: clips of each kind.
         split: `eval`, or `tune` for whoever chooses settings.
         method: `CMD.toy()` by default.
+        blind: a model whose motion network has no content tokens.
         quick: fewer true clips to compare with, and no verdict.
         events: hears one step per clip and row.
     """
@@ -143,9 +152,11 @@ def measure(
     others = [sample_moving(split=split, seed=seed + REFERENCE_SEED, index=index) for index in range(REFERENCES // (4 if quick else 1))]
     reference = paint(others, num_frames=FRAMES)
     table = GenerationExperiment(model, method or CMD.toy(), clip_features, reference, seed, events)
-    events.stage("evaluate cmd", (13 + 5) * count)
+    events.stage("evaluate cmd", (13 + 5 + (blind is not None)) * count)
     with torch.inference_mode():
         table.generations(straight)
+        if blind is not None:
+            table.judged(BLIND, "ablation", straight, partial(table.from_true_content, blind=blind))
         table.reconstructions(straight, diagonal, crossing)
         table.content_frames(straight)
         table.cross_decoding(straight)
@@ -157,7 +168,11 @@ def measure(
         return table.report(SLUG, count, model, notes=[*notes, f"{few}: too few for a verdict; {LEAST_SCENES} clips are the least"])
     loss = table.difference("uniform-mean@straight", "reconstruction@straight", "psnr_db")
     notes.append(f"a plain mean in the content frame's place, not trained for: {loss.value:+.2f} dB ({loss.low:+.2f} to {loss.high:+.2f})")
-    return table.report(SLUG, count, model, claims(table), notes)
+    found = claims(table)
+    if blind is not None:
+        further = table.further(BLIND, "true-content")
+        found.append(Claim.at_least("a motion model that was trained without content tokens is further from true clips", further, 0.0))
+    return table.report(SLUG, count, model, found, notes)
 
 
 def model_figures(folder: Path | str, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:

@@ -92,13 +92,13 @@ class GenerationExperiment(ReconstructionExperiment):
         content: Tensor = self.model.split(self.latents(items)).content
         return content
 
-    def _motion(self, items: Sequence[MovingClip], content: Tensor, seed: int, events: Events) -> Any:
-        return self.method.motions(self.model, [item.scene.caption for item in items], content, seed=seed, events=events)
+    def _motion(self, items: Sequence[MovingClip], content: Tensor, seed: int, events: Events, model: Any = None) -> Any:
+        return self.method.motions(model or self.model, [item.scene.caption for item in items], content, seed=seed, events=events)
 
-    def from_true_content(self, items: Sequence[MovingClip], seed: int, events: Events) -> Tensor:
-        """Motion for the content frames of true clips."""
+    def from_true_content(self, items: Sequence[MovingClip], seed: int, events: Events, *, blind: Any = None) -> Tensor:
+        """Motion for the content frames of true clips; of `blind`, a model with another motion network, where it is given."""
         content = self._true_content(items)
-        return self._decoded(content, self._motion(items, content, seed, events))
+        return self._decoded(content, self._motion(items, content, seed, events, blind))
 
     def from_other_content(self, items: Sequence[MovingClip], seed: int, events: Events) -> Tensor:
         """The motion model sees another clip's content frame than the decoder; the caption stays."""

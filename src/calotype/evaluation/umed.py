@@ -244,7 +244,9 @@ class UMedEvaluation(Evaluation):
         count = self.scenes(count, quick)
         first, *others = chosen(self.victims, tuple(VICTIMS), "victims") or ["unet"]
         attack = Attack(first, QUICK_STEPS if quick else STEPS, SEEDS[:1] if quick else SEEDS, str(place(device, "auto", None).device))
-        method = dataclasses.replace(UMed(), epsilon=self.epsilon, fit_steps=QUICK_STEPS if quick else UMed().fit_steps)
+        method = dataclasses.replace(UMed(), epsilon=self.epsilon)
+        if quick:
+            method = dataclasses.replace(method, fit_steps=QUICK_STEPS, tries=1)
         train, test, spare = self._pairs(seed, count, TRAIN // 4 if quick else TRAIN)
         table = Poisoning(train, test, spare, method, attack, seed, events)
         noise = 255 * sensor_noise(train.images, regions(train.masks, int(train.masks.max()) + 1, method.band, method.side).support)

@@ -238,6 +238,8 @@ class CMDTraining(Training):
     """Frames, and rows or columns, of a token of the motion."""
     content_patch: int = 4
     """Cells along a side of a token of the content frame, where the motion model sees it."""
+    content_tokens: bool = True
+    """Whether the motion model sees the content frame at all; without it, motion depends on the caption alone."""
     motion_width: int = 128
     """Numbers of the motion model's tokens."""
     motion_depth: int = 5
@@ -411,6 +413,7 @@ class CMDTraining(Training):
             content_channels=model.latent_space.channels, content_size=(rows * self.patch, columns * self.patch),
             patch=self.motion_patch, content_patch=self.content_patch, width=self.motion_width, depth=self.motion_depth,
             heads=self.motion_heads, text_width=model.modules["text_encoder"].config.hidden_size,
+            sees_content=self.content_tokens,
         )  # fmt: skip
         return network
 

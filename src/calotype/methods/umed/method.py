@@ -12,6 +12,7 @@ learns from the protected pictures is the noise, which clean pictures don't have
     d     =  eps tanh(Gc(x)) C + eps T tanh(Gt(x)) I    `generators.Perturbation`
     every k-th step:  F     <- step down L(F(clip(x + d)), y)     `fitting.BiLevel`
     else:             Gc,Gt <- step down L(F(clip(x + d)), y)
+    several times, and the fit that teaches a victim least goes on
     x_p   =  round(clip(x + d))                         `protected`, in the file's own levels
 
 Data protection only: it makes no diagnosis and says nothing of a picture's content.
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,7 +38,7 @@ from calotype.core.method import Method
 from calotype.data.segmentation_folder import SegmentationFolder, SegmentationTensors
 from calotype.data.windows import Pictures
 from calotype.errors import DataError, InputError
-from calotype.methods.umed.fitting import BiLevel, Carriers, fit, perturb
+from calotype.methods.umed.fitting import BiLevel, Carriers, Fit, fit, perturb
 from calotype.methods.umed.generators import Parts, Perturbation
 from calotype.methods.umed.protected import Change, changes, restore, write_protected
 from calotype.methods.umed.regions import Classes, Picture, Side, TextureName, regions, sensor_noise
@@ -90,6 +92,10 @@ class UMed(Method):
     """Where noise is added: `contour`, `interior` or `both`."""
     fit_steps: int = 400
     """Of the fit, of perturbators and surrogate together."""
+    tries: int = 6
+    """Fits that are begun; the one goes on that leaves a short victim the least after `try_steps` (`calotype.methods.umed.fitting`)."""
+    try_steps: int = 60
+    """Steps of each try."""
     batch_size: int = 16
     """Windows of a step."""
     learning_rate: float = 1e-3
@@ -114,7 +120,7 @@ class UMed(Method):
     def __post_init__(self) -> None:
         fields.between(self, 0.5, 64, "epsilon")
         fields.between(self, 1, 16, "band")
-        fields.at_least(self, 1, "fit_steps")
+        fields.at_least(self, 1, "fit_steps", "tries", "try_steps")
         fields.at_least(self, 2, "batch_size", "surrogate_every")
         fields.at_least(self, 16, "window")
         fields.above(self, 0, "learning_rate")
@@ -133,6 +139,7 @@ class UMed(Method):
         return cls(
             texture="lbp",
             fit_steps=2500,
+            tries=1,
             learning_rate=1e-4,
             surrogate_every=5,
             carriers="own",
@@ -202,17 +209,20 @@ class UMed(Method):
     ) -> Perturbation:  # fmt: skip
         """Fit the perturbators to a data set; see `calotype.methods.umed.fitting.fit`."""
         config = network_config("unet", channels=channels, classes=num_classes, window=window, widths=self.surrogate_widths)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            drawn = Perturbation(
-                channels, num_classes, epsilon=self.epsilon / 255, band=self.band, side=self.side, texture=self.texture, widths=self.widths,
-                sees_masks=self.sees_masks, high_pass=self.high_pass, parts=self.parts,
-            )  # fmt: skip
-            trainee = BiLevel(drawn, make_network(config), surrogate_every=self.surrogate_every, carriers=self.carriers)
-        return fit(
-            trainee, data, steps=self.fit_steps, batch_size=self.batch_size, learning_rate=self.learning_rate, window=window, seed=seed,
-            device=device, events=events,
-        )  # fmt: skip
+
+        def make(number: int) -> BiLevel:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1))
+                drawn = Perturbation(
+                    channels, num_classes, epsilon=self.epsilon / 255, band=self.band, side=self.side, texture=self.texture,
+                    widths=self.widths, sees_masks=self.sees_masks, high_pass=self.high_pass, parts=self.parts,
+                )  # fmt: skip
+                return BiLevel(drawn, make_network(config), surrogate_every=self.surrogate_every, carriers=self.carriers)
+
+        numbers = Fit(
+            steps=self.fit_steps, batch_size=self.batch_size, learning_rate=self.learning_rate, tries=self.tries, try_steps=self.try_steps
+        )
+        return fit(make, data, numbers, window=window, seed=seed, device=device, events=events)
 
     def window_of(self, sizes: tuple[tuple[int, ...], ...]) -> tuple[int, int]:
         """Sides of the windows: at most `window`, and no more than the smallest picture has.

@@ -32,7 +32,10 @@ FACINGS = ("front", "front left", "left", "behind left", "behind", "behind right
 
 @dataclass(frozen=True, kw_only=True)
 class Critter:
-    """A critter that sits on the table (z = 0, z up), its legs stretched out. Metres and radians; all lengths but `height` are in units of the height."""
+    """A critter that sits on the table (z = 0, z up), its legs stretched out.
+
+    Metres and radians; all lengths but `height` are in units of the height.
+    """
 
     x: float
     y: float

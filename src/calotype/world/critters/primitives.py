@@ -1,4 +1,4 @@
-"""The solids that the critters' world is made of, with their exact distances: capsules (a sphere is one without length) and upright boxes."""
+"""The solids of the critters' world, with exact distances: capsules (a sphere is one without length) and upright boxes."""
 
 from __future__ import annotations
 

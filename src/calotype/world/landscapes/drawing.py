@@ -1,4 +1,8 @@
-"""Landscapes from numbers: a sky with drifting clouds, ridges, land, and a lake or a river with ripples that move along a known field."""
+"""Landscapes from numbers: a sky with drifting clouds, ridges, land, and a lake or a river with ripples that move along a known field.
+
+The field can be told from a still: clouds and a lake's ripples come from the side of the sun, clouds are faster the longer they are drawn,
+ripples the longer their waves are, and rivers flow to the front.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from calotype.world.painting.rng import Rng
 from calotype.world.scenes.sampling import SPLITS
 
 STREAM = 91
+CODE = 128
+"""Standard normal numbers that a landscape is made of."""
 CLOUD_WAVES, RIPPLES = 24, 4
 RIDGE_WAVES = (0.25, 0.5, 0.85, 1.5, 2.5, 4.25)
 """Waves across half the picture of a ridge's outline."""
@@ -36,6 +42,9 @@ class Landscape:
     warm_hue: float
     land_hue: float
     land_saturation: float
+    land_value: float
+    """Brightness of the meadows, before dusk."""
+    rock_hue: float
     hill: float
     """Height of the ridges."""
     ridges: tuple[tuple[tuple[float, float], ...], ...]
@@ -55,8 +64,9 @@ class Landscape:
     """Of a river: where it begins, its bend, its swing, its width at the front."""
     wavelength: float
     """Of the ripples, in pixels at 64 pixels."""
-    flow: float
-    """Direction of a lake's ripples: -1 or 1, across."""
+    water_hue: float
+    water_tint: float
+    """How much of the water's colour is its own, 0 to 1; the rest is the sky's."""
     ripples: tuple[tuple[float, float, float, float], ...]
     """Length in units of `wavelength`, phase, tilt and phase of the swell of each train of waves."""
 
@@ -79,50 +89,103 @@ def sample_landscape(*, split: str, seed: int, index: int) -> Landscape:
     Raises:
         InputError: an unknown split, a negative number.
 
-    >>> 0.42 <= sample_landscape(split="tune", seed=1, index=0).horizon <= 0.60
+    >>> 0.28 <= sample_landscape(split="tune", seed=1, index=0).horizon <= 0.72
     True
+    """
+    return landscape_of(landscape_code(split=split, seed=seed, index=index))
+
+
+def landscape_code(*, split: str, seed: int, index: int) -> tuple[float, ...]:
+    """The `CODE` standard normal numbers that the landscape of that number is made of.
+
+    Raises:
+        InputError: an unknown split, a negative number.
+
+    >>> len(landscape_code(split="tune", seed=1, index=0))
+    128
     """
     if split not in SPLITS:
         raise InputError(f"there is no split {split!r}; choose one of: {', '.join(SPLITS)}")
     if seed < 0 or index < 0:
         raise InputError(f"seed {seed} and number {index} must be 0 or more")
     rng = Rng(SPLITS[split], seed, index, STREAM)
-    horizon, sun = rng.between(0.42, 0.60), rng.between(-0.9, 0.9)
-    stretch, turn = rng.between(1.5, 4.5), rng.between(-0.35, 0.35)
+    numbers: list[float] = []
+    while len(numbers) < CODE:
+        length, angle = _rayleigh(rng), rng.between(0.0, 2 * math.pi)
+        numbers += [length * math.cos(angle), length * math.sin(angle)]
+    return tuple(round(number, 5) for number in numbers[:CODE])
+
+
+def landscape_of(code: Sequence[float]) -> Landscape:
+    """The landscape that a code describes: each trait follows its own few numbers without a jump, but for what there is or isn't.
+
+    Args:
+        code: `CODE` numbers; standard normal ones give the landscapes that `sample_landscape` draws.
+
+    Raises:
+        InputError: another count of numbers.
+
+    >>> landscape_of([0.0] * CODE).horizon
+    0.5
+    """
+    if len(code) != CODE:
+        raise InputError(f"{len(code)} numbers; a landscape is made of {CODE}")
+    draw = _Traits(code)
+    horizon, sun = draw.between(0.28, 0.72), draw.between(-0.9, 0.9)
+    stretch, turn = draw.between(1.5, 4.5), draw.between(-0.35, 0.35)
     speed = (0.1 + 0.2 * (stretch - 1.5)) * (1.0 if sun < 0 else -1.0)
-    hill = rng.between(0.04, 0.16)
+    height = 2.0 * horizon
+    ridges = (draw.ridge(0.11 * height), draw.ridge(0.06 * height))
     return Landscape(
-        dusk=rng.between(0.0, 1.0), horizon=horizon, sun=sun, sky_hue=rng.between(0.53, 0.62), warm_hue=rng.between(-0.02, 0.11),
-        land_hue=rng.between(0.12, 0.42), land_saturation=rng.between(0.2, 0.6), hill=hill,
-        ridges=(_ridge(rng, 0.11), _ridge(rng, 0.06)) if rng.chance(0.7) else (_ridge(rng, 0.11),), snow=rng.chance(0.35),
-        cover=rng.between(-0.5, 0.7), clouds=_clouds(rng, stretch, turn),
-        wind=(round(speed * math.cos(turn), 5), round(speed * math.sin(turn), 5)), river=rng.chance(0.4),
-        shore=(round(horizon + rng.between(0.07, 0.16), 5), rng.choice((-1.0, 1.0)), rng.between(-0.5, 0.35)),
-        course=(rng.between(-0.3, 0.3), rng.between(-0.9, 0.9), rng.between(-0.35, 0.35), rng.between(0.25, 0.6)),
-        wavelength=rng.between(4.0, 9.0), flow=rng.choice((-1.0, 1.0)),
+        dusk=draw.between(0.0, 1.0), horizon=horizon, sun=sun, sky_hue=draw.between(0.5, 0.66), warm_hue=draw.between(-0.06, 0.13),
+        land_hue=draw.between(0.02, 0.5), land_saturation=draw.between(0.05, 0.6), land_value=draw.between(0.4, 0.85),
+        rock_hue=draw.between(0.5, 1.1), hill=round(draw.between(0.04, 0.16) * height, 5),
+        ridges=ridges if draw.chance(0.7) else ridges[:1], snow=draw.chance(0.35),
+        cover=draw.between(-0.5, 0.7), clouds=draw.clouds(stretch, turn),
+        wind=(round(speed * math.cos(turn), 5), round(speed * math.sin(turn), 5)), river=draw.chance(0.4),
+        shore=(round(horizon + draw.between(0.12, 0.4) * (1.0 - horizon), 5), 1.0 if draw.chance(0.5) else -1.0, draw.between(-0.5, 0.35)),
+        course=(draw.between(-0.3, 0.3), draw.between(-0.9, 0.9), draw.between(-0.35, 0.35), draw.between(0.25, 0.6)),
+        wavelength=draw.between(4.0, 9.0), water_hue=draw.between(0.3, 0.62), water_tint=draw.between(0.0, 0.6),
         ripples=tuple(
-            (rng.between(0.75, 1.3), rng.between(0.0, 2 * math.pi), rng.between(-0.4, 0.4), rng.between(0.0, 2 * math.pi))
-            for _ in range(RIPPLES)
+            (draw.between(0.75, 1.3), draw.wave()[1], draw.between(-0.4, 0.4), draw.between(0.0, 2 * math.pi)) for _ in range(RIPPLES)
         ),
     )  # fmt: skip
 
 
-def _ridge(rng: Rng, height: float) -> tuple[tuple[float, float], ...]:
-    return tuple((round(_rayleigh(rng) * 0.34 * height / wave, 5), rng.between(0.0, 2 * math.pi)) for wave in RIDGE_WAVES)
+class _Traits:
+    """Traits of a landscape from the numbers of a code, one after the other."""
 
+    def __init__(self, code: Sequence[float]) -> None:
+        self._numbers = iter(code)
 
-def _clouds(rng: Rng, stretch: float, turn: float) -> tuple[tuple[float, float, float, float], ...]:
-    """Waves on a golden spiral of the frequency plane, longer along the wind than across it."""
-    lengths = [2.2 * 6.0 ** ((number + 0.5) / CLOUD_WAVES) for number in range(CLOUD_WAVES)]
-    norm = math.sqrt(2 * sum(length**-1.6 for length in lengths))
-    waves = []
-    for number, length in enumerate(lengths):
-        angle = number * 2.39996
-        along, over = length * math.cos(angle) / math.sqrt(stretch) / 1.3, length * math.sin(angle) * math.sqrt(stretch)
-        across, down = along * math.cos(turn) - over * math.sin(turn), along * math.sin(turn) + over * math.cos(turn)
-        amplitude = _rayleigh(rng) * length**-0.8 / norm
-        waves.append((round(across, 5), round(down, 5), round(amplitude, 5), rng.between(0.0, 2 * math.pi)))
-    return tuple(waves)
+    def between(self, low: float, high: float) -> float:
+        """Uniform for a normal number."""
+        return round(low + (high - low) * 0.5 * (1.0 + math.erf(next(self._numbers) / math.sqrt(2.0))), 5)
+
+    def chance(self, share: float) -> bool:
+        return self.between(0.0, 1.0) < share
+
+    def wave(self) -> tuple[float, float]:
+        """Amplitude (Rayleigh) and phase of the wave of two normal numbers."""
+        real, imaginary = next(self._numbers), next(self._numbers)
+        return math.hypot(real, imaginary), round(math.atan2(imaginary, real), 5)
+
+    def ridge(self, height: float) -> tuple[tuple[float, float], ...]:
+        waves = [(wave, *self.wave()) for wave in RIDGE_WAVES]
+        return tuple((round(amplitude * 0.34 * height / wave, 5), phase) for wave, amplitude, phase in waves)
+
+    def clouds(self, stretch: float, turn: float) -> tuple[tuple[float, float, float, float], ...]:
+        """Waves on a golden spiral of the frequency plane, longer along the wind than across it."""
+        lengths = [2.2 * 6.0 ** ((number + 0.5) / CLOUD_WAVES) for number in range(CLOUD_WAVES)]
+        norm = math.sqrt(2 * sum(length**-1.6 for length in lengths))
+        waves = []
+        for number, length in enumerate(lengths):
+            angle = number * 2.39996
+            along, over = length * math.cos(angle) / math.sqrt(stretch) / 1.3, length * math.sin(angle) * math.sqrt(stretch)
+            across, down = along * math.cos(turn) - over * math.sin(turn), along * math.sin(turn) + over * math.cos(turn)
+            amplitude, phase = self.wave()
+            waves.append((round(across, 5), round(down, 5), round(amplitude * length**-0.8 / norm, 5), phase))
+        return tuple(waves)
 
 
 def _rayleigh(rng: Rng) -> float:
@@ -217,7 +280,7 @@ class _Painter:
         near = torch.where(has_near, near, 2.0)
         behind, before, ground = self._sharp(y - far), self._sharp(y - near), self._sharp(y - horizon - 0.01)
         below = y - far
-        rock = _hsv(hue + 0.03, torch.full_like(hue, 0.3), torch.full_like(hue, 0.55)) * self.brightness * 0.75 + 0.25 * self.low
+        rock = _hsv(self._of("rock_hue").flatten(), torch.full_like(hue, 0.3), torch.full_like(hue, 0.55)) * self.brightness * 0.75 + 0.25 * self.low
         rock = rock * (1.0 - 0.25 * _smooth(6.0 * below))[:, None] + 0.22 * self.low * _smooth(5.0 * below)[:, None]
         snow = self._of("snow") * self._sharp(horizon - 0.12 - y) * (1.0 - _smooth(9.0 * below))
         rock = rock + (0.93 * self.brightness + 0.05 - rock) * 0.8 * snow[:, None]
@@ -225,7 +288,7 @@ class _Painter:
         wood = _hsv(land_hue + 0.05, saturation, torch.full_like(hue, 0.38)) * self.brightness
         wood = wood * (1.0 - 0.3 * _smooth(5.0 * (y - near)))[:, None] + 0.02
         depth = ((y - horizon) / (1.0 - horizon)).clamp(0.0, 1.0)
-        meadow = _hsv(land_hue, saturation, torch.full_like(hue, 0.62)) * self.brightness * (1.05 - 0.4 * depth)[:, None]
+        meadow = _hsv(land_hue, saturation, self._of("land_value").flatten()) * self.brightness * (1.05 - 0.4 * depth)[:, None]
         for colour, share in ((rock, behind), (wood, before), (meadow, ground)):
             picture = picture + (colour - picture) * share[:, None]
         return picture, torch.maximum(torch.maximum(behind, before), ground)
@@ -249,6 +312,8 @@ class _Painter:
         mirrored = (1.0 - (y - horizon) / (1.0 - horizon)).clamp(0.0, 1.0)
         colour = self.high + (self.low - self.high) * (mirrored**1.2)[:, None]
         glitter = (torch.exp(-5.0 * (x - self.sun) ** 2) * mirrored)[:, None]
+        tint = _hsv(self._of("water_hue").flatten(), torch.full_like(self.dusk.flatten(), 0.5), torch.full_like(self.dusk.flatten(), 0.7))
+        colour = colour + (tint * self.brightness - colour) * self._of("water_tint")[:, None]
         colour = 0.78 * colour + (self.sunlight - 0.78 * colour) * 0.35 * glitter
         swell, motion = self._ripples(middle, near)
         colour = (
@@ -259,17 +324,16 @@ class _Painter:
     def _ripples(self, middle: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
         """Trains of waves that move along the current, longer and faster to the front: height and current."""
         x, y, horizon, river = self.x, self.y, self.horizon, self._of("river") > 0
-        length, sign = self._of("wavelength"), self._of("flow")
+        length, sign = self._of("wavelength"), torch.where(self.sun < 0, 1.0, -1.0)
         slope = middle[:, 2:] - middle[:, :-2]
         slope = torch.cat([slope[:, :1], slope, slope[:, -1:]], 1) * self.size / 4.0
-        slope = slope.clamp(-1.5, 1.5)
-        unit = (1.0 + slope**2).sqrt()
         larger = 0.45 + 0.9 * near
         speed = 0.12 * length * larger
-        motion = torch.stack([torch.where(river, slope / unit, sign) * speed, torch.where(river, 1.0 / unit, 0.0) * speed], 1)
+        # A river's pattern keeps its phase (the integral of dy / larger) and (x - middle) / larger: it follows the bends, and spreads.
+        spread = 0.45 * (x - middle) / larger / (1.0 - horizon)
+        motion = torch.stack([torch.where(river, slope + spread, sign) * speed, torch.where(river, speed, 0.0) + 0.0 * x], 1)
         distance = (y - horizon) * 64.0
-        # A river's phase is the integral of dy / larger.
-        along_river = torch.log(0.45 + 0.9 * (distance / 64.0).clamp(0.0, 1.0) / (1.0 - horizon)) / 0.9 * (1.0 - horizon) * 64.0
+        along_river = torch.log(larger) / 0.9 * (1.0 - horizon) * 64.0
         along = torch.where(river, along_river + 0.0 * x, sign * x * 32.0 / larger)
         over = torch.where(river, (x - middle) * 32.0 / larger, distance / larger * 1.6)
         stretch, level = torch.where(river, 1.0, 0.38), torch.where(river, 0.0, 1.05)
