@@ -216,7 +216,9 @@ def test_the_search_improves_the_loss_and_collision_keeps_the_hand_out() -> None
 def test_contacts_are_where_a_ray_leaves_the_part() -> None:
     """A hand across an arm along y: the pads meet it at its radius, squarely."""
     arm = Capsule((-0.06, 0.0, 0.1), (0.06, 0.0, 0.1), 0.015, 0)
-    scene = RGBDScene(tuple(render([arm], pose, size=(160, 160), focal=230.0)[0] for pose in [*ring(4, 0.4, 0.4), *ring(4, 0.4, 0.02, 0.7)]))
+    scene = RGBDScene(
+        tuple(render([arm], pose, size=(160, 160), focal=230.0)[0] for pose in [*ring(4, 0.4, 0.4), *ring(4, 0.4, 0.02, 0.7)])
+    )
     part = Part(torch.tensor([0.0, 0.0, 0.1]), 1.0, torch.arange(1))
     found = Grounding(torch.tensor([[0.0, 0.0, 0.115]]), torch.tensor([[0.0, 0, 1]]), torch.ones(1), (part,), 1.0, None)
     volume = volume_of(FAST._field(scene), found, reach=0.06)
@@ -233,7 +235,9 @@ def test_the_table_is_the_largest_plane_and_faces_the_cameras() -> None:
     generator = torch.Generator().manual_seed(0)
     plane = torch.cat([torch.rand(900, 2, generator=generator), torch.zeros(900, 1)], 1)
     cloud = torch.cat([plane, torch.rand(300, 3, generator=generator)])
-    view = RGBDView(torch.zeros(3, 16, 16), torch.ones(16, 16), torch.eye(3, dtype=torch.float64), look_at((0.5, 0.4, 2.0), (0.5, 0.5, 0.0)))
+    view = RGBDView(
+        torch.zeros(3, 16, 16), torch.ones(16, 16), torch.eye(3, dtype=torch.float64), look_at((0.5, 0.4, 2.0), (0.5, 0.5, 0.0))
+    )
     found = support_plane(cloud + torch.tensor([0.0, 0.0, 0.3]), [view])
     assert isinstance(found, Plane)
     assert float(found.normal[2]) > 0.999
