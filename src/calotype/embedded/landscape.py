@@ -203,7 +203,6 @@ class LandscapeRecipe:
             drawn += [trainee.generator(w_plus, {FEATURE_LAYER: feature}), trainee.generator(mapped)]
         return [save_grid(torch.cat([batch["pictures"], *drawn]) / 2 + 0.5, 10, path)]
 
-
     def export(self, trainee: TraineeLandscape, source: Landscapes, folder: Path) -> None:
         """See `calotype.backbones.landscape_generator`; weights in 8 bits. The classifier learns from ten pictures of the rounded networks."""
         trainee.eval()
