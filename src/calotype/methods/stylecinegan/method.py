@@ -15,8 +15,7 @@ backwards, splat every level's features by both, and let each level's RGB layer 
         frame   = S x + (1 - S) picture                                                           `Loop.frame`
 
 toRGB is a 1x1 convolution without demodulation, and W treats all channels alike, so that toRGB(W f) = W(toRGB f): the default mode splats
-three channels a level instead of up to 512, with the same result (`exact`; `features` is the order of the equations above).
-Frame N would be frame 0 again, and is left out.
+three channels a level instead of up to 512, with the same result. Frame N would be frame 0 again, and is left out.
 """
 
 from __future__ import annotations
@@ -115,9 +114,8 @@ class Loop:
             return made
         base = self.picture.pixels
         if self.style is not None:
-            own = self._assembled(self.inversion.w_plus, lambda maps: maps)
-            change = (self._assembled(self.styles(t), lambda maps: maps) - own)[0] / 2
-            base = (base + resize_pixels(change.add(0.5).cpu(), self.picture.size) - 0.5).clamp(0, 1)
+            now, own = (self._assembled(w_plus, lambda maps: maps)[0] for w_plus in (self.styles(t), self.inversion.w_plus))
+            base = (base + resize_pixels((now - own).div(2).add(0.5).cpu(), self.picture.size) - 0.5).clamp(0, 1)
         return torch.lerp(base, made, self.weights)
 
     @torch.no_grad()
@@ -127,7 +125,7 @@ class Loop:
 
     def _assembled(self, w_plus: Tensor, warp: Callable[[Tensor], Tensor]) -> Tensor:
         generator, mode = self.model.generator, self.method.mode
-        parts = self.still if self.style is None else self.parts(w_plus)
+        parts = self.still if w_plus is self.inversion.w_plus else self.parts(w_plus)
         rgb = None if parts.low is None else warp(parts.low)
         feature = None
         for side, part in parts.levels.items():
@@ -188,7 +186,7 @@ class Loop:
 class StyleCineGAN(Method):
     """Let a still landscape flow in a loop (Choi et al. 2024).
 
-    Everything outside of the mask stays the picture's own, bit for bit. Of a picture that isn't square the whole is pressed into the
+    Everything outside of the mask stays the picture's own, bit for bit (but with `style`). A picture that isn't square is pressed into the
     generator's square, and what moves is drawn out again to its own shape.
 
     Example:
@@ -211,7 +209,7 @@ class StyleCineGAN(Method):
     """`exact` splats each level's RGB, `features` its features, with the same result; `propagate` splats D's level alone, from which the
     levels above grow in every frame."""
     keep_low_rgb: bool = True
-    """Whether the RGB of the levels below D is warped and kept; the official code leaves it out."""
+    """Whether the RGB of the levels below D is warped and kept (official code: no)."""
     composite: Literal["soft", "hard", "none"] = "soft"
     """How what moves is laid over the picture: with a ramp within the mask's rim, with a hard edge (official code), or not at all."""
     feather: float = 1.0
@@ -255,7 +253,7 @@ class StyleCineGAN(Method):
         return (*super().places(arguments), *named)
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse masks and motions that don't fit the picture, before a model is loaded."""
+        """Refuse masks and motions that don't fit the picture."""
         inputs.check(arguments, drawn_speed=self.drawn_speed)
 
     def evaluations(self) -> Evaluations:
@@ -272,13 +270,13 @@ class StyleCineGAN(Method):
         Args:
             model: toy-landscape, or a folder of `calotype models convert`.
             image: a landscape of any size.
-            mask: what moves: a mask file, `word:sky` or `word:water` (the model's own classes), another `word:` (with `word_model`), or
-                `predicted`, sky and water, which is the default.
+            mask: what moves: a mask file, `word:sky` or `word:water` (the model's own classes), another `word:` (with `word_model`), or sky
+                and water as predicted, which is the default.
             motion: how: `wind:left:0.6` (pixels a frame), `arrows:10,40-30,42;...`, a picture of green strokes with red ends, flow.npy or
-                flow.flo, or `predicted`, which is the default.
+                flow.flo, or as predicted, which is the default.
             masks: of which `mask` names one as `masks:0`.
             motions: of which `motion` names one as `motions:0`.
-            style: a picture whose appearance what moves takes on towards the middle of the loop.
+            style: a picture whose appearance the landscape takes on towards the middle of the loop; then what is still changes, too.
             word_model: a text-to-image model that finds words beyond sky and water.
             also: `gif` and `frames` write the clip as an animation and as numbered pictures beside the MP4.
             seed: nothing is random.
