@@ -234,7 +234,7 @@ class CrittersRecipe:
         data="the critters in three dimensions",
         made_from="pictures that the toy world renders",
     )
-    train_count, tune_count = 8192, 512
+    train_count, tune_count, sheet_count = 8192, 512, 8
     unet: Mapping[str, Any] = {}
     vit: Mapping[str, Any] = {}
     mixer: Mapping[str, Any] = {}
@@ -298,7 +298,7 @@ class CrittersRecipe:
         from calotype.embedded.t2i import sample_pictures
         from calotype.train.sample_grids import save_grid
 
-        captions = [picture_caption(*sample_critter_picture(split="tune", seed=1, index=index)) for index in range(8)]
+        captions = [picture_caption(*sample_critter_picture(split="tune", seed=1, index=index)) for index in range(self.sheet_count)]
         made = sample_pictures(trainee.denoiser, source.vae, caption_tokens(source.tokenizer, captions), source.empty)
         return [save_grid(made, 4, path)]
 
