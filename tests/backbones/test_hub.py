@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from calotype.backbones import load, locate
-from calotype.backbones.hub import download
+from calotype.backbones.hub import choose_files, download
 from calotype.errors import CalotypeError, Cancelled, InputError, MissingError
 from calotype.index import MODELS
 
@@ -85,3 +85,13 @@ def test_a_revision_stays_in_the_cache(revision: str, empty_cache: Path) -> None
         with pytest.raises(InputError, match="is no branch, tag or commit"):
             call("owner/name", revision=revision)
     assert not list(empty_cache.iterdir())
+
+
+def test_a_repository_that_is_one_network_is_fetched_without_what_is_pickled() -> None:
+    listed = ["README.md", "config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.onnx", "preprocessor_config.json"]
+    config = {"architectures": ["Dinov2Model"], "model_type": "dinov2"}
+    assert choose_files(listed, config, None) == ["config.json", "README.md", "model.safetensors"]
+    with pytest.raises(InputError, match="the repository has no safetensors files"):
+        choose_files(["config.json", "pytorch_model.bin"], config, None)
+    with pytest.raises(InputError, match="holds one BertModel; alone, calotype reads Dinov2Model, AutoencoderKL, VQModel only"):
+        choose_files(listed, {"architectures": ["BertModel"]}, None)

@@ -33,7 +33,7 @@ def test_vectors_are_the_resized_maps(size: tuple[int, int]) -> None:
 
 
 def test_a_picture_is_classified_as_its_pixels_are() -> None:
-    classifier, maps = random_classifier(5, 3), [normal(2, 3, 4, 4), normal(2, 2, 16, 16, seed=1)]
+    classifier, maps = random_classifier(6, 3), [normal(2, 3, 4, 4), normal(2, 2, 16, 16, seed=1), normal(2, 1, 32, 32, seed=2)]
     vectors = pixel_vectors(maps, pixel_centres(16, 16).expand(2, -1, -1)).flatten(0, 1)
     chances = torch.stack([classifier(vectors, member).softmax(-1) for member in range(3)])
     votes = functional.one_hot(chances.argmax(-1), 3).sum(0)

@@ -17,7 +17,6 @@ from calotype.features.correspondence import (
     cosine,
     descriptor_at,
     joint_pca,
-    peaks,
     relative_margin,
     soft_argmax,
     standardized,
@@ -102,16 +101,6 @@ def test_a_second_peak_does_not_pull_the_first() -> None:
     scores = torch.zeros(1, 20)
     scores[0, 3], scores[0, 15] = 1.0, 0.99
     assert soft_argmax(scores, window=5, temperature=0.01)[0] == pytest.approx(3.5, abs=1e-3)
-
-
-def test_peaks_are_apart_in_pictures_and_in_space() -> None:
-    scores = torch.zeros(6, 6)
-    scores[1, 1], scores[1, 2], scores[4, 4] = 1.0, 0.9, 0.8
-    places = cell_positions((6, 6), (60, 60))
-    assert [divmod(peak.index, 6) for peak in peaks(scores.flatten(), places, radius=15)] == [(1, 1), (4, 4)]
-    assert [divmod(peak.index, 6) for peak in peaks(scores.flatten(), places, radius=5)] == [(1, 1), (1, 2)]
-    space = torch.cat([places, torch.zeros(36, 1)], 1)
-    assert len(peaks(scores.flatten(), space, radius=1000)) == 1
 
 
 def test_the_margin_is_that_of_the_runner_up() -> None:

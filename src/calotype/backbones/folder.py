@@ -169,7 +169,7 @@ def _check_configs(checkpoint: Checkpoint, remedy: str) -> None:
 
 def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) -> Checkpoint:
     """A folder that is one network."""
-    class_name = _network_class(read_json(folder / "config.json"))
+    class_name = network_class(read_json(folder / "config.json"))
     layout = single_layout(class_name)
     if layout is None:
         raise InputError(
@@ -180,8 +180,8 @@ def _open_single(folder: Path, *, variant: str | None, half: bool, remedy: str) 
     return _checked(Checkpoint(folder, layout, {name: part}, {}), problems, variant, remedy)
 
 
-def _network_class(config: Mapping[str, Any]) -> str:
-    """As diffusers or transformers names it."""
+def network_class(config: Mapping[str, Any]) -> str:
+    """The class of a network by its config.json, as diffusers or transformers names it there."""
     listed = config.get("architectures")
     return str(config.get("_class_name") or (listed[0] if isinstance(listed, list) and listed else None))
 

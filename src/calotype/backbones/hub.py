@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calotype.backbones.folder import Checkpoint, needed_parts, open_checkpoint
+from calotype.backbones.folder import Checkpoint, needed_parts, network_class, open_checkpoint
 from calotype.backbones.headers import read_json
-from calotype.backbones.layouts import known_pipelines, pipeline_layout
+from calotype.backbones.layouts import known_pipelines, known_singles, pipeline_layout, single_layout
 from calotype.core.events import SILENT, Events
 from calotype.errors import InputError, MissingError, one_line
 from calotype.imaging.boundary import refusing
@@ -208,7 +208,7 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
 
     Args:
         files: every path in the repository.
-        index: the content of its model_index.json.
+        index: the content of its model_index.json; of a repository that is one network, that of its config.json.
         variant: variant of the weight files, or `PLAIN` for those without one; None takes half-precision files where the repository has
             them, since they are half the size.
 
@@ -221,6 +221,9 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
         >>> choose_files(listed, index, None)
         ['model_index.json', 'unet/config.json', 'unet/m.fp16.safetensors']
     """
+    listed = sorted(files)
+    if "model_index.json" not in listed:
+        return _choose_single(listed, index, variant)
     class_name = str(index.get("_class_name"))
     layout = pipeline_layout(class_name)
     if layout is None:
@@ -228,11 +231,9 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
     problem = layout.problem(index, {})
     if problem:
         raise InputError(f"the repository {problem}")
-    listed = sorted(files)
     named = [name for name in needed_parts(layout) if isinstance(index.get(name), list) and index[name][1:2] not in ([], [None])]
     names = named + [name for name in sorted(layout.optional) if any(file.startswith(name + "/") for file in listed)]
-    chosen = ["model_index.json"]
-    chosen += [file for file in listed if "/" not in file and file.lower().startswith(("readme", "license"))]
+    chosen = ["model_index.json", *_about(listed)]
     for name in names:
         inside = [file for file in listed if file.startswith(name + "/") and file.count("/") == 1]
         weights = [file for file in inside if file.endswith(".safetensors") or ".safetensors.index." in file]
@@ -244,6 +245,22 @@ def choose_files(files: Iterable[str], index: Mapping[str, Any], variant: str | 
             raise InputError(f"the repository has no safetensors files for {name}" + (f" in variant {variant!r}" if variant else ""))
         chosen += picked
     return chosen
+
+
+def _about(listed: Sequence[str]) -> list[str]:
+    return [file for file in listed if "/" not in file and file.lower().startswith(("readme", "license"))]
+
+
+def _choose_single(listed: Sequence[str], config: Mapping[str, Any], variant: str | None) -> list[str]:
+    """Of a repository that is one network."""
+    class_name = network_class(config)
+    if single_layout(class_name) is None:
+        raise InputError(f"the repository holds one {class_name}; alone, calotype reads {known_singles()} only")
+    weights = [file for file in listed if "/" not in file and (file.endswith(".safetensors") or ".safetensors.index." in file)]
+    picked = _variant_files(weights, variant)
+    if not picked:
+        raise InputError("the repository has no safetensors files" + (f" in variant {variant!r}" if variant else ""))
+    return ["config.json", *_about(listed), *picked]
 
 
 _WEIGHT_FILE = re.compile(r"[^.]+?(?:\.([^.]+?))?(?:-\d+-of-\d+)?\.safetensors(?:\.index(?:\.([^.]+))?\.json)?")
@@ -289,9 +306,10 @@ def download(name: str, *, variant: str | None = None, revision: str | None = No
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
         sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
-        if "model_index.json" not in sizes:
+        head = next((file for file in ("model_index.json", "config.json") if file in sizes), None)
+        if head is None:
             raise InputError(f"{name} has no model_index.json: it isn't in the diffusers layout")
-        index_path = Path(hf_hub_download(name, "model_index.json", revision=info.sha))
+        index_path = Path(hf_hub_download(name, head, revision=info.sha))
         files = choose_files(sizes, read_json(index_path), variant)
         megabytes = round(sum(sizes[file] for file in files) / 1e6)
         events.note(f"{name}: {len(files)} files, {megabytes} MB, licence: {row.licence if row else 'see its model card'}")

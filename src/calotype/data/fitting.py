@@ -62,7 +62,7 @@ def working_size(size: tuple[int, int], trained: tuple[int, int], multiple: int)
 
     Example:
         >>> working_size((480, 640), (512, 512), 64), working_size((3000, 4000), (512, 512), 64), working_size((100, 50), (128, 128), 16)
-        ((448, 640), (896, 1152), (176, 96))
+        ((512, 640), (896, 1152), (176, 96))
     """
     least = (trained[0] * trained[1] / (size[0] * size[1])) ** 0.5
     scale = min(max(1.0, least), LARGEST * least)

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from calotype.imaging.rgbd import RGBDScene, RGBDView, check_intrinsics, check_r
 
 SceneLike: TypeAlias = RGBDScene | Sequence[RGBDView] | str | os.PathLike[str]
 """What every call takes for a scene."""
+T = TypeVar("T")
 NAME = "transforms.json"
 MOST_VIEWS = 64
 NEAREST, FARTHEST = 0.001, 100.0
@@ -56,8 +57,9 @@ def as_scene(value: SceneLike, *, name: str = "views", events: Events = SILENT) 
         return value
     if isinstance(value, str | os.PathLike):
         return read_scene(value, name=name, events=events)
-    if isinstance(value, Sequence) and all(isinstance(view, RGBDView) for view in value):
-        return RGBDScene(tuple(value))
+    views = tuple(view for view in value if isinstance(view, RGBDView)) if isinstance(value, Sequence) else ()
+    if isinstance(value, Sequence) and len(views) == len(value):
+        return RGBDScene(views)
     raise InputError(f"{name}: a {type(value).__name__} was given; give a folder with {NAME}, an RGBDScene, or a list of RGBDView")
 
 
@@ -291,7 +293,7 @@ def _camera(frame: Mapping[str, Any], width: int, height: int, name: str) -> Ten
     if bent:
         raise InputError(f"{name}: the lens is distorted ({bent[0]} = {frame[bent[0]]:g}); undistort pictures and depths first")
     told = [number(frame.get(key, side), f"{name}: {key}", 1, 1e6) for key, side in (("w", width), ("h", height))]
-    _same_aspect(*told, width, height, f"{name}: w and h of the camera")
+    _same_aspect(told[0], told[1], width, height, f"{name}: w and h of the camera")
     scale = width / told[0], height / told[1]
     if "fl_x" in frame:
         across = number(frame["fl_x"], f"{name}: fl_x")
@@ -328,7 +330,7 @@ def _pose(rows: Any, name: str) -> Tensor:
     return matrix
 
 
-def _told(name: str, made: Callable[[], Any]) -> Any:
+def _told(name: str, made: Callable[[], T]) -> T:
     """What `made` makes; its refusals begin with a name."""
     try:
         return made()

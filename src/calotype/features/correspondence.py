@@ -138,30 +138,6 @@ class Peak:
     score: float
 
 
-def peaks(scores: Float[Tensor, " places"], positions: Float[Tensor, "places axes"], *, radius: float, count: int = 2) -> list[Peak]:
-    """The highest places that are farther from each other than a radius, the highest first; fewer than `count` where there aren't as many.
-
-    Serves cells of a picture (`cell_positions`) and points of a scene alike.
-
-    Example:
-        >>> import torch
-        >>> scores, places = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([[0.0], [1.0], [5.0]])
-        >>> [peak.index for peak in peaks(scores, places, radius=2.0)]
-        [0, 2]
-    """
-    if scores.ndim != 1 or positions.ndim != 2 or len(scores) != len(positions):
-        raise ShapeError(f"scores {list(scores.shape)} and positions {list(positions.shape)} were given; expected [N] and [N, axes]")
-    left = scores.float().clone()
-    found: list[Peak] = []
-    while len(found) < count and left.numel():
-        index = int(left.argmax())
-        if not bool(torch.isfinite(left[index])):
-            break
-        found.append(Peak(index, float(scores[index])))
-        left[(positions - positions[index]).norm(dim=1) <= radius] = -torch.inf
-    return found
-
-
 def cell_positions(grid: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "cells 2"]:
     """(x, y) in pixels of the middles of a map's cells, row by row.
 

@@ -31,6 +31,8 @@ VIT, DIFFUSION = "vit", "diffusion"
 _SMOOTHED = 0.01
 _FEWEST = 30
 """Points of the smallest object."""
+_FEWEST_OF_HILL = 8
+_NEIGHBOURS = 8
 _PLANE_SLACK = 0.008
 _PLANE_DRAWS = 400
 
@@ -156,7 +158,7 @@ def ground(
     found = hills(tree, scores, reach=reach, valley=valley * float(scores.max()))
     parts = []
     for peak, basin in found:
-        members = basin[scores[basin] >= min(threshold, peak.score)]
+        members = basin[scores[basin] >= min(max(threshold, peak.score / 2), peak.score)]
         weights = (scores[members] - scores[members].min()) + 1e-3
         parts.append(Part((own[members] * weights[:, None]).sum(0) / weights.sum(), peak.score, members))
     margin = relative_margin(scores, [peak for peak, _ in found])
@@ -193,8 +195,9 @@ def support_plane(points: Float[Tensor, "n 3"], views: Sequence[RGBDView]) -> Pl
     some = points[torch.randperm(len(points), generator=generator)[:4000]].double()
     draws = torch.randint(len(some), (_PLANE_DRAWS, 3), generator=generator)
     first, second, third = some[draws].unbind(1)
-    normals = torch.nn.functional.normalize(torch.linalg.cross(second - first, third - first), dim=1)
-    on = ((some @ normals.T - (first * normals).sum(1)).abs() < _PLANE_SLACK).sum(0)
+    crosses = torch.linalg.cross(second - first, third - first)
+    normals = torch.nn.functional.normalize(crosses, dim=1)
+    on = ((some @ normals.T - (first * normals).sum(1)).abs() < _PLANE_SLACK).sum(0) * (crosses.norm(dim=1) > 1e-9)
     best = int(on.argmax())
     if float(on[best]) < 0.2 * len(some):
         return None
@@ -247,8 +250,8 @@ def otsu(values: Float[Tensor, " n"]) -> float:
 def hills(tree: cKDTree, scores: Float[Tensor, " n"], *, reach: float, valley: float) -> list[tuple[Peak, Int[Tensor, " m"]]]:
     """Peaks of a score on a surface and the points of each, the highest first: what a valley at least that deep separates.
 
-    Points join from the highest score downwards, each the highest hill beside it; where two hills meet, the lower one keeps its points only
-    if its peak is `valley` above (0-dimensional persistence).
+    Crumbs, of which fewer than eight points are so high, are left out. Points join from the highest score downwards, each the highest hill
+    beside it; where two hills meet, the lower one keeps its points only if its peak is `valley` above (0-dimensional persistence).
     """
     values = scores.numpy()
     owner = np.full(len(values), -1)
@@ -259,7 +262,7 @@ def hills(tree: cKDTree, scores: Float[Tensor, " n"], *, reach: float, valley: f
             hill = merged[hill]
         return hill
 
-    neighbours = tree.query_ball_point(tree.data, reach)
+    neighbours = _nearest(tree, reach)
     for point in np.argsort(-values, kind="stable"):
         around = {root(owner[other]) for other in neighbours[point] if owner[other] >= 0}
         if not around:
@@ -271,8 +274,22 @@ def hills(tree: cKDTree, scores: Float[Tensor, " n"], *, reach: float, valley: f
             if values[lower] - values[point] < valley:
                 merged[lower] = ranked[0]
     roots = np.array([root(hill) for hill in owner])
-    peaks = sorted(set(roots.tolist()), key=lambda hill: (-values[hill], hill))
+    high = values >= values[roots] - valley
+    counts = np.bincount(roots[high], minlength=len(values))
+    large = np.flatnonzero(counts >= min(_FEWEST_OF_HILL, counts.max()))
+    peaks = sorted(large.tolist(), key=lambda hill: (-values[hill], hill))
     return [(Peak(int(hill), float(values[hill])), torch.from_numpy(np.flatnonzero(roots == hill))) for hill in peaks]
+
+
+def _nearest(tree: cKDTree, reach: float) -> list[set[int]]:
+    """The nearest points of each, up to `reach`, and those whose nearest it is: over a gap only where nothing is nearer."""
+    apart, near = tree.query(tree.data, k=_NEIGHBOURS + 1, distance_upper_bound=reach)
+    first, second = np.nonzero(np.isfinite(apart[:, 1:]))
+    links: list[set[int]] = [set() for _ in range(tree.n)]
+    for one, other in zip(first.tolist(), near[first, second + 1].tolist(), strict=True):
+        links[one].add(other)
+        links[other].add(one)
+    return links
 
 
 def heat_of_view(grounding: Grounding, view: RGBDView, distance: float = 0.008) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:

@@ -67,6 +67,7 @@ class ClickToGrasp(Method):
 
     slug: ClassVar[str] = "click-to-grasp"
     role: ClassVar[str] = "DescriptorModel"
+    further_roles: ClassVar[tuple[str, ...]] = ("TextToImage",)
     presets: ClassVar[tuple[str, ...]] = ("paper", "toy")
 
     mix: float = 0.5
@@ -145,17 +146,17 @@ class ClickToGrasp(Method):
             views: a folder with transforms.json, pictures and depth maps of the scene (nerfstudio's convention).
             target: in place of `views`: another picture, without depth, in which the corresponding place is found.
             negative: pixels X,Y of the same picture that are not meant, such as the other arm.
-            vit: a DINOv2 folder.
+            vit: a DINOv2 folder or hub id, for a Stable Diffusion model.
             seed: of the poses with which the search begins.
             events: hears notes and steps.
 
         Returns:
-            The grasp, pictures of the part's score and of the hand in each view, and the scored points; of a target the place, the next best
-            ones, and a heat map.
+            The grasp, pictures of the part's score and of the hand in each view, and the scored points; of a target the place, the next
+            best ones, and a heat map.
 
         Raises:
-            InputError: neither views nor a target, or both; a click outside of the picture, views that contradict each other, no depth at the object, a part that is not seen or
-                that doesn't lead clearly over another one, no pose without a collision.
+            InputError: neither views nor a target, or both; a click outside of the picture; views that contradict each other, no depth at
+                the object, a part that is not seen or that doesn't lead clearly over another one, no pose without a collision.
         """
         _refuse_two_questions(views, target)
         described = describing(model, vit)
@@ -166,8 +167,8 @@ class ClickToGrasp(Method):
             assert target is not None
             searched = as_image(target, name="target", events=events)
             return correspond(
-                described, image, place, searched, negatives=others, mix=self.mix, min_margin=self.min_margin,
-                min_similarity=self.min_similarity, events=events,
+                described, image, place, searched, negatives=others, mix=self.mix, valley=self.valley,
+                min_margin=self.min_margin, min_similarity=self.min_similarity, events=events,
             )  # fmt: skip
         scene = as_scene(views, events=events)
         grounding = self.ground(described, image, place, scene, negatives=others, events=events)

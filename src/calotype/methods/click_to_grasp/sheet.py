@@ -17,7 +17,7 @@ from calotype.methods.click_to_grasp.grounding import Grounding, heat_of_view
 from calotype.methods.click_to_grasp.results import Grasp, heat_colours
 
 SIDE, GAP, TITLE, MOST = 320, 8, 16, 4
-"""Pixels of a drawn's longer side, between panels and above them; panels of a row."""
+"""Pixels of a panel's longer side, between panels and above them; panels of a row."""
 CLICKED, REFUSED, FOUND, BEHIND = (255, 60, 200), (40, 40, 40), (255, 255, 255), (120, 120, 120)
 FINGERS, PALM = ((255, 70, 70), (70, 130, 255)), (250, 190, 40)
 
@@ -120,9 +120,9 @@ def panel(pixels: Float[Tensor, "3 height width"]) -> Pillow.Image:
     return Image(pixels.float().contiguous()).to_pil().resize((round(width * scale), round(height * scale)), Pillow.Resampling.BICUBIC)
 
 
-def arranged(panels: Sequence[tuple[str, Pillow.Image]]) -> Image:
+def arranged(panels: Sequence[tuple[str, Pillow.Image]], most: int = MOST) -> Image:
     """Panels in rows, each under its title."""
-    columns = min(MOST, len(panels))
+    columns = min(most, len(panels))
     step = SIDE + GAP, max(drawn.height for _, drawn in panels) + GAP + TITLE
     canvas = Pillow.new("RGB", (GAP + columns * step[0], GAP + -(-len(panels) // columns) * step[1]), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)

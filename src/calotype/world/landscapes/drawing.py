@@ -280,7 +280,10 @@ class _Painter:
         near = torch.where(has_near, near, 2.0)
         behind, before, ground = self._sharp(y - far), self._sharp(y - near), self._sharp(y - horizon - 0.01)
         below = y - far
-        rock = _hsv(self._of("rock_hue").flatten(), torch.full_like(hue, 0.3), torch.full_like(hue, 0.55)) * self.brightness * 0.75 + 0.25 * self.low
+        rock = (
+            _hsv(self._of("rock_hue").flatten(), torch.full_like(hue, 0.3), torch.full_like(hue, 0.55)) * self.brightness * 0.75
+            + 0.25 * self.low
+        )
         rock = rock * (1.0 - 0.25 * _smooth(6.0 * below))[:, None] + 0.22 * self.low * _smooth(5.0 * below)[:, None]
         snow = self._of("snow") * self._sharp(horizon - 0.12 - y) * (1.0 - _smooth(9.0 * below))
         rock = rock + (0.93 * self.brightness + 0.05 - rock) * 0.8 * snow[:, None]
