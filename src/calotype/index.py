@@ -77,6 +77,7 @@ METHODS: dict[str, MethodRow] = {
         "video from a still model",
         "landscape picture + what moves and how -> looping cinemagraph",
         "arXiv 2403.14186",
+        "calotype.evaluation.stylecinegan:StyleCineGANEvaluation",
     ),
     "ovam": MethodRow(
         "calotype.methods.ovam:OpenVocabularyAttentionMaps",

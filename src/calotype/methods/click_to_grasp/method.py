@@ -67,6 +67,7 @@ class ClickToGrasp(Method):
 
     slug: ClassVar[str] = "click-to-grasp"
     role: ClassVar[str] = "DescriptorModel"
+    further_roles: ClassVar[tuple[str, ...]] = ("TextToImage",)
     presets: ClassVar[tuple[str, ...]] = ("paper", "toy")
 
     mix: float = 0.5
@@ -145,7 +146,7 @@ class ClickToGrasp(Method):
             views: a folder with transforms.json, pictures and depth maps of the scene (nerfstudio's convention).
             target: in place of `views`: another picture, without depth, in which the corresponding place is found.
             negative: pixels X,Y of the same picture that are not meant, such as the other arm.
-            vit: a DINOv2 folder.
+            vit: a DINOv2 folder or hub id, for a Stable Diffusion model.
             seed: of the poses with which the search begins.
             events: hears notes and steps.
 
