@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from calotype.cli.world import world
+from calotype.data.images import read_image
 from calotype.data.rgbd_scenes import check_agreement, read_scene
 from calotype.errors import InputError
-from calotype.imaging.files import read_image
 
 
 def test_scenes_can_be_read_and_their_references_clicked_on(tmp_path: Path) -> None:
