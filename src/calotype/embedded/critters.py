@@ -247,9 +247,12 @@ class CrittersRecipe:
         words = checkpoints / WORDS_OF
         tokenizer = CLIPTokenizer.from_pretrained(words / "tokenizer")
         encoder = CLIPTextModel.from_pretrained(words / "text_encoder", dtype=torch.float32)
+        unet: UNet2DConditionModel
+        vit: Dinov2Model
+        mixer: FeatureMixer
         if start is not None:
             # A copy of the folder has no neighbours, in which the shared parts lie.
-            unet, vit, mixer = (load_rounded_network(part) for part in self._own_parts(checkpoints, start))
+            unet, vit, mixer = (load_rounded_network(part) for part in self._own_parts(checkpoints, start))  # type: ignore[assignment]
         else:
             unet, vit, mixer = networks.seeded(seed, lambda: self._new(tokenizer))
         return TraineeCritters(TraineeT2I(unet, encoder, tokenizer), vit, mixer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -87,7 +88,7 @@ class TraineeLandscape(nn.Module):
         for side, rgb in drawn.rgb.items():
             if 4 < side < pictures.shape[-1]:
                 loss = loss + 0.25 * difference(rgb, functional.avg_pool2d(pictures, pictures.shape[-1] // side))
-        spread = 0.2 * (rows.float() - mean.float()).square().flatten(1).mean(1)
+        spread: Tensor = 0.2 * (rows.float() - mean.float()).square().flatten(1).mean(1)
         return loss + spread + 0.5 * self._feature_loss(w_plus, feature, drawn.rgb, drawn.layers[FEATURE_LAYER - 1], pictures)
 
     def inversion_loss(self, pictures: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class TraineeLandscape(nn.Module):
             x = self.generator.run_layer(layer, x, w_plus)
             if layer % 2 == 0:
                 picture = self.generator.to_rgb(layer_size(layer), x, w_plus) + upsample_rgb(picture)
-        near = (feature.float() - own.detach().float()).square().flatten(1).mean(1)
+        near: Tensor = (feature.float() - own.detach().float()).square().flatten(1).mean(1)
         return difference(picture, pictures) + 0.01 * near
 
     def mapping_loss(self, pictures: Tensor, code: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ class LandscapeRecipe:
     )
     card = Card(
         about=(
-            "A StyleGAN2-shaped generator of landscapes at 64 px for `stylecinegan`, with an encoder that inverts pictures to w+ and to the "
+            "A StyleGAN2-shaped generator of landscapes at 64 px for `stylecinegan`, with an encoder that inverts pictures to w+ and the "
             "feature of layer 6, a classifier of sky and water that learnt from ten annotated pictures, and a network that guesses the "
             "motion from a still. The generator is *distilled*: it was trained with its encoder as an autoencoder, and its mapping network "
             "on the numbers that each landscape was drawn from; no adversary took part, so that what it makes of new numbers is soft. "
@@ -205,10 +206,10 @@ class LandscapeRecipe:
         return [save_grid(torch.cat([batch["pictures"], *drawn]) / 2 + 0.5, 10, path)]
 
     def export(self, trainee: TraineeLandscape, source: Landscapes, folder: Path) -> None:
-        """See `calotype.backbones.landscape_generator`; weights in 8 bits. The classifier learns from ten pictures of the rounded networks."""
+        """See `calotype.backbones.landscape_generator`; weights in 8 bits, on whose features the classifier learns."""
         trainee.eval()
         trainee.generator.measure_mean_style()
-        parts = {"generator": trainee.generator, "encoder": trainee.encoder, "motion": trainee.motion}
+        parts: dict[str, Any] = {"generator": trainee.generator, "encoder": trainee.encoder, "motion": trainee.motion}
         save_parts(folder, **parts, rounded=True)
         save_parts(folder, **parts, pixel_classifier=annotated_classifier(load(folder), steps=self.classifier_steps), rounded=True)
 
