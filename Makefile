@@ -42,7 +42,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.development: $(VENV)/.runtime
-	$(PIP) install --quiet -c constraints.txt -e ".[test,docs,plot,medical]"
+	$(PIP) install --quiet -c constraints.txt -e ".[test,docs,plot,medical,sim]"
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""The example on the docs page runs as it stands, and the picture of overlays is what it says."""
+"""The examples on the docs page run as they stand, and the picture of overlays is what it says."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from calotype.attention.overlays import Panel, grid, page
 PAGE = Path(__file__).parents[2] / "docs" / "attention.md"
 
 
-def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
+def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    attention, places = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
     names: dict[str, Any] = {}
-    exec(compile(example.replace("sigmas(10)", "sigmas(3)"), str(PAGE), "exec"), names)
+    exec(compile(attention.replace("sigmas(10)", "sigmas(3)"), str(PAGE), "exec"), names)
     assert capsys.readouterr().out == "torch.Size([1, 2, 64, 64])\n"
     assert names["maps"].steps == 3
     assert not any("forward" in vars(module) for module in names["model"].unet.modules())
+    exec(compile(places, str(PAGE), "exec"), names)
+    assert names["scores"].shape == names["coarse"].shape[2:]
 
 
 def test_overlays_are_brightest_where_the_map_is() -> None:

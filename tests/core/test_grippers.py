@@ -24,7 +24,7 @@ def test_the_fingers_leave_the_opening_free_and_the_palm_lies_behind_them(name: 
 
 @pytest.mark.parametrize("width", [-0.01, 0.081, float("nan")])
 def test_an_opening_that_it_does_not_have_is_refused(width: float) -> None:
-    with pytest.raises(InputError, match="panda has 0 to 0.08 m"):
+    with pytest.raises(InputError, match=r"panda has 0 to 0\.08 m"):
         Gripper.panda().boxes(width)
 
 

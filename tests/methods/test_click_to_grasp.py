@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from calotype.core.grippers import GRIPPERS
+from calotype.data.rgbd_scenes import write_scene
 from calotype.errors import InputError
 from calotype.features.correspondence import Peak
 from calotype.imaging.rgbd import RGBDScene, RGBDView
@@ -23,7 +26,9 @@ from calotype.methods.click_to_grasp.commands import read_click
 from calotype.methods.click_to_grasp.grounding import Grounding, Part, Plane, clusters, hills, otsu, smoothed, support_plane
 from calotype.methods.click_to_grasp.pose import best_poses, body_points, collides, contacts, loss, optimize, propose, volume_of
 from calotype.methods.click_to_grasp.results import Grasp, HandPose, ScoredPoints, heat_colours
+from calotype.runs.kinds import kind_of
 from tests.analytic_scene import Capsule, look_at, render, ring
+from tests.tiny_descriptors import cached_descriptors
 
 BODY, HEAD, FACE, LEFT, RIGHT = range(5)
 FAST = ClickToGrasp(num_points=16, num_rotations=6, num_optimization_steps=30, min_poses=16)
@@ -292,3 +297,36 @@ def test_pixels_of_a_click() -> None:
 def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(InputError):
         ClickToGrasp(**change)  # type: ignore[arg-type]
+
+
+def test_the_command_writes_a_grasp(tmp_path: Path) -> None:
+    """With random features: the margin is no margin, and the files are what counts."""
+    scene, picture, *_ = world()
+    write_scene(scene, tmp_path / "scene")
+    picture.save(tmp_path / "ref.png")
+    given = ["--model", str(cached_descriptors()), "--picture", "ref.png", "--click", "64,50", "--views", "scene", "--out", "run"]
+    fast = ["--min-margin", "0", "--min-similarity", "0", "--num-points", "12", "--num-optimization-steps", "10"]
+    done = subprocess.run(
+        [sys.executable, "-m", "calotype", "run", "click-to-grasp", *given, *fast],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"grasp.json", "heat.png", "hand.png", "points.ply", "run.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    found = Grasp.from_text((tmp_path / "run" / "grasp.json").read_text())
+    assert found.gripper == "panda"
+    assert len(ScoredPoints.from_bytes((tmp_path / "run" / "points.ply").read_bytes()).points) > 100
+
+
+def test_a_scene_is_an_artifact(tmp_path: Path) -> None:
+    """Read from a folder, written to one, and the same to the bit."""
+    scene, *_ = world()
+    kind = kind_of(scene)
+    assert kind.name == "scene"
+    kind.write(scene, tmp_path / "s", {})
+    again = kind.read(tmp_path / "s", name="views")
+    assert all(torch.equal(one.depth, other.depth) for one, other in zip(scene.views, again.views, strict=True))
+    assert kind.digest(scene) == kind.digest(RGBDScene(scene.views))
+    assert kind.digest(scene) != kind.digest(RGBDScene(scene.views[:2]))

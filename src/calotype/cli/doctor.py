@@ -162,7 +162,7 @@ def _method(options: DoctorOptions) -> list[Finding]:
         checkpoint = locate(model).checkpoint
     except CalotypeError as error:
         return [Finding(subject, BAD, str(error))]
-    if checkpoint.role != method.role:
+    if checkpoint.role not in (method.role, *method.further_roles):
         return [Finding(subject, BAD, f"{model} is a {checkpoint.role} model, {method.role} is needed; `calotype models` lists them")]
     devices = machine.gpus() if options.device in ("auto", "cuda", "mps") and "CPU" not in machine.torch_build()[1] else []
     gpu = devices[0] if devices else None

@@ -39,6 +39,8 @@ class Method:
     """Kebab-case name, as in the index."""
     role: ClassVar[str]
     """The role that the model must have (`calotype.backbones.layouts` has them all); "" needs no model."""
+    further_roles: ClassVar[tuple[str, ...]] = ()
+    """Roles that the model may have instead, where an argument brings what it lacks."""
     presets: ClassVar[tuple[str, ...]] = ()
     """Class methods that return a ready-made configuration; the first one is the default. Without any, the fields' defaults are."""
 

@@ -156,7 +156,8 @@ def surface_points(scene: SceneField, step: float = 0.005) -> Float[Tensor, "n 3
     _, owner, count = torch.unique(voxels, dim=0, return_inverse=True, return_counts=True)
     means = torch.zeros(len(count), 3, dtype=torch.float64).index_add_(0, owner, points.double()) / count[:, None]
     means = means.to(points)
-    return means[scene.signed_distance(means).abs() < step]
+    near: Tensor = means[scene.signed_distance(means).abs() < step]
+    return near
 
 
 def surface_normals(points: Float[Tensor, "n 3"], towards: Float[Tensor, "n 3"], neighbours: int = 16) -> Float[Tensor, "n 3"]:

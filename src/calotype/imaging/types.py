@@ -266,7 +266,8 @@ class Volume:
 
 
 def _bytes(pixels: Tensor) -> UInt8[np.ndarray, "n height width 3"]:
-    clipped = pixels.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+    # Frame by frame: the steps in between of a whole clip would need several times its memory.
+    clipped = torch.stack([frame.detach().clamp(0, 1).mul(255).round().to(torch.uint8) for frame in pixels])
     array: UInt8[np.ndarray, "n height width 3"] = clipped.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return array
 

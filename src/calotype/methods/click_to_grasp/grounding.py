@@ -250,8 +250,8 @@ def otsu(values: Float[Tensor, " n"]) -> float:
 def hills(tree: cKDTree, scores: Float[Tensor, " n"], *, reach: float, valley: float) -> list[tuple[Peak, Int[Tensor, " m"]]]:
     """Peaks of a score on a surface and the points of each, the highest first: what a valley at least that deep separates.
 
-    Crumbs, of which fewer than eight points are so high, are left out. Points join from the highest score downwards, each the highest hill beside it; where two hills meet, the lower one keeps its points only
-    if its peak is `valley` above (0-dimensional persistence).
+    Crumbs, of which fewer than eight points are so high, are left out. Points join from the highest score downwards, each the highest hill
+    beside it; where two hills meet, the lower one keeps its points only if its peak is `valley` above (0-dimensional persistence).
     """
     values = scores.numpy()
     owner = np.full(len(values), -1)

@@ -67,6 +67,7 @@ class ClickToGrasp(Method):
 
     slug: ClassVar[str] = "click-to-grasp"
     role: ClassVar[str] = "DescriptorModel"
+    further_roles: ClassVar[tuple[str, ...]] = ("TextToImage",)
     presets: ClassVar[tuple[str, ...]] = ("paper", "toy")
 
     mix: float = 0.5
@@ -85,8 +86,8 @@ class ClickToGrasp(Method):
     """Least lead of the best part over the next, 0 to 1; below it another click is asked for. 0 takes any."""
     min_similarity: float = 0.2
     """Least likeness of the best place with the click; 0 is what unlike places of the reference picture have."""
-    gripper: Literal["panda", "wsg50"] = "panda"
-    """The hand: Franka's, 8 cm, or Schunk's WSG 50, 11 cm."""
+    gripper: Literal["panda", "wsg50", "wsg50-long"] = "panda"
+    """The hand: Franka's, 8 cm; Schunk's WSG 50, 11 cm; or the latter with slim fingers of 12 cm."""
     num_points: int = 48
     """Points of the part at which poses begin."""
     num_rotations: int = 8
@@ -145,7 +146,7 @@ class ClickToGrasp(Method):
             views: a folder with transforms.json, pictures and depth maps of the scene (nerfstudio's convention).
             target: in place of `views`: another picture, without depth, in which the corresponding place is found.
             negative: pixels X,Y of the same picture that are not meant, such as the other arm.
-            vit: a DINOv2 folder.
+            vit: a DINOv2 folder or hub id, for a Stable Diffusion model.
             seed: of the poses with which the search begins.
             events: hears notes and steps.
 

@@ -3,8 +3,8 @@
 J. Choi, K. Seo, A. Ashtari, J. Noh: "StyleCineGAN: Landscape Cinemagraph Generation using a Pre-trained StyleGAN", CVPR 2024,
 arXiv 2403.14186.
 
-The idea: invert the picture into styles w+ and a deep feature D of the generator. Follow the motion field M from the loop's start forwards
-and from its end backwards, splat the features of every level by both, and let each level's RGB layer make its part of the frame.
+The idea: invert the picture into styles w+ and a deep feature D. Follow the motion field M from the loop's start forwards and from its end
+backwards, splat every level's features by both, and let each level's RGB layer make its part of the frame.
 
     w+, D   = invert(picture)                                         feature-style encoder       `model.invert`
     F, P    = integrate(M S), integrate(-M S)                         Euler's method              `calotype.core.motion_fields`
@@ -15,15 +15,14 @@ and from its end backwards, splat the features of every level by both, and let e
         frame   = S x + (1 - S) picture                                                           `Loop.frame`
 
 toRGB is a 1x1 convolution without demodulation, and W treats all channels alike, so that toRGB(W f) = W(toRGB f): the default mode splats
-three channels a level instead of up to 512, with the same result (`exact`; `features` is the order of the equations above).
-Frame N would be frame 0 again, and is left out.
+three channels a level instead of up to 512, with the same result. Frame N would be frame 0 again, and is left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -115,26 +114,28 @@ class Loop:
             return made
         base = self.picture.pixels
         if self.style is not None:
-            change = (self._render(self.styles(t)) - self._render(self.inversion.w_plus))[0] / 2
-            base = (base + resize_pixels(change.add(0.5).cpu(), self.picture.size) - 0.5).clamp(0, 1)
+            now, own = (self._assembled(w_plus, lambda maps: maps)[0] for w_plus in (self.styles(t), self.inversion.w_plus))
+            base = (base + resize_pixels((now - own).div(2).add(0.5).cpu(), self.picture.size) - 0.5).clamp(0, 1)
         return torch.lerp(base, made, self.weights)
 
     @torch.no_grad()
     def generated(self, t: int) -> Float[Tensor, "1 3 side side"]:
         """What the generator gives for frame t, about in [-1, 1], before it is laid over the picture."""
-        generator, mode, w_plus = self.model.generator, self.method.mode, self.styles(t)
-        parts = self.still if self.style is None else self.parts(w_plus)
-        rgb = None if parts.low is None else self.warp(parts.low, t).values
+        return self._assembled(self.styles(t), lambda maps: self.warp(maps, t).values)
+
+    def _assembled(self, w_plus: Tensor, warp: Callable[[Tensor], Tensor]) -> Tensor:
+        generator, mode = self.model.generator, self.method.mode
+        parts = self.still if w_plus is self.inversion.w_plus else self.parts(w_plus)
+        rgb = None if parts.low is None else warp(parts.low)
         feature = None
         for side, part in parts.levels.items():
-            moved = self.warp(part, t).values
+            moved = warp(part)
             made = moved + generator.rgb_bias(side) if mode == "exact" else generator.to_rgb(side, moved, w_plus)
             if side in parts.rims:
-                made = made + self.warp(parts.rims[side], t).values
+                made = made + warp(parts.rims[side])
             rgb = made if rgb is None else made + upsample_even(rgb)
             feature = moved
-        assert rgb is not None
-        assert feature is not None
+        assert rgb is not None and feature is not None  # noqa: PT018
         if mode == "propagate":
             for layer in range((self.model.feature_layer + 1) // 2 * 2 + 1, generator.num_layers):
                 feature = generator.run_layer(layer, feature, w_plus)
@@ -180,17 +181,12 @@ class Loop:
                 break
         return Parts(low, levels, rims)
 
-    def _render(self, w_plus: Tensor) -> Tensor:
-        """The picture in other styles, at rest."""
-        made: Tensor = self.model.generator(w_plus, {self.model.feature_layer: self.inversion.feature})
-        return made
-
 
 @dataclass(frozen=True, kw_only=True)
 class StyleCineGAN(Method):
     """Let a still landscape flow in a loop (Choi et al. 2024).
 
-    Everything outside of the mask stays the picture's own, bit for bit. Of a picture that isn't square the whole is pressed into the
+    Everything outside of the mask stays the picture's own, bit for bit (but with `style`). A picture that isn't square is pressed into the
     generator's square, and what moves is drawn out again to its own shape.
 
     Example:
@@ -200,7 +196,7 @@ class StyleCineGAN(Method):
 
     slug: ClassVar[str] = "stylecinegan"
     role: ClassVar[str] = "LandscapeGenerator"
-    presets: ClassVar[tuple[str, ...]] = ("paper",)
+    presets: ClassVar[tuple[str, ...]] = ("paper", "toy")
     renamed: ClassVar[Mapping[str, str]] = {"frames": "num_frames"}
 
     num_frames: int = 120
@@ -213,7 +209,7 @@ class StyleCineGAN(Method):
     """`exact` splats each level's RGB, `features` its features, with the same result; `propagate` splats D's level alone, from which the
     levels above grow in every frame."""
     keep_low_rgb: bool = True
-    """Whether the RGB of the levels below D is warped and kept; the official code leaves it out."""
+    """Whether the RGB of the levels below D is warped and kept (official code: no)."""
     composite: Literal["soft", "hard", "none"] = "soft"
     """How what moves is laid over the picture: with a ramp within the mask's rim, with a hard edge (official code), or not at all."""
     feather: float = 1.0
@@ -242,6 +238,11 @@ class StyleCineGAN(Method):
         """The official code's numbers; a soft edge and the low levels' RGB beside them."""
         return cls()
 
+    @classmethod
+    def toy(cls) -> Self:
+        """For toy-landscape: as many frames as things need to cross a part of 64 pixels, about 0.5 a frame."""
+        return cls(num_frames=24, fps=12.0)
+
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Files that `mask` and `motion` name become inputs of the run."""
         return inputs.recorded(arguments)
@@ -252,7 +253,7 @@ class StyleCineGAN(Method):
         return (*super().places(arguments), *named)
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse masks and motions that don't fit the picture, before a model is loaded."""
+        """Refuse masks and motions that don't fit the picture."""
         inputs.check(arguments, drawn_speed=self.drawn_speed)
 
     def evaluations(self) -> Evaluations:
@@ -268,14 +269,14 @@ class StyleCineGAN(Method):
 
         Args:
             model: toy-landscape, or a folder of `calotype models convert`.
-            image: the landscape, of any size.
-            mask: what moves: a mask file, `word:sky` or `word:water` (the model's own classes), another `word:` (with `word_model`), or
-                `predicted`, sky and water, which is the default.
+            image: a landscape of any size.
+            mask: what moves: a mask file, `word:sky` or `word:water` (the model's own classes), another `word:` (with `word_model`), or sky
+                and water as predicted, which is the default.
             motion: how: `wind:left:0.6` (pixels a frame), `arrows:10,40-30,42;...`, a picture of green strokes with red ends, flow.npy or
-                flow.flo, or `predicted`, which is the default.
+                flow.flo, or as predicted, which is the default.
             masks: of which `mask` names one as `masks:0`.
             motions: of which `motion` names one as `motions:0`.
-            style: a picture whose appearance what moves takes on towards the middle of the loop.
+            style: a picture whose appearance the landscape takes on towards the middle of the loop; then what is still changes, too.
             word_model: a text-to-image model that finds words beyond sky and water.
             also: `gif` and `frames` write the clip as an animation and as numbered pictures beside the MP4.
             seed: nothing is random.
@@ -308,8 +309,8 @@ class StyleCineGAN(Method):
             events.step()
             events.check()
         video = Video(frames, self.fps)
-        scale = side / max(picture.size)
-        own = resize_field(field * self.speed, (round(picture.size[0] * scale), round(picture.size[1] * scale)))
+        height, width = (max(1, round(length * side / max(picture.size))) for length in picture.size)
+        own = resize_field(field * self.speed, (height, width))
         return Cinemagraph(
             video, moving, Motion(own), sheet(picture, moving, own, inversion.reconstruction, video),
             Animation(frames, self.fps) if "gif" in also else None, frames_folder(video) if "frames" in also else None,
@@ -333,12 +334,10 @@ class StyleCineGAN(Method):
         inversion = model.invert(square, refine_steps=self.refine_steps) if inversion is None else inversion
         flow = (field * self.speed)[None].to(inversion.feature)
         future, past = integrate(flow, self.num_frames), integrate(-flow, self.num_frames)
-        made = Loop(
-            self, model, inversion, picture, blend_weights(moving, self.composite, self.feather), future, past, Parts(None, {}, {}),
-            None if style is None else model.invert(style).w_plus,
-        )  # fmt: skip
+        weights, shown = blend_weights(moving, self.composite, self.feather), None if style is None else model.invert(style).w_plus
+        made = Loop(self, model, inversion, picture, weights, future, past, Parts(None, {}, {}), shown)
         with torch.no_grad():
-            return Loop(**{**vars(made), "still": made.parts(inversion.w_plus)})
+            return replace(made, still=made.parts(inversion.w_plus))
 
 
 def upsample_even(rgb: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels doubled_height doubled_width"]:

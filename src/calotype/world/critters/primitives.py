@@ -33,7 +33,8 @@ class Capsule:
         """
         start, axis = points.new_tensor(self.start), points.new_tensor(self.end) - points.new_tensor(self.start)
         along = ((points - start) @ axis / axis.square().sum().clamp(min=1e-12)).clamp(0.0, 1.0)
-        return (points - start - along[:, None] * axis).norm(dim=-1) - self.radius
+        found: Tensor = (points - start - along[:, None] * axis).norm(dim=-1) - self.radius
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ class Box:
         cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
         local = torch.stack([cosine * away[:, 0] + sine * away[:, 1], cosine * away[:, 1] - sine * away[:, 0], away[:, 2]], -1)
         outside = local.abs() - points.new_tensor(self.half)
-        return outside.clamp(min=0.0).norm(dim=-1) + outside.amax(-1).clamp(max=0.0)
+        found: Tensor = outside.clamp(min=0.0).norm(dim=-1) + outside.amax(-1).clamp(max=0.0)
+        return found
 
 
 Primitive = Capsule | Box

@@ -116,7 +116,7 @@ class _Caster:
         solids = scene.solids()
         self.capsules = [(solid, thing) for solid, thing in solids if isinstance(solid, Capsule)]
         self.boxes = [(solid, thing) for solid, thing in solids if isinstance(solid, Box)]
-        ordered = [*self.capsules, *self.boxes]
+        ordered: list[tuple[Capsule | Box, int]] = [*self.capsules, *self.boxes]
         self.colour = self._table([*(solid.colour for solid, _ in ordered), TABLES[scene.table], SKY])
         self.part = torch.tensor([*(-1 if solid.part is None else PARTS.index(solid.part) for solid, _ in ordered), -1, -1], device=device)
         self.thing = torch.tensor([*(thing for _, thing in ordered), TABLE, NOTHING], device=device)
@@ -152,7 +152,8 @@ class _Caster:
         on_table = (plane > 0) & (reached.abs().amax(0) < TABLE_EDGE)
         best = torch.where(on_table, plane, FAR)
         solid = torch.where(on_table, table, table + 1)
-        for number, (thing, _) in enumerate([*self.capsules, *self.boxes]):
+        ordered: list[tuple[Capsule | Box, int]] = [*self.capsules, *self.boxes]
+        for number, (thing, _) in enumerate(ordered):
             place = self._window(thing, ray.shape[1], ray.shape[2])
             here = ray[:, place[0], place[1]]
             if here.numel():
