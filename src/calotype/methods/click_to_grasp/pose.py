@@ -37,8 +37,8 @@ _RAY = 33
 _SPACING = 0.0075
 APPROACH = 0.1
 """How far the hand comes straight along z, in metres."""
-_CLEAR, _TOUCH = 0.003, 0.001
-"""Distance that the hand keeps from surfaces, and depth in one that counts as a collision, in metres."""
+_CLEAR = 0.003
+"""Distance that the hand keeps from surfaces, in metres."""
 
 Reachable = Callable[[Float[Tensor, "4 4"]], bool]
 """Whether a robot's arm can bring its hand to a world-from-gripper pose."""
@@ -269,9 +269,9 @@ def _assembled(shift: Tensor, columns: Tensor) -> Tensor:
 def collides(
     volume: Volume, poses: Float[Tensor, "n 4 4"], widths: Float[Tensor, " n"], gripper: Gripper, table: Plane | None
 ) -> Bool[Tensor, " n"]:
-    """Whether the hand, opened so far, is deeper than 1 mm in a surface on its way, or below the table."""
+    """Whether the hand, opened so far, reaches into a surface at more than two of its points on its way, or below the table."""
     body = _moved(poses, body_points(gripper, widths))
-    deep = (volume.distance(body) < -_TOUCH).float().mean(1) > 0.001
+    deep = (volume.distance(body) < 0).sum(1) > 2
     under = torch.zeros_like(deep) if table is None else (table.height(body) < 0).any(1)
     return deep | under
 
