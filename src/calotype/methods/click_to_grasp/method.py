@@ -91,7 +91,7 @@ class ClickToGrasp(Method):
     num_points: int = 48
     """Points of the part at which poses begin."""
     num_rotations: int = 8
-    """Poses at each of them."""
+    """Poses at each of them that are improved, the best of four times as many."""
     cone_degrees: float = 60.0
     """Greatest angle between the hand's approach and the surface's normal at the beginning."""
     num_optimization_steps: int = 200

@@ -37,6 +37,8 @@ _RAY = 33
 _SPACING = 0.0075
 APPROACH = 0.1
 """How far the hand comes straight along z, in metres."""
+_DRAWN = 4
+"""Poses that are drawn for each that is improved."""
 _CLEAR = 0.003
 """Distance that the hand keeps from surfaces, in metres."""
 
@@ -316,7 +318,9 @@ def plan(
 ) -> Sequence[HandPose]:  # fmt: skip
     """Poses of the hand at the best part, best first; none where every one collides or is out of reach."""
     volume = volume_of(field, grounding)
-    poses = propose(grounding, points=points, rotations=rotations, cone=cone, inset=0.01, seed=seed)
+    drawn = propose(grounding, points=points, rotations=_DRAWN * rotations, cone=cone, inset=0.01, seed=seed)
+    losses, _ = loss(volume, drawn, gripper, grounding.table)
+    poses = drawn[losses.topk(-(-len(drawn) // _DRAWN), largest=False).indices]
     improved = optimize(
         volume, poses, gripper, grounding.table, steps=steps, learning_rate=learning_rate, keep=keep, floor=floor, events=events
     )
