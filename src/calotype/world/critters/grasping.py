@@ -229,7 +229,8 @@ class _Solids:
         flip = torch.tensor([1.0, float(side), 1.0], dtype=torch.float64)
         pad = torch.tensor(gripper.pad_half, dtype=torch.float64)
         points, normals, owner = self._rests(flip, pad)
-        within = points[:, 1] > -opening / 2
+        # What lies beyond the finger is behind the pad.
+        within = (points[:, 1] > -opening / 2) & (points[:, 1] <= opening / 2 + SLACK)
         if not bool(within.any()):
             return None
         first = int(torch.where(within, points[:, 1], -torch.inf).argmax())
