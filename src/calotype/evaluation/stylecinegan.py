@@ -19,7 +19,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -112,12 +111,10 @@ class LoopTable(Experiment):
         self.add(variant, role, rows)
 
 
-def loop_rows(table: LoopTable, *, brief: bool = False) -> None:
-    """The method, its baselines, and controls that must fail; `brief` makes the method's row alone."""
+def loop_rows(table: LoopTable) -> None:
+    """The method, its baselines, and controls that must fail."""
     loop, cases = table.loop, table.cases
     table.loops("method", "method", loop, whole=True)
-    if brief:
-        return
     table.loops("forward-only", "baseline", lambda number: as_kind(loop(number), ForwardLoop), whole=True)
     table.loops("cross-fade", "baseline", lambda number: as_kind(loop(number), CrossFadeLoop), whole=True)
     table.loops("photo", "baseline", lambda number: of_picture(loop(number), cases[number].image.pixels[None] * 2 - 1), whole=True)
@@ -152,7 +149,7 @@ def predicted(table: LoopTable, number: int) -> Loop:
     return table.loop(number, field=motion * mask.values, moving=mask)
 
 
-def inversion_rows(table: LoopTable, *, brief: bool = False) -> None:
+def inversion_rows(table: LoopTable) -> None:
     """The picture again."""
     model, pictures = table.model, torch.stack([case.image.pixels for case in table.cases])
 
@@ -163,10 +160,9 @@ def inversion_rows(table: LoopTable, *, brief: bool = False) -> None:
     with torch.no_grad():
         row("w-plus", "baseline", torch.cat([model.generator(each.w_plus) for each in table.inversions]))
         row("method", "method", torch.cat([_whole(table, number) for number in range(len(pictures))]))
-    if not brief:
-        some = table.inversions[:FITTED]
-        row("fitted", "ceiling", fitted(model.generator, some, model.feature_layer, pictures[: len(some)]))
-        row("fitted-untrained", "ablation", fitted(untrained(model.generator), some, model.feature_layer, pictures[: len(some)]))
+    some = table.inversions[:FITTED]
+    row("fitted", "ceiling", fitted(model.generator, some, model.feature_layer, pictures[: len(some)]))
+    row("fitted-untrained", "ablation", fitted(untrained(model.generator), some, model.feature_layer, pictures[: len(some)]))
 
 
 def untrained(generator: StyleGAN2Generator) -> StyleGAN2Generator:
@@ -351,28 +347,11 @@ def notes(table: ResultTable) -> list[str]:
         lines.append(
             f"against {words}: {found.value:+.2f} dB to the true frames 1 to {NEAR} (90 % interval {found.low:+.2f} to {found.high:+.2f})"
         )
+    seen = sum(math.isfinite(value) for value in table.of("method", "flow_error_px"))
+    lines.append(f"flow errors are of the {seen} landscapes that have a window with enough structure")
     gap = table.difference("fitted@inversion", "fitted-untrained@inversion", "inversion_psnr_db")
     lines.append(f"a feature that is fitted to the picture: {gap.value:+.1f} dB on the trained generator over an untrained one")
     return lines
-
-
-def model_figures(folder: Path | str, *, seed: int, count: int | None, device: str, events: Events) -> dict[str, float]:
-    """What a model's gates are about, on the split `tune`; only what its parts allow."""
-    model = load(str(folder), device=device)
-    table = LoopTable(model, landscape_cases("tune", seed, count or LEAST), seed, events)
-    loop_rows(table, brief=True)
-    inversion_rows(table, brief=True)
-    found = {
-        "feature_psnr_db": table.mean("method@inversion", "inversion_psnr_db").value,
-        "feature_gain_db": table.difference("method@inversion", "w-plus@inversion", "inversion_psnr_db").value,
-        "seam": table.mean("method", "seam").value, "flow_error_px": table.mean("method", "flow_error_px").value,
-    }  # fmt: skip
-    if {"motion", "pixel_classifier"} <= set(model.modules):
-        table.loops("method@predicted", "method", lambda number: predicted(table, number))
-        found["predicted_flow_error_px"] = table.mean("method@predicted", "flow_error_px").value
-        agreed = [_agreement(model.predict_mask(each), case)["miou"] for each, case in zip(table.inversions, table.cases, strict=True)]
-        found["mask_miou"] = math.fsum(agreed) / len(agreed)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,7 +360,7 @@ class StyleCineGANEvaluation(Evaluation):
 
     slug: ClassVar[str] = SLUG
     model: ClassVar[str] = "toy-landscape"
-    default_count: ClassVar[int] = LEAST
+    default_count: ClassVar[int] = 72
     quick_count: ClassVar[int] = 3
 
     def __call__(

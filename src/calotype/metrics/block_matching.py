@@ -18,7 +18,7 @@ REACH = 2.0
 """Largest change of a displacement from one frame to the next that is found, in pixels."""
 BLUR = 2.5
 """Standard deviation in pixels of the blur that is taken off: shading that stays where it is isn't motion."""
-LEAST_STRUCTURE = 1e-4
+LEAST_STRUCTURE = 3e-5
 """Smaller eigenvalue of a window's structure tensor from which on its motion can be seen, in 1 / pixel^2."""
 LEAST_COVER = 0.75
 """Share of a window that has to lie in the mask."""
