@@ -108,6 +108,7 @@ METHODS: dict[str, MethodRow] = {
         "geometry and robots",
         "a click on one picture + multi-view RGB-D of another instance -> gripper pose",
         "arXiv 2403.14526",
+        "calotype.evaluation.click_to_grasp:ClickToGraspEvaluation",
     ),
     "diffusion-segmentation": MethodRow(
         "calotype.methods.diffusion_segmentation:DiffusionSegmentation",

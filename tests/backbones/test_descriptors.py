@@ -115,3 +115,11 @@ def test_a_mixer_that_does_not_say_what_it_takes_is_refused(tmp_path: Path) -> N
 def test_the_role_of_a_bare_vision_transformer_is_found_by_its_config() -> None:
     assert locate(cached_dinov2()).checkpoint.role == "VisionTransformer"
     assert isinstance(calotype.load(str(cached_dinov2()), device="cpu"), Dinov2Encoder)
+
+
+def test_a_vision_transformer_of_oblong_pictures_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(cached_dinov2(), tmp_path / "copy")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"image_size": 56', '"image_size": [56, 56]'))
+    with pytest.raises(InputError, match=r"image_size \[56, 56\]"):
+        calotype.load(folder, device="cpu")

@@ -18,7 +18,7 @@ MISTAKES = [
     ("--verison", 2, "no option '--verison'"),
     ("info", 2, "METHOD is needed"),
     ("info anyv2", 2, "did you mean anyv2v?"),
-    ("info stylecinegan", 3, "planned but not there yet"),
+    ("info dp-rdm", 3, "planned but not there yet"),
     ("run", 0, ""),
     ("run --seed 3", 2, "METHOD is needed first"),
     (f"run {TRF}", 2, "--start FILE is needed"),

@@ -97,6 +97,12 @@ def test_what_is_wrong_is_told_before_a_folder_is_made(
     assert not (files / "made").exists()
 
 
+def test_the_name_of_a_clip_is_no_folder(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["run", "stylecinegan", *model(), "--image", "lake.png", "--motion", "wind:left:1", "--out", "lake.mp4"]) == 2
+    assert "such as --out lake" in " ".join(capsys.readouterr().err.split())
+    assert not (files / "lake.mp4").exists()
+
+
 def test_another_models_checkpoint_is_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["run", "stylecinegan", "--model", str(cached("toy-vae")), "--image", "lake.png", "--out", "made"]) == 2
     assert "toy-landscape" in capsys.readouterr().err

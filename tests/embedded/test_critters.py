@@ -22,7 +22,7 @@ from calotype.embedded.critters import (
     TraineeCritters,
     correspondence_loss,
 )
-from calotype.embedded.validation_critters import left_right
+from calotype.embedded.validation_critters import TURN, left_right
 from calotype.imaging.types import Image
 from calotype.train.rng import BatchRng
 from calotype.world.critters.anatomy import PARTS
@@ -33,7 +33,7 @@ from calotype.world.critters.sampling import sample_critter_picture
 
 class NarrowCritters(CrittersRecipe):
     settings = replace(CrittersRecipe.settings, batch_size=4, held_out=8, held_out_often=4, warmup_steps=4)
-    train_count, tune_count = 8, 8
+    train_count, tune_count, sheet_count = 8, 8, 1
     unet = {  # noqa: RUF012
         "block_out_channels": (32, 32), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -116,28 +116,29 @@ def test_the_loss_is_least_for_descriptors_of_the_places(made: tuple[TraineeCrit
 class _Oracle:
     """Descriptors that are the parts themselves; the transformer's with left and right as one."""
 
-    def maps(self, image: Image) -> dict[str, Tensor]:
-        for index in range(24):
-            scene, camera = sample_critter_picture(split="tune", seed=5, index=index % 12, **self.kinds[index // 12])  # type: ignore[arg-type]
-            seen = render_pictures([scene], [camera], 128)
-            if torch.equal(seen.image[0], image.pixels):
-                known = functional.one_hot(seen.part[0, 2::4, 2::4] + 1, len(PARTS) + 1).permute(2, 0, 1).float()
-                both = known.clone()
-                for limb in ("arm", "leg"):
-                    left, right = (1 + PARTS.index(f"{limb}_{side}") for side in ("left", "right"))
-                    both[left] = both[right] = known[left] + known[right]
-                return {"diffusion": known, "vit": both}
-        raise AssertionError("an unknown picture")
+    def __init__(self, count: int) -> None:
+        self.known: list[tuple[Tensor, Tensor]] = []
+        for options in ({"turn": TURN, "crowded": 0.0}, {}):
+            pictures = [sample_critter_picture(split="tune", seed=5, index=index, **options) for index in range(2 * count)]
+            seen = render_pictures([scene for scene, _ in pictures], [camera for _, camera in pictures], 128)
+            self.known += list(zip(seen.image, seen.part[:, 2::4, 2::4], strict=True))
 
-    kinds = ({"turn": torch.pi / 3, "crowded": 0.0}, {"turn": None})
+    def maps(self, image: Image) -> dict[str, Tensor]:
+        part = next(part for pixels, part in self.known if torch.equal(pixels, image.pixels))
+        known = functional.one_hot(part + 1, len(PARTS) + 1).permute(2, 0, 1).float()
+        both = known.clone()
+        for limb in ("arm", "leg"):
+            left, right = (1 + PARTS.index(f"{limb}_{side}") for side in ("left", "right"))
+            both[left] = both[right] = known[left] + known[right]
+        return {"diffusion": known, "vit": both}
 
 
 def test_parts_as_descriptors_are_always_right_and_merged_sides_are_not() -> None:
-    figures = left_right(_Oracle(), split="tune", seed=5, count=6, events=SILENT)
+    figures = left_right(_Oracle(5), split="tune", seed=5, count=5, events=SILENT)
     assert figures["left_right"] == figures["arm_hit"] == figures["left_right_any_view"] == 1.0
     assert figures["arm_hit_transformer"] == 1.0
     assert 0.2 < figures["left_right_transformer"] < 0.8
-    assert figures["clicks_on_arms"] >= 8
+    assert figures["clicks_on_arms"] >= 6
 
 
 def test_it_trains_ships_and_goes_on(home: Path, tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_it_trains_ships_and_goes_on(home: Path, tmp_path: Path) -> None:
     maps = model.maps(Image(torch.rand(3, 128, 128)))
     assert maps["diffusion"].shape == (32, 32, 32)
     assert maps["vit"].shape == (16, 16, 16)
-    again = train("toy-critters", budget="3steps", out=tmp_path / "two", checkpoints=home, recipe=NarrowCritters(), device="cpu")
+    again = train("toy-critters", budget="3steps", out=tmp_path / "one", checkpoints=home, recipe=NarrowCritters(), device="cpu")
     assert again.held_out_before is not None
 
 

@@ -18,7 +18,7 @@ from tests import tiny
 from tests.fuzz.mutations import HOSTILE, as_bytes, bounded, damaged, fuzzed, reads_or_refuses, tampered
 from tests.runs.toy_method import ToyFade
 
-KINDS = ("toy-t2i", "sdxl", "sharded", "svd", "toy-vae", "toy-qsm", "toy-subject")
+KINDS = ("toy-t2i", "sdxl", "sharded", "svd", "toy-vae", "toy-qsm", "toy-subject", "toy-landscape")
 """Real classes at tiny width, and those embedded checkpoints whose files are of a kind of their own."""
 
 
@@ -107,6 +107,15 @@ def test_files_that_hold_something_else_are_refused(folders: dict[str, Path], ki
         ("toy-qsm", "unet/config.json", {"num_res_blocks": [10**6, 10**6]}),
         ("toy-subject", "subject_encoder/config.json", {"size": 1_000_000}),
         ("toy-subject", "text_encoder/config.json", {"num_hidden_layers": 5_000}),
+        ("toy-landscape", "pixel_classifier/config.json", {"num_members": 10**6}),
+        ("toy-landscape", "motion/config.json", {"size": 2**20}),
+        ("toy-landscape", "generator/config.json", {"channels": {"4": 2**20, "8": 2**20, "16": 8, "32": 8, "64": 8}}),
+        ("toy-landscape", "encoder/config.json", {"feature_layer": 10**6}),
+        (
+            "toy-landscape",
+            "encoder/config.json",
+            {"_class_name": "OfficialFeatureStyleEncoder", "num_styles": 10**6, "depths": [10**6, 1, 1, 1], "seen": 64},
+        ),
     ],
 )
 def test_a_config_can_not_ask_for_all_memory_or_all_time(folders: dict[str, Path], kind: str, file: str, values: dict[str, object]) -> None:

@@ -118,3 +118,11 @@ def test_a_turned_world_gives_the_same_answer() -> None:
         turned = lift([[can((-x, -y, 0.02), (x, y, 0.02))]], PANDA, down(*place, 0.02, yaw + turn), 0.07)
         assert turned.reason == straight.reason
         assert turned.height == pytest.approx(straight.height, abs=1e-6)
+
+
+def test_what_stands_behind_a_pad_is_not_touched() -> None:
+    """A post 8 cm aside of the jaw, as high as the thing that it holds."""
+    can = Capsule(start=(0.0, 0.0, 0.02), end=(0.1, 0.0, 0.02), radius=0.02, colour=(1.0, 0.0, 0.0))
+    post = Capsule(start=(0.05, 0.1, 0.02), end=(0.05, 0.1, 0.06), radius=0.02, colour=(0.0, 1.0, 0.0))
+    down = torch.tensor([[1.0, 0, 0, 0.05], [0, -1, 0, 0], [0, 0, -1, 0.02], [0, 0, 0, 1]])
+    assert lift([[can], [post]], Gripper.wsg50_long(), down, 0.05).raised

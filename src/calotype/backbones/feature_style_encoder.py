@@ -20,6 +20,8 @@ from torch.nn import functional
 from calotype.backbones.stylegan2 import ROOT, SLOPE, EqualLinear, input_size
 from calotype.errors import InputError, ShapeError
 
+MOST_STYLES, MOST_UNITS = 18, 100
+"""Of the published encoder: the first are those of a generator of 1024 px."""
 POOLED = 3
 """Cells along a side to which each stage of the published encoder is averaged."""
 
@@ -156,7 +158,7 @@ class OfficialFeatureStyleEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc
         feature_width: channels between the stage and the feature.
 
     Raises:
-        InputError: no stage has the feature's resolution, or twice it.
+        InputError: no stage has the feature's resolution, or twice it; or more styles or units than there can be.
 
     Example:
         >>> small = {"widths": (4, 4, 4, 8, 8), "depths": (1, 1, 1, 1), "style_dim": 8, "num_styles": 8, "feature_width": 8}
@@ -172,6 +174,11 @@ class OfficialFeatureStyleEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc
         feature_width: int = 512,
     ) -> None:  # fmt: skip
         super().__init__()
+        if num_styles > MOST_STYLES or sum(depths) > MOST_UNITS or size % seen:
+            raise InputError(
+                f"an encoder of {num_styles} styles and {sum(depths)} units that reduces {size} px to {seen} is asked for; at most "
+                f"{MOST_STYLES} and {MOST_UNITS}, and a whole number of pixels in one, are possible"
+            )
         wanted = input_size(feature_layer)
         # A stage that is twice as fine is halved on the way to the feature.
         sizes = [seen >> step for step in range(4)]

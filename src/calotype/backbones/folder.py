@@ -120,7 +120,8 @@ def _place(folder: Path, name: str, shared: object) -> Path:
         return folder / name
     place = folder.parent / other
     # A checkpoint of one network is itself the part.
-    return place / name if (place / "model_index.json").is_file() else place
+    alone = (place / "config.json").is_file() and not (place / name).is_dir()
+    return place if alone else place / name
 
 
 def needed_parts(layout: Layout) -> list[str]:

@@ -17,6 +17,9 @@ from torch.nn import functional
 
 from calotype.errors import InputError, ShapeError
 
+LARGEST = 1024
+"""Pixels along a side of a picture."""
+
 
 def _convolutions(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
@@ -33,7 +36,7 @@ class MotionNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
         widths: channels at each resolution, from the picture's on; each one after the first has half the resolution.
 
     Raises:
-        InputError: the size can't be halved so often.
+        InputError: the size can't be halved so often, or is above 1024 px.
 
     Example:
         >>> import torch
@@ -44,6 +47,8 @@ class MotionNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, *, size: int = 64, widths: Sequence[int] = (24, 48, 72, 96)) -> None:
         super().__init__()
+        if not 1 <= size <= LARGEST:
+            raise InputError(f"a motion network of {size} px is asked for; 1 to {LARGEST} px are possible")
         if size % (1 << (len(widths) - 1)):
             raise InputError(
                 f"a motion network of {len(widths)} resolutions halves {size} px to a fraction; give a multiple of two to that"

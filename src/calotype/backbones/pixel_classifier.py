@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from calotype.errors import InputError, ShapeError
 
+MOST_MEMBERS = 100
+"""Networks of an ensemble."""
+
 
 def pixel_vectors(
     maps: Sequence[Float[Tensor, "batch channels height width"]], places: Float[Tensor, "batch pixels 2"]
@@ -56,6 +59,9 @@ class PixelClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         num_members: networks.
         widths: numbers after the first and the second layer.
 
+    Raises:
+        InputError: fewer than one network, or more than 100.
+
     Example:
         >>> classifier = PixelClassifier(feature_channels=5, num_members=2).eval()
         >>> classifier.classes([torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 8, 8)], (8, 6)).shape
@@ -67,6 +73,8 @@ class PixelClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self, *, feature_channels: int = 1472, num_classes: int = 3, num_members: int = 10, widths: tuple[int, int] = (128, 32)
     ) -> None:  # fmt: skip
         super().__init__()
+        if not 1 <= num_members <= MOST_MEMBERS:
+            raise InputError(f"an ensemble of {num_members} networks is asked for; 1 to {MOST_MEMBERS} are possible")
         first, second = widths
         self.members = nn.ModuleList(
             nn.Sequential(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from calotype.backbones.components import Components
 from calotype.backbones.source import CheckpointSource
 from calotype.data.fitting import resize_pixels, working_size
+from calotype.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,15 +34,21 @@ class VisionTransformer(Protocol):
 
 
 class Dinov2Encoder:
-    """transformers' `Dinov2Model`; see `VisionTransformer`."""
+    """transformers' `Dinov2Model`; see `VisionTransformer`.
+
+    Raises:
+        InputError: its config has no whole numbers as sides.
+    """
 
     role = "VisionTransformer"
 
     def __init__(self, source: CheckpointSource, modules: Mapping[str, Any], *, device: torch.device) -> None:
         self.source, self.name, self.device = source, source.name, device
         self.modules = dict(modules)
-        side: int = self.vit.config.image_size
-        self.size = (side, side)
+        side, patch = self.vit.config.image_size, self.vit.config.patch_size
+        if not all(isinstance(value, int) and value > 0 for value in (side, patch)):
+            raise InputError(f"{self.name}: config.json says image_size {side!r} and patch_size {patch!r}; whole numbers are expected")
+        self.size: tuple[int, int] = (side, side)
 
     @classmethod
     def from_components(cls, found: Components) -> Self:

@@ -37,8 +37,9 @@ class WorldOptions(Common):
     """Height and width in pixels, 32 to 512."""
     preset: str = "small"
     """The world: small, full; moving: captioned clips of an object that goes left, right, up or down; collisions: clips of sprites that
-    bounce; brain: maps of synthetic brains as NIfTI, each with its mask and field; tissue: stained tissue of patients, with masks, two
-    annotators and a table; or landscapes: lakes and rivers under clouds, with masks and motion fields."""
+    bounce; critters: tables with small figures as folders of views with depth, and pictures to click on; brain: maps of synthetic brains
+    as NIfTI, each with its mask and field; tissue: stained tissue of patients, with masks, two annotators and a table; or landscapes:
+    lakes and rivers under clouds, with masks and motion fields."""
     spacing: float = 2.0
     """Of a brain: side of the voxels in mm."""
     variant: str = "tissue"
@@ -71,6 +72,7 @@ def world(arguments: Sequence[str]) -> int:
             "calotype world maps --preset brain --count 12",
             "calotype world slides --preset tissue --patients 12 --hues 0,0.4",
             "calotype world lakes --preset landscapes --count 10 --frames 24",
+            "calotype world tables --preset critters --count 5",
         ),
     )
     options = parse(WorldOptions, arguments, page)
@@ -78,7 +80,8 @@ def world(arguments: Sequence[str]) -> int:
     from calotype.world import PRESETS
 
     writers = {
-        **dict.fromkeys(PRESETS, _scenes), **dict.fromkeys(CLIPS, _clips), "brain": _brains, "tissue": _tissue, "landscapes": _landscapes
+        **dict.fromkeys(PRESETS, _scenes), **dict.fromkeys(CLIPS, _clips), "brain": _brains, "tissue": _tissue, "landscapes": _landscapes,
+        "critters": _critters,
     }  # fmt: skip
     if options.preset not in writers:
         raise InputError(f"no preset {options.preset!r}; {did_you_mean(options.preset, writers)}there are {', '.join(writers)}")
@@ -154,6 +157,39 @@ def _landscapes(options: WorldOptions, folder: Path, events: Events) -> Written:
     return what, {"frames": options.frames, "size": options.size}
 
 
+def _critters(options: WorldOptions, folder: Path, events: Events) -> Written:
+    from calotype.data.rgbd_scenes import write_scene
+    from calotype.imaging.files import json_line, write_json
+    from calotype.world.critters.sampling import sample_critter_scene
+    from calotype.world.critters.views import sample_reference, scene_views
+    from calotype.world.scenes.dataset import FORMAT, VERSION, new_dataset
+
+    with new_dataset(folder, options.overwrite) as making:
+        (making / "references").mkdir()
+        events.stage("see critters", options.count)
+        lines: list[str] = []
+        given: dict[str, Any] = {"split": options.split, "seed": options.seed}
+        for index in range(options.count):
+            scene, reference = sample_critter_scene(**given, index=index), sample_reference(**given, index=index)
+            name = f"{index:06d}"
+            write_scene(scene_views(scene)[0], making / "scenes" / name)
+            reference.image.save(making / "references" / f"{name}.png")
+            clicks = {part: f"{int(x)},{int(y)}" for part, (x, y) in reference.clicks.items()}
+            critters = [
+                {solid.part: {"start": solid.start, "end": solid.end, "radius": solid.radius} for solid in critter.primitives()}
+                for critter in scene.critters
+            ]
+            lines.append(
+                json_line({"scene": f"scenes/{name}", "reference": f"references/{name}.png", "clicks": clicks, "critters": critters})
+            )
+            events.step()
+            events.check()
+        (making / "truth.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        summary = {"format": FORMAT, "version": VERSION, "preset": "critters", **given}
+        write_json(making / "dataset.json", {**summary, "count": options.count})
+    return "scenes of four views with depth are in {folder}/scenes, each with a picture to click on in {folder}/references", {}
+
+
 def _range(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
@@ -169,6 +205,7 @@ def _refuse_others(options: WorldOptions) -> None:
         "brain": ("frames", "size", *of_tissue),
         "tissue": ("frames", "spacing"),
         **dict.fromkeys(CLIPS, ("size", "spacing", *of_tissue)),
+        "critters": ("frames", "size", "spacing", *of_tissue),
     }.get(options.preset, ("spacing", *of_tissue))
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     given = [f"--{name}" for name in others if getattr(options, name) != defaults[name]]

@@ -6,7 +6,7 @@ comes, from the palm to the fingertips.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -50,14 +50,13 @@ class Gripper:
     @classmethod
     def wsg50(cls) -> Gripper:
         """Schunk's WSG 50-110: 11 cm. Rounded sizes, from memory of its data sheet; its fingers are exchangeable: measure yours."""
-        return cls(
-            name="wsg50",
-            max_width=0.11,
-            pad_half=(0.01, 0.011),
-            finger_thickness=0.012,
-            finger_length=0.075,
-            palm_half=(0.025, 0.073, 0.036),
-        )
+        sizes = {"finger_thickness": 0.012, "finger_length": 0.075}
+        return cls(name="wsg50", max_width=0.11, pad_half=(0.01, 0.011), palm_half=(0.025, 0.073, 0.036), **sizes)
+
+    @classmethod
+    def wsg50_long(cls) -> Gripper:
+        """The same with slim fingers of 12 cm, which reach between the limbs of small things."""
+        return replace(cls.wsg50(), name="wsg50-long", pad_half=(0.008, 0.009), finger_thickness=0.009, finger_length=0.12)
 
     def boxes(self, width: float) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:
         """Middles and half sizes of its three boxes in its own axes: the finger at +y, the finger at -y, the palm.
@@ -84,5 +83,5 @@ class Gripper:
         return centres, halves
 
 
-GRIPPERS = {"panda": Gripper.panda, "wsg50": Gripper.wsg50}
+GRIPPERS = {"panda": Gripper.panda, "wsg50": Gripper.wsg50, "wsg50-long": Gripper.wsg50_long}
 """By name."""

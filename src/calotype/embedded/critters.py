@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calotype.backbones.descriptors import save_descriptors
+from calotype.backbones.descriptors import PIPELINE, save_descriptors
 from calotype.backbones.diffusion_features import decoder_layers
 from calotype.backbones.feature_mixer import FeatureMixer, resized
-from calotype.backbones.folder import ROUNDED, SHARED, open_checkpoint
+from calotype.backbones.folder import INT8, ROUNDED, SHARED, Part
+from calotype.backbones.layouts import pipeline_layout
 from calotype.backbones.loading import load_rounded_network
 from calotype.backbones.vision_transformer import patch_features
 from calotype.core.denoiser import Rates
@@ -234,7 +235,7 @@ class CrittersRecipe:
         data="the critters in three dimensions",
         made_from="pictures that the toy world renders",
     )
-    train_count, tune_count = 8192, 512
+    train_count, tune_count, sheet_count = 8192, 512, 8
     unet: Mapping[str, Any] = {}
     vit: Mapping[str, Any] = {}
     mixer: Mapping[str, Any] = {}
@@ -251,22 +252,17 @@ class CrittersRecipe:
         vit: Dinov2Model
         mixer: FeatureMixer
         if start is not None:
-            # A copy of the folder has no neighbours, in which the shared parts lie.
-            unet, vit, mixer = (load_rounded_network(part) for part in self._own_parts(checkpoints, start))  # type: ignore[assignment]
+            unet, vit, mixer = (load_rounded_network(part) for part in self._own_parts(start))  # type: ignore[assignment]
         else:
             unet, vit, mixer = networks.seeded(seed, lambda: self._new(tokenizer))
         return TraineeCritters(TraineeT2I(unet, encoder, tokenizer), vit, mixer)
 
-    def _own_parts(self, checkpoints: Path, start: Path) -> list[Any]:
-        folder = checkpoints / self.name
-        source = folder if folder.is_dir() and start.parent != folder else start
-        parts = open_checkpoint(source).parts
-        return [
-            type(parts[name])(
-                name, parts[name].class_name, start / name, (start / name / ROUNDED,), parts[name].variant, parts[name].network
-            )
-            for name in ("unet", "vit", "mixer")
-        ]
+    def _own_parts(self, start: Path) -> list[Any]:
+        """Those parts of a folder that lie in it: a copy of it has no neighbours, in which the shared ones would be."""
+        layout = pipeline_layout(PIPELINE)
+        assert layout is not None
+        found = [(name, layout.parts[name][0]) for name in ("unet", "vit", "mixer")]
+        return [Part(name, kind.class_name, start / name, (start / name / ROUNDED,), INT8, kind) for name, kind in found]
 
     def _new(self, tokenizer: Any) -> tuple[UNet2DConditionModel, Dinov2Model, FeatureMixer]:
         from transformers import Dinov2Config, Dinov2Model
@@ -301,7 +297,7 @@ class CrittersRecipe:
         from calotype.embedded.t2i import sample_pictures
         from calotype.train.sample_grids import save_grid
 
-        captions = [picture_caption(*sample_critter_picture(split="tune", seed=1, index=index)) for index in range(8)]
+        captions = [picture_caption(*sample_critter_picture(split="tune", seed=1, index=index)) for index in range(self.sheet_count)]
         made = sample_pictures(trainee.denoiser, source.vae, caption_tokens(source.tokenizer, captions), source.empty)
         return [save_grid(made, 4, path)]
 

@@ -23,11 +23,10 @@ from calotype.backbones.motion_network import MotionNetwork
 from calotype.backbones.pixel_classifier import PixelClassifier, fit_pixel_classifier, pixel_centres, pixel_vectors
 from calotype.backbones.stylegan2 import StyleGAN2Generator, ToRGB, layer_size, upsample_rgb
 from calotype.core.events import Events
-from calotype.core.motion_fields import integrate, resize_field
-from calotype.core.splatting import symmetric_splat
 from calotype.embedded import networks
 from calotype.embedded.card import Card, Gate
-from calotype.imaging.types import Image
+from calotype.imaging.types import Image, Mask
+from calotype.methods.stylecinegan.method import StyleCineGAN
 from calotype.metrics import psnr
 from calotype.train.recipe import Settings
 from calotype.train.rng import BatchRng
@@ -230,6 +229,7 @@ def annotated_classifier(model: LandscapeGenerator, *, steps: int) -> PixelClass
 def figures(model: LandscapeGenerator, *, seed: int, count: int, events: Events) -> dict[str, float]:
     """What the card tells of inversion, mask, motion and loop, on landscapes of the split `eval`."""
     events.stage("measure landscapes", count)
+    method = StyleCineGAN(num_frames=LOOP)
     found = {"w_plus_psnr_db": 0.0, "feature_psnr_db": 0.0, "motion_error_px": 0.0, "seam": 0.0}
     both, either = torch.zeros(3), torch.zeros(3)
     for index in range(count):
@@ -246,19 +246,12 @@ def figures(model: LandscapeGenerator, *, seed: int, count: int, events: Events)
             either[value] += ((classes == value) | (mask == value)).sum()
         error = (model.predict_motion(image) - true.motion[0]).square().sum(0).sqrt()
         found["motion_error_px"] += float(error[mask != LAND].mean()) / count
-        found["seam"] = max(found["seam"], _seam(inversion.feature.cpu(), true.motion))
+        loop = method.loop(model, image, Mask(mask != LAND), true.motion[0], inversion=inversion)
+        found["seam"] = max(found["seam"], float((loop.frame(len(loop)) - loop.frame(0)).abs().max()))
         events.step()
         events.check()
     found["feature_gain_db"] = found["feature_psnr_db"] - found["w_plus_psnr_db"]
     return {**found, "mask_iou": float((both / either).mean()), "count": float(count)}
-
-
-def _seam(feature: Tensor, motion: Tensor) -> float:
-    """Largest difference of a feature splatted to the end of a loop and to its start, both of which are the feature itself."""
-    side = (feature.shape[2], feature.shape[3])
-    future, past = (integrate(resize_field(sign * motion, side), LOOP) for sign in (1.0, -1.0))
-    first, last = (symmetric_splat(feature, future[t], past[LOOP - t], t / LOOP).values for t in (0, LOOP))
-    return float((first - last).abs().max())
 
 
 def fresh() -> TraineeLandscape:

@@ -192,10 +192,13 @@ def joint_pca(maps: Sequence[Float[Tensor, "channels _rows _columns"]], componen
     """
     if not maps or len({found.shape[0] for found in maps}) != 1:
         raise ShapeError("joint PCA needs maps of the same number of channels: compute all of them with one model")
-    places = torch.cat([found.double().flatten(1) for found in maps], 1)
-    mean = places.mean(1, keepdim=True)
-    centred = places - mean
-    _, vectors = torch.linalg.eigh(centred @ centred.T / places.shape[1])
+    total = sum(found.shape[1] * found.shape[2] for found in maps)
+    mean = torch.stack([found.double().flatten(1).sum(1) for found in maps]).sum(0)[:, None] / total
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+    for found in maps:  # one after the other: together they may take gigabytes
+        centred = found.double().flatten(1) - mean
+        covariance += centred @ centred.T / total
+    _, vectors = torch.linalg.eigh(covariance)
     basis = vectors[:, -min(components, vectors.shape[1]) :].flip(1)
     largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
     basis = basis * largest.sign()

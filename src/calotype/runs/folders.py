@@ -18,6 +18,7 @@ from typing import Any
 
 from calotype.errors import CalotypeError, InputError
 from calotype.imaging.files import disk_trouble, is_temporary, open_own, take_lock, temporary_beside, user_path
+from calotype.imaging.media import CLIP_SUFFIXES, PICTURE_SUFFIXES
 from calotype.runs import inputs
 from calotype.runs.entries import RECORD_NAME, InputEntry, Record
 from calotype.runs.hashing import checked_digest
@@ -191,13 +192,15 @@ def choose(
         The folder, and whether it was made.
 
     Raises:
-        InputError: a file; a folder that holds something, without `overwrite`; with it, a folder that holds no run.
+        InputError: a file, or the name of one; a folder that holds something, without `overwrite`; with it, a folder that holds no run.
     """
     if out is None:
         return _fresh_folder(slug), True
     folder = user_path(out)
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"--out {folder} is a file; give the name of a folder")
+    if folder.suffix.lower() in (*CLIP_SUFFIXES, *PICTURE_SUFFIXES) and not folder.is_dir():
+        raise InputError(f"--out {folder} is named as a file; a run makes a folder: give its name, such as --out {folder.with_suffix('')}")
     if folder.is_dir():
         if any(folder.iterdir()):
             if not overwrite:

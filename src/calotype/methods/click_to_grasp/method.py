@@ -86,12 +86,12 @@ class ClickToGrasp(Method):
     """Least lead of the best part over the next, 0 to 1; below it another click is asked for. 0 takes any."""
     min_similarity: float = 0.2
     """Least likeness of the best place with the click; 0 is what unlike places of the reference picture have."""
-    gripper: Literal["panda", "wsg50"] = "panda"
-    """The hand: Franka's, 8 cm, or Schunk's WSG 50, 11 cm."""
+    gripper: Literal["panda", "wsg50", "wsg50-long"] = "panda"
+    """The hand: Franka's, 8 cm; Schunk's WSG 50, 11 cm; or the latter with slim fingers of 12 cm."""
     num_points: int = 48
     """Points of the part at which poses begin."""
     num_rotations: int = 8
-    """Poses at each of them."""
+    """Poses at each of them that are improved, the best of four times as many."""
     cone_degrees: float = 60.0
     """Greatest angle between the hand's approach and the surface's normal at the beginning."""
     num_optimization_steps: int = 200

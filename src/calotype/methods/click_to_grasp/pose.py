@@ -5,7 +5,7 @@ Axes of the hand: origin between the pads, y the axis along which they close, z 
     L = L_feat + .5 L_surf + 5 L_coll + .5 L_anti
     L_feat    - score of the surfaces between the pads                   (1 at the part's peak, 0 at the object's mean)
     L_surf    mean |s| / mu between the pads                             something must be there
-    L_coll    depth of fingers and palm in a surface or the table / mu
+    L_coll    depth of fingers and palm, as the hand comes along z, in a surface or the table / mu
     L_anti    1 - n1 y + 1 + n2 y                                        normals where rays along y leave what is between the pads
 
 s, its gradient and the score are read from a grid of voxels around the part, so that a pose's loss can be differentiated.
@@ -35,8 +35,12 @@ _SHARPNESS = 0.002
 """Over which the inside of a surface turns into its outside on a ray, in metres."""
 _RAY = 33
 _SPACING = 0.0075
-_TOUCH = 0.003
-"""Depth of the hand in a surface that counts as a collision, in metres."""
+APPROACH = 0.1
+"""How far the hand comes straight along z, in metres."""
+_DRAWN = 4
+"""Poses that are drawn for each that is improved."""
+_CLEAR = 0.003
+"""Distance that the hand keeps from surfaces, in metres."""
 
 Reachable = Callable[[Float[Tensor, "4 4"]], bool]
 """Whether a robot's arm can bring its hand to a world-from-gripper pose."""
@@ -71,7 +75,7 @@ class Volume:
         return found[0, :, 0, 0].T.reshape(*points.shape[:-1], len(values))
 
 
-def volume_of(field: SceneField, grounding: Grounding, *, reach: float = 0.16, step: float = 0.005) -> Volume:
+def volume_of(field: SceneField, grounding: Grounding, *, reach: float = 0.2, step: float = 0.005) -> Volume:
     """Voxels around the best part.
 
     What lies behind the surfaces of every view that looks at it, such as the inside of a thing, counts as occupied.
@@ -151,8 +155,8 @@ def loss(volume: Volume, poses: Float[Tensor, "n 4 4"], gripper: Gripper, table:
     near = torch.exp(-between[..., 0].abs() / (mu / 4))
     features = -(near * between[..., 4]).sum(1) / near.sum(1).clamp_min(0.5)
     surface = between[..., 0].abs().mean(1) / mu
-    body = _moved(poses, body_points(gripper, width.detach().clamp(max=gripper.max_width), palm_spacing=0.02))
-    depth = (_TOUCH - volume.distance(body)).clamp_min(0)
+    body = _moved(poses, body_points(gripper, width.detach().clamp(max=gripper.max_width), palm_spacing=0.025))
+    depth = (_CLEAR - volume.distance(body)).clamp_min(0)
     under = torch.zeros_like(depth) if table is None else (-table.height(body)).clamp_min(0)
     collision = (depth + under).mean(1) / mu
     against = (1 - touched.facing).sum(1)
@@ -168,7 +172,9 @@ def _between(gripper: Gripper) -> Float[Tensor, "m 3"]:
 
 
 def body_points(gripper: Gripper, widths: Float[Tensor, " n"], *, palm_spacing: float = _SPACING) -> Float[Tensor, "n m 3"]:
-    """Points in the fingers and the palm, in the hand's axes, at openings in metres.
+    """Points in the fingers and in all that the palm passes on its way of `APPROACH`, in the hand's axes, at openings in metres.
+
+    What the fingers pass lies within the latter.
 
     Args:
         gripper: its sizes.
@@ -176,6 +182,8 @@ def body_points(gripper: Gripper, widths: Float[Tensor, " n"], *, palm_spacing: 
         palm_spacing: about the distance of the palm's points; the fingers' is 7.5 mm.
     """
     middles, halves = gripper.boxes(0.0)
+    way = torch.tensor([0.0, 0.0, APPROACH / 2])
+    middles, halves = torch.stack([*middles[:2], middles[2] - way]), torch.stack([*halves[:2], halves[2] + way])
     points, side = [], []
     for number, (middle, half) in enumerate(zip(middles, halves, strict=True)):
         spacing = palm_spacing if number == 2 else _SPACING
@@ -263,9 +271,9 @@ def _assembled(shift: Tensor, columns: Tensor) -> Tensor:
 def collides(
     volume: Volume, poses: Float[Tensor, "n 4 4"], widths: Float[Tensor, " n"], gripper: Gripper, table: Plane | None
 ) -> Bool[Tensor, " n"]:
-    """Whether a hundredth of the hand, opened so far, is deeper than 3 mm in a surface, or any of it is below the table."""
+    """Whether the hand, opened so far, reaches into a surface at more than two of its points on its way, or below the table."""
     body = _moved(poses, body_points(gripper, widths))
-    deep = (volume.distance(body) < -_TOUCH).float().mean(1) > 0.01
+    deep = (volume.distance(body) < 0).sum(1) > 2
     under = torch.zeros_like(deep) if table is None else (table.height(body) < 0).any(1)
     return deep | under
 
@@ -310,7 +318,9 @@ def plan(
 ) -> Sequence[HandPose]:  # fmt: skip
     """Poses of the hand at the best part, best first; none where every one collides or is out of reach."""
     volume = volume_of(field, grounding)
-    poses = propose(grounding, points=points, rotations=rotations, cone=cone, inset=0.01, seed=seed)
+    drawn = propose(grounding, points=points, rotations=_DRAWN * rotations, cone=cone, inset=0.01, seed=seed)
+    losses, _ = loss(volume, drawn, gripper, grounding.table)
+    poses = drawn[losses.topk(-(-len(drawn) // _DRAWN), largest=False).indices]
     improved = optimize(
         volume, poses, gripper, grounding.table, steps=steps, learning_rate=learning_rate, keep=keep, floor=floor, events=events
     )

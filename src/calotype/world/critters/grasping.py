@@ -1,6 +1,6 @@
 """Does a grasp raise the thing? A quasi-static test of a jaw with two pads on capsules and boxes, exact but for the friction's model.
 
-1. *Approach.* The opened gripper comes along its own z axis. The boxes of its fingers and its palm, drawn out backwards by the way that they
+1. *Approach.* The opened gripper comes along its own z axis. The boxes of its fingers and palm, drawn out backwards by the way that they
    come, must not reach more than `SLACK` into a solid or into the table.
 2. *Contacts.* Each pad, a rectangle, moves along the closing axis until it touches the first solid. Where that is has a closed form for a
    capsule (the highest point of a ball whose middle runs along the segment) and for a box (the highest vertex of the box cut to the pad's
@@ -56,6 +56,9 @@ class Physics:
     """Metres that the opened gripper comes along its z axis."""
 
 
+USUAL = Physics()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lift:
     """What became of a grasp."""
@@ -75,7 +78,7 @@ class Lift:
         return self.height > RAISED
 
 
-def lift(things: Things, gripper: Gripper, pose: Float[Tensor, "4 4"], width: float, *, physics: Physics = Physics()) -> Lift:
+def lift(things: Things, gripper: Gripper, pose: Float[Tensor, "4 4"], width: float, *, physics: Physics = USUAL) -> Lift:
     """Try a grasp.
 
     Args:
@@ -145,8 +148,8 @@ class _Boxes(NamedTuple):
     def met(self, solids: _Solids) -> int | None:
         """The first thing that boxes along the gripper's axes reach into by more than `SLACK`; None where there is none.
 
-        Of a capsule, the distance to a box is a convex function along the segment, and its least value is found by sections. Two boxes share
-        room where no axis separates them.
+        Of a capsule, the distance to a box is a convex function along the segment, and its least value is found by sections. Two boxes
+        share room where no axis separates them.
         """
         into = torch.full((len(solids.capsule_names),), -torch.inf, dtype=torch.float64)
         if len(into):
@@ -165,7 +168,8 @@ class _Boxes(NamedTuple):
     def _distance(self, solids: _Solids, share: Float[Tensor, "boxes capsules"]) -> Float[Tensor, "boxes capsules"]:
         point = solids.ends[:, 0] + share[..., None] * (solids.ends[:, 1] - solids.ends[:, 0])
         beyond = (point - self.centres[:, None]).abs() - self.halves[:, None]
-        return beyond.clamp(min=0).norm(dim=-1) + beyond.amax(-1).clamp(max=0)
+        outside: Tensor = beyond.clamp(min=0).norm(dim=-1)
+        return outside + beyond.amax(-1).clamp(max=0)
 
     def _overlap(self, centre: Float[Tensor, 3], half: Float[Tensor, 3], axes: Float[Tensor, "3 3"]) -> float:
         """The least overlap with another box over the axes that can separate them, of the box that reaches into it farthest."""
@@ -225,7 +229,8 @@ class _Solids:
         flip = torch.tensor([1.0, float(side), 1.0], dtype=torch.float64)
         pad = torch.tensor(gripper.pad_half, dtype=torch.float64)
         points, normals, owner = self._rests(flip, pad)
-        within = points[:, 1] > -opening / 2
+        # What lies beyond the finger is behind the pad.
+        within = (points[:, 1] > -opening / 2) & (points[:, 1] <= opening / 2 + SLACK)
         if not bool(within.any()):
             return None
         first = int(torch.where(within, points[:, 1], -torch.inf).argmax())

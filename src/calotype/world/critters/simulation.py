@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from calotype.core.grippers import Gripper
 from calotype.errors import MissingError
-from calotype.world.critters.grasping import GRAVITY, Physics, Things, balance
+from calotype.world.critters.grasping import GRAVITY, USUAL, Physics, Things, balance
 from calotype.world.critters.primitives import Capsule, Primitive
 
 STEP = 1 / 480
@@ -25,7 +26,7 @@ CLOSING = 0.2
 
 
 def simulate_lift(
-    things: Things, gripper: Gripper, pose: Float[Tensor, "4 4"], width: float, *, physics: Physics = Physics()
+    things: Things, gripper: Gripper, pose: Float[Tensor, "4 4"], width: float, *, physics: Physics = USUAL
 ) -> tuple[float, int | None]:
     """Try a grasp; see `calotype.world.critters.grasping.lift`, which takes the same.
 
@@ -95,7 +96,7 @@ def _run(
     return float(heights[best]), best
 
 
-def _shape(world: Any, solids: tuple[Primitive, ...] | list[Primitive]) -> int:
+def _shape(world: Any, solids: Sequence[Primitive]) -> int:
     """One rigid shape of all solids, in the world's axes."""
     kinds, radii, lengths, halves, places, turns = [], [], [], [], [], []
     for solid in solids:
