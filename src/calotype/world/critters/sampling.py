@@ -59,7 +59,7 @@ def sample_critter_scene(*, split: str, seed: int, index: int) -> CritterScene:
         InputError: an unknown split, a negative number.
 
     >>> len(sample_critter_scene(split="tune", seed=1, index=0).critters)
-    3
+    2
     """
     rng = _rng(split, seed, index, SCENE_STREAM)
     return _scene(rng, critters=2 + rng.chance(0.5), distractors=1 + int(3 * rng.next()))
@@ -82,7 +82,7 @@ def sample_critter_picture(
 
     >>> scene, camera = sample_critter_picture(split="tune", seed=1, index=0, turn=1.0)
     >>> picture_caption(scene, camera)
-    'a red critter facing front left on grey'
+    'a yellow critter facing front on white'
     """
     rng = _rng(split, seed, index, PICTURE_STREAM)
     many = rng.chance(crowded)
