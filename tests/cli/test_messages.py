@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calotype.cli import app
+from calotype.cli import app, console
 from calotype.cli.options import Help, parse
 from calotype.cli.running import RunOptions
 from calotype.errors import InputError
@@ -137,3 +137,8 @@ def test_doctor_reports_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == (0 if told["ok"] else 3)
     subjects = {finding["subject"] for finding in told["findings"]}
     assert {"Python", "torch", "packages", "processor", "memory", "disk, runs", "model toy-i2v"} <= subjects
+
+
+def test_what_looks_like_the_code_of_an_emoji_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console.errors().print("motion 'wind:up:fast'")
+    assert capsys.readouterr().err == "motion 'wind:up:fast'\n"

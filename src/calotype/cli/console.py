@@ -25,7 +25,7 @@ PATIENCE = 5.0
 @functools.cache
 def _console(stderr: bool, stream: Any, terminal: bool) -> Console:
     # Where there is no terminal a table should not be squeezed into 80 columns.
-    return Console(stderr=stderr, file=None if terminal else stream, width=None if terminal else 160, soft_wrap=False)
+    return Console(stderr=stderr, file=None if terminal else stream, width=None if terminal else 160, soft_wrap=False, emoji=False)
 
 
 def results() -> Console:
