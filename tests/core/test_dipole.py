@@ -41,7 +41,8 @@ def test_adjoint_is_the_transpose(shape, spacing, direction, padding, masked, se
     dipole = DipoleOperator(shape, spacing, direction, padding=padding, mask=mask)
     x, y = drawn((2, *shape), seed + 2), drawn((2, *shape), seed + 3)
     left, right = (dipole.forward(x) * y).sum(), (x * dipole.adjoint(y)).sum()
-    assert abs(left - right) <= 1e-6 * (dipole.forward(x).norm() * y.norm() + 1e-12)
+    # The operator's gain is at most 2/3, and of a single voxel it is 0 but for rounding.
+    assert abs(left - right) <= 1e-12 * x.norm() * y.norm()
     single = dipole.forward(x.float())
     assert single.dtype == torch.float32
     assert torch.allclose(single.double(), dipole.forward(x), atol=1e-5)
