@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,13 @@ def test_depth_files_that_hold_no_depth(folder: Path) -> None:
         change(folder, lambda content: content["frames"][0].update(depth_file_path="d.npy"))
         with pytest.raises(InputError, match=message):
             read_scene(folder)
-    (folder / "d.npy").write_bytes(b"\x93NUMPY nonsense")
-    with pytest.raises(InputError, match="can't be read as an array"):
-        read_scene(folder)
+    promising = BytesIO()
+    np.lib.format.write_array_header_1_0(promising, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
+    unfinished = b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': '<f4', 'shape': ((8, 8), ".ljust(117) + b"\n"
+    for content in (b"\x93NUMPY nonsense", promising.getvalue() + bytes(100), unfinished + bytes(256)):
+        (folder / "d.npy").write_bytes(content)
+        with pytest.raises(InputError, match="is damaged"):
+            read_scene(folder)
 
 
 def test_a_folder_without_a_scene(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import re
 import stat
 from pathlib import Path
 
+import numpy as np
+
 from calotype.core.fields import MIN_SIDE
 from calotype.errors import InputError
 
@@ -75,6 +77,20 @@ def plain_file(path: str | os.PathLike[str], name: str = "file") -> Path:
     if not os.access(resolved, os.R_OK):
         raise InputError(f"{name}: {resolved} may not be read; change its permissions")
     return resolved
+
+
+def mapped_array(path: Path, name: str) -> np.ndarray:
+    """The array of a .npy file, mapped into memory: what its header promises takes none before it is there.
+
+    Raises:
+        InputError: it is damaged, or holds objects.
+    """
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:
+        # The header is Python source, and damage to it comes out as whatever numpy's parser and tokenizer raise.
+        raise InputError(f"{name}: {path} is damaged, or holds objects and not numbers; save it again with numpy.save") from None
+    return array
 
 
 def seems_to_be(path: Path) -> str:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from calotype.core.events import SILENT, Events
 from calotype.core.untrusted import choice, listed, mapping, number, read_json, text
-from calotype.data.files import plain_file
+from calotype.data.files import check_size, mapped_array, plain_file
 from calotype.data.images import decoded, read_image
 from calotype.errors import DataError, InputError
 from calotype.imaging.files import new_folder, user_path, write_json
@@ -263,15 +263,11 @@ def read_depth(path: str | os.PathLike[str], *, unit: float = _MILLIMETRE, name:
 
 
 def _array(source: Path, name: str) -> np.ndarray:
-    try:
-        values: np.ndarray = np.load(source, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(
-            f"{name}: {source} can't be read as an array ({' '.join(str(error).split())[:80]}); save it with numpy.save"
-        ) from None
-    values = values[..., 0] if isinstance(values, np.ndarray) and values.ndim == 3 and values.shape[2] == 1 else values
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "uif":
+    values = mapped_array(source, name)
+    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.ndim != 2 or values.dtype.kind not in "uif":
         raise InputError(f"{name}: {source} holds no map [height, width] of numbers; save one with numpy.save")
+    check_size(values.shape[1], values.shape[0], name, source)
     return values
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from calotype.core.events import SILENT, Events
-from calotype.data.files import plain_file, seems_to_be
+from calotype.data.files import mapped_array, plain_file, seems_to_be
 from calotype.data.voxels import check_shape, refuse_nan
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.grids import check_affine, check_same_grid
@@ -220,11 +220,7 @@ def _single(
 
 
 def _read_npy(path: Path, name: str, finite: bool, events: Events) -> Volume:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception:
-        # The header is Python source, and damage to it comes out as whatever numpy's parser and tokenizer raise.
-        raise InputError(f"{name}: {path} is damaged, or holds objects and not numbers; save it again with numpy.save") from None
+    array = mapped_array(path, name)
     events.note(f"{name}: {path.name} {_UNPLACED}")
     return _unplaced(array, f"{name}: {path}", InputError, name, finite, events)
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 from calotype.core.events import SILENT, Events
 from calotype.core.motion_fields import resize_field, spread, uniform_field
 from calotype.data import as_image
-from calotype.data.files import plain_file
+from calotype.data.files import mapped_array, plain_file
 from calotype.errors import InputError, ShapeError
 from calotype.imaging.files import atomic_path, user_path
 from calotype.imaging.types import Image, Mask
@@ -192,11 +192,7 @@ def read_motion(path: str | Path, *, name: str = "motion", events: Events = SILE
 
 
 def _npy(path: Path, name: str) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception:
-        # The header is Python source, and damage to it comes out as whatever numpy's parser and tokenizer raise.
-        raise InputError(f"{name}: {path} is damaged, or holds objects and not numbers; save it again with numpy.save") from None
+    array = mapped_array(path, name)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name}: {path} holds {array.dtype}; a flow is numbers, [2, height, width]")
     return array
