@@ -232,6 +232,7 @@ def _npy(values: Any) -> Any:
         ("a.npy", _npy(np.full((2, 8, 9), np.nan)), "has 72 pixels whose vectors are NaN"),
         ("a.npy", _npy(np.zeros((3, 8, 9))), r"the shape \[3, 8, 9\]"),
         ("a.npy", _npy(np.zeros((2, 8, 2))), "two ways"),
+        ("a.npy", _npy(np.zeros((2, 0, 8))), "holds nothing"),
         ("a.npy", _npy(np.array([{"a": 1}], dtype=object)), "holds objects"),
         ("a.npy", _npy(np.full((2, 8, 9), 400.0)), "farther than the picture is wide"),
         ("a.npy", lambda path: path.write_bytes(b"\x93NUMPY\x01\x00rubbish"), "damaged"),

@@ -83,13 +83,15 @@ def mapped_array(path: Path, name: str) -> np.ndarray:
     """The array of a .npy file, mapped into memory: what its header promises takes none before it is there.
 
     Raises:
-        InputError: it is damaged, or holds objects.
+        InputError: it is damaged, holds objects, or nothing.
     """
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception:
         # The header is Python source, and damage to it comes out as whatever numpy's parser and tokenizer raise.
         raise InputError(f"{name}: {path} is damaged, or holds objects and not numbers; save it again with numpy.save") from None
+    if not array.size:
+        raise InputError(f"{name}: {path} has the shape {list(array.shape)}, which holds nothing; save it again with numpy.save")
     return array
 
 
